@@ -1,0 +1,5 @@
+"""`python -m drsformer_cli`, which torchrun needs."""
+
+from drsformer_cli.app import main
+
+main()

@@ -1,0 +1,390 @@
+"""`drsformer derain`: pictures in, pictures without rain out."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from drsformer.errors import DRSformerError
+from drsformer_cli import console, options, zoo
+from drsformer_cli.errors import ExitCode, UsageError, exit_code, reason
+from drsformer_cli.formats import FORMAT_OF_ENDING
+from drsformer_cli.plan import Job, Plan, plan
+from drsformer_cli.ranks import Ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from drsformer.inference import Restorer
+    from drsformer_cli.images import Picture
+
+HARDLY_CHANGED = 0.2
+"""Mean change, of 255, under which the user is told that the model may not suit the rain."""
+
+# What one picture can raise without stopping the others; anything else is a bug and keeps its traceback.
+_PICTURE_ERRORS = (DRSformerError, OSError, MemoryError)
+
+
+def derain(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders or globs; - reads one from stdin.")
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", help="File, folder, or - for stdout.", show_default="NAME_derained beside each input"
+        ),
+    ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Search folders to any depth and mirror their tree.")
+    ] = False,
+    model: options.Model = zoo.DEFAULT,
+    tile: options.Tile = "auto",
+    overlap: options.Overlap = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    threads: options.Threads = None,
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, metavar="0..1", help="Blend with the input: 0 keeps it, 1 is the full effect.")
+    ] = 1.0,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average over 8 flips and rotations: a little better, 8 times slower.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave pictures alone whose output exists.")
+    ] = False,
+    image_format: Annotated[
+        Literal["jpg", "jpeg", "png", "tif", "tiff", "webp", "bmp", "avif"] | None,
+        typer.Option("--format", help="Format and ending of the outputs.", show_default="as the output's name, or the input"),
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG (always 4:4:4), WebP and AVIF.")] = 95,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also write NAME_compare: input and output side by side.")
+    ] = False,
+    max_megapixels: Annotated[
+        float | None, typer.Option(min=0.001, help="Refuse larger pictures.", show_default="179")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture on stdout.")] = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Remove the rain from pictures.
+
+    JPEG, PNG, TIFF, WebP, BMP and AVIF; 16 bits, gray, alpha, EXIF, ICC profile and resolution are kept. Existing files
+    are never replaced unless asked, and no output is left half-written.
+
+    Exit codes: 0 all done; 1 failed; 2 wrong usage, nothing was done; 3 some pictures failed, listed at the end;
+    4 weights unavailable; 130 interrupted.
+
+    Several GPUs: torchrun --nproc-per-node N -m drsformer_cli derain FOLDER -o OUT
+    """
+    ranks = Ranks()
+    todo = _shared_plan(
+        ranks,
+        inputs,
+        output,
+        recursive=recursive,
+        image_format=image_format,
+        compare=compare,
+        overwrite=overwrite,
+        skip_existing=skip_existing,
+    )
+    if any(job.target is None for job in todo.jobs) and (as_json or dry_run or sys.stdout.isatty()):
+        raise UsageError("the picture goes to stdout: send it to a file or a pipe, without --json or --dry-run")
+    if ranks.first and todo.skipped and not quiet:
+        console.say(f"{len(todo.skipped)} skipped: their output exists")
+    if dry_run:
+        for job in todo.jobs if ranks.first else []:
+            paths = {"input": job.name, "output": str(job.target)}
+            print(json.dumps(paths) if as_json else f"{job.name} -> {job.target}")
+        return
+    report = _Report(model, as_json=as_json, quiet=quiet, single=len(todo.jobs) == 1)
+    weights = zoo.resolve(model)
+    mine = ranks.share(todo.jobs)
+    if mine:
+        from drsformer_cli import images  # noqa: PLC0415 - slow imports wait until there is work
+
+        console.show_log(verbose=verbose, quiet=quiet)
+        images.allow_megapixels(max_megapixels)
+        restorer = _load(
+            weights,
+            device,
+            threads,
+            {
+                "tile": options.parse_tile(tile),
+                "overlap": overlap,
+                "precision": precision,
+                "strength": strength,
+                "tta": tta,
+            },
+        )
+        if verbose:
+            console.say(f"model {weights}, device {restorer.device}, rank {ranks.rank} of {ranks.size}")
+        encoding = _Encoding(image_format, quality, overwrite)
+        try:
+            _restore_all(mine, restorer, encoding, report, bar=ranks.first and not quiet)
+        except (KeyboardInterrupt, SystemExit):
+            report.summarise([report.outcome])
+            raise
+    outcomes = ranks.gather(report.outcome)
+    ranks.close()
+    if ranks.first:
+        report.summarise(outcomes)
+        raise typer.Exit(_exit_code(outcomes))
+
+
+def _shared_plan(ranks: Ranks, inputs: list[str], output: str | None, **settings: Any) -> Plan:  # noqa: ANN401
+    """The first rank plans for all, before any of them writes what another would find."""
+    planned: Plan | DRSformerError | None = None
+    if ranks.first:
+        try:
+            planned = plan(inputs, output, **settings)
+        except DRSformerError as error:
+            planned = error
+    planned = ranks.broadcast(planned)
+    if isinstance(planned, DRSformerError):
+        if ranks.first:
+            raise planned
+        raise typer.Exit(exit_code(planned))  # said once
+    return planned
+
+
+def _load(weights: Path, device: str, threads: int | None, settings: dict[str, Any]) -> Restorer:
+    from drsformer.checkpoint import load_checkpoint  # noqa: PLC0415
+    from drsformer.inference import Restorer  # noqa: PLC0415
+    from drsformer_cli.device import keep_freed_memory, resolve_device, set_threads  # noqa: PLC0415
+
+    keep_freed_memory()
+    set_threads(threads)
+    return Restorer(load_checkpoint(weights).to(resolve_device(device)), **settings)
+
+
+@dataclass
+class _Outcome:
+    """What became of the pictures of one rank."""
+
+    done: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    hardly_changed: list[str] = field(default_factory=list)
+
+
+def _exit_code(outcomes: list[_Outcome]) -> ExitCode:
+    done, failed = sum(outcome.done for outcome in outcomes), sum(len(outcome.failures) for outcome in outcomes)
+    if not failed:
+        return ExitCode.DONE
+    return ExitCode.SOME_FAILED if done else ExitCode.FAILED
+
+
+class _Report:
+    """Says what happened: results on stdout, everything else on stderr."""
+
+    def __init__(self, model: str, *, as_json: bool, quiet: bool, single: bool) -> None:
+        self.model = model
+        self.as_json = as_json
+        self.quiet = quiet
+        self.single = single
+        self.outcome = _Outcome()
+
+    def note(self, job: Job, notes: list[str]) -> None:
+        """What reading or writing had to change."""
+        for text in notes if not self.quiet else []:
+            console.say(f"{job.name}: {text}")
+
+    def success(self, job: Job, result: _Restored) -> None:
+        self.outcome.done += 1
+        if result.mean_change < HARDLY_CHANGED:
+            self.outcome.hardly_changed.append(job.name)
+        H, W = result.picture.pixels.shape[:2]
+        if job.target is None:
+            return
+        if self.as_json:
+            facts = {
+                "input": job.name,
+                "output": str(job.target),
+                "seconds": round(result.seconds, 3),
+                "megapixels": round(H * W / 1e6, 3),
+                "tile": result.tile,
+                "model": self.model,
+                "mean_change": round(result.mean_change, 3),
+            }
+            print(json.dumps(facts), flush=True)
+        elif not self.quiet:
+            print(f"{job.name} -> {job.target}  {H * W / 1e6:.2f} megapixels in {result.seconds:.1f} s", flush=True)
+
+    def failure(self, job: Job, error: BaseException) -> None:
+        self.outcome.failures.append((job.name, reason(error)))
+        if self.as_json:
+            print(json.dumps({"input": job.name, "error": reason(error)}), flush=True)
+
+    def summarise(self, outcomes: list[_Outcome]) -> None:
+        """The failures of all ranks, and what a user may want to try next."""
+        failures = [failure for outcome in outcomes for failure in outcome.failures]
+        unchanged = [name for outcome in outcomes for name in outcome.hardly_changed]
+        if failures and not self.single:
+            console.error(f"{len(failures)} of {len(failures) + sum(o.done for o in outcomes)} pictures failed:")
+        for name, text in failures:
+            console.error(f"{name}: {text}")
+        if unchanged and not self.quiet:
+            names = ", ".join(unchanged[:3]) + (f" and {len(unchanged) - 3} more" if len(unchanged) > 3 else "")
+            console.say(
+                f"hardly changed (less than {HARDLY_CHANGED} of 255 on average): {names}. "
+                f"No rain, or a kind that the model {self.model!r} does not know: another --model may do better."
+            )
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """How results are written."""
+
+    image_format: str | None
+    quality: int
+    overwrite: bool
+
+    def format_for(self, target: Path | None, picture: Picture) -> str:
+        """--format, else the output's ending, else the input's format."""
+        if self.image_format:
+            return FORMAT_OF_ENDING[f".{self.image_format}"]
+        ending = target.suffix.lower() if target is not None else ""
+        return FORMAT_OF_ENDING.get(ending, picture.format)
+
+
+@dataclass(frozen=True)
+class _Restored:
+    """A result that waits to be written."""
+
+    original: Picture
+    picture: Picture
+    seconds: float
+    tile: int | None
+    mean_change: float
+
+
+def _restore_all(jobs: list[Job], restorer: Restorer, encoding: _Encoding, report: _Report, *, bar: bool) -> None:
+    """Restore one picture after the other; the next one is read and the previous one written meanwhile."""
+    stop = threading.Event()
+    reader, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    writing: tuple[Job, _Restored, Future[None]] | None = None
+
+    def finish_writing() -> None:
+        if writing is None:
+            return
+        job, result, future = writing
+        try:
+            future.result()
+        except _PICTURE_ERRORS as error:
+            report.failure(job, error)
+        else:
+            report.success(job, result)
+
+    try:
+        with console.progress_bar(visible=bar) as progress:
+            task = progress.add_task("", total=len(jobs))
+            for i, (job, picture) in enumerate(_read_ahead(jobs, reader)):
+                progress.update(task, description=job.name, completed=i)
+                try:
+                    result = _restore(
+                        picture.result(),
+                        restorer,
+                        lambda done, total, i=i: progress.update(task, completed=i + done / total),
+                    )
+                except _PICTURE_ERRORS as error:
+                    report.failure(job, error)
+                    continue
+                image_format = encoding.format_for(job.target, result.picture)
+                report.note(job, _notes(result.original, image_format))
+                finish_writing()
+                writing = job, result, writer.submit(_write, job, result, image_format, encoding, stop)
+            finish_writing()
+    except BaseException:
+        stop.set()  # nothing that is not yet complete gets its name
+        raise
+    finally:
+        reader.shutdown(cancel_futures=True)
+        writer.shutdown(cancel_futures=True)
+
+
+def _read_ahead(jobs: list[Job], reader: ThreadPoolExecutor) -> Iterator[tuple[Job, Future[Picture]]]:
+    """Each job with its picture, the next one being read while the caller works."""
+    # The first is read on this thread: a stdin that never ends can then be interrupted.
+    following: Future[Picture] = Future()
+    try:
+        following.set_result(_read(jobs[0]))
+    except _PICTURE_ERRORS as error:
+        following.set_exception(error)
+    for i, job in enumerate(jobs):
+        current = following
+        if i + 1 < len(jobs):
+            following = reader.submit(_read, jobs[i + 1])
+        yield job, current
+
+
+def _read(job: Job) -> Picture:
+    """Decode the input, once it is clear that the output has somewhere to go."""
+    from drsformer_cli import images  # noqa: PLC0415
+
+    picture = images.read(job.source if job.source is not None else sys.stdin.buffer.read())
+    if job.target is not None:
+        folder = job.target.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot create the folder {folder}: {error.strerror}") from None
+        if not os.access(folder, os.W_OK):
+            raise OSError(errno.EACCES, f"cannot write into {folder}: {os.strerror(errno.EACCES)}")
+    return picture
+
+
+def _restore(picture: Picture, restorer: Restorer, progress: Any) -> _Restored:  # noqa: ANN401
+    start = time.perf_counter()
+    pixels = restorer(picture.pixels, progress)
+    seconds = time.perf_counter() - start
+    restored = replace(picture, pixels=pixels)
+    return _Restored(picture, restored, seconds, restorer.tile_used, _mean_change(picture, restored))
+
+
+def _mean_change(before: Picture, after: Picture) -> float:
+    """Mean absolute difference of all values, of 255."""
+    import numpy as np  # noqa: PLC0415
+
+    rows, total = 256, 0.0  # a few rows at a time keep large pictures out of memory
+    for top in range(0, len(before.pixels), rows):
+        difference = after.pixels[top : top + rows].astype(np.int32) - before.pixels[top : top + rows]
+        total += float(np.abs(difference).sum(dtype=np.int64))
+    return total / before.pixels.size * 255 / float(np.iinfo(before.pixels.dtype).max)
+
+
+def _notes(picture: Picture, image_format: str) -> list[str]:
+    from drsformer_cli import images  # noqa: PLC0415
+
+    return [*picture.notes, *images.losses(picture, image_format)]
+
+
+def _write(job: Job, result: _Restored, image_format: str, encoding: _Encoding, stop: threading.Event) -> None:
+    from drsformer.files import atomic_write  # noqa: PLC0415
+    from drsformer_cli import images  # noqa: PLC0415
+
+    pictures = [(job.target, result.picture)]
+    if job.compare is not None:
+        pictures.append((job.compare, images.side_by_side(result.original, result.picture)))
+    for target, picture in pictures:
+        data = images.encode(picture, image_format, quality=encoding.quality)
+        if stop.is_set():
+            return
+        if target is None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            continue
+        with atomic_write(target, overwrite=encoding.overwrite) as file:
+            file.write(data)

@@ -1,0 +1,57 @@
+"""Everything that is said on stderr: notes, errors and the progress bar. Results go to stdout by `print`."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+@cache
+def stderr() -> Console:
+    """The console of stderr; colours only on a terminal and without NO_COLOR."""
+    from rich.console import Console  # noqa: PLC0415 - `--version` needs none
+
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def say(message: str, style: str | None = None) -> None:
+    """One line on stderr, above a progress bar where there is one."""
+    stderr().print(message, style=style)
+
+
+def error(message: str) -> None:
+    """One line on stderr for what failed."""
+    say(f"drsformer: {message}", style="red")
+
+
+def progress_bar(*, visible: bool) -> Progress:
+    """A bar with share and time left, on stderr, drawn on a terminal only."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=stderr(),
+        transient=True,
+        disable=not (visible and stderr().is_terminal),
+    )
+
+
+class _SayHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"drsformer: {record.getMessage()}")
+
+
+def show_log(*, verbose: bool, quiet: bool) -> None:
+    """Show the library's log on stderr: warnings, with `verbose` all of it, with `quiet` errors only."""
+    logger = logging.getLogger("drsformer")
+    logger.handlers = [_SayHandler()]
+    logger.propagate = False
+    logger.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.WARNING)

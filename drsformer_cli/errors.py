@@ -1,0 +1,41 @@
+"""Exit codes, and the errors that only a command line has."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from drsformer.errors import CheckpointError, ConfigError, DRSformerError
+
+
+class ExitCode(IntEnum):
+    """What the process answers; part of the documented interface."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG_USAGE = 2
+    SOME_FAILED = 3
+    WEIGHTS_UNAVAILABLE = 4
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class UsageError(DRSformerError):
+    """The command line asks for something impossible or dangerous; nothing was done."""
+
+
+def exit_code(error: DRSformerError) -> ExitCode:
+    """The exit code that an error ends the process with."""
+    if isinstance(error, UsageError | ConfigError):
+        return ExitCode.WRONG_USAGE
+    if isinstance(error, CheckpointError):
+        return ExitCode.WEIGHTS_UNAVAILABLE
+    return ExitCode.FAILED
+
+
+def reason(error: BaseException) -> str:
+    """One line for the user."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,20 @@
+"""Picture formats by file ending, apart from the code that reads them so that planning stays quick."""
+
+from __future__ import annotations
+
+FORMAT_OF_ENDING = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".avif": "AVIF",
+}
+"""Pillow's name of the format of an output; also what counts as a picture in a folder."""
+
+FORMAT_NAMES = ("jpg", "jpeg", "png", "tif", "tiff", "webp", "bmp", "avif")
+"""What --format takes: the endings without their dot."""

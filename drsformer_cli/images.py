@@ -1,0 +1,466 @@
+"""Read and write pictures: 8 and 16 bits, gray, alpha, orientation, EXIF, ICC profile, XMP and resolution.
+
+Shapes: pixels (H, W, 3) RGB, alpha (H, W).
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+
+from drsformer.errors import ImageError
+from drsformer_cli.formats import FORMAT_OF_ENDING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Channels = NDArray[np.uint8] | NDArray[np.uint16]
+
+READABLE = "JPEG, PNG, TIFF, WebP, BMP or AVIF"
+
+DEFAULT_QUALITY = 95
+
+_WITH_ALPHA = {"PNG", "TIFF", "WEBP", "AVIF"}
+_WITH_16_BITS = {"PNG", "TIFF"}
+_WITH_GRAY = {"JPEG", "PNG", "TIFF", "BMP", "AVIF"}
+
+# Tags of a TIFF file that describe the picture; the others lay out its pixels and mean nothing elsewhere.
+_DESCRIPTIVE_TAGS = {
+    ExifTags.Base.ImageDescription,
+    ExifTags.Base.Make,
+    ExifTags.Base.Model,
+    ExifTags.Base.Software,
+    ExifTags.Base.DateTime,
+    ExifTags.Base.Artist,
+    ExifTags.Base.HostComputer,
+    ExifTags.Base.Copyright,
+    ExifTags.Base.Rating,
+    ExifTags.Base.ExifOffset,
+    ExifTags.Base.GPSInfo,
+}
+_LONGEST_JPEG_SEGMENT = 65_000
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What travels with the pixels.
+
+    Attributes:
+        exif: EXIF block, its orientation reset to 1.
+        icc: Colour profile.
+        xmp: XMP packet, its orientation reset to 1.
+        dpi: Horizontal and vertical resolution in dots an inch.
+    """
+
+    exif: bytes | None = None
+    icc: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, upright.
+
+    Attributes:
+        pixels: (H, W, 3) RGB, uint8 or uint16; three equal channels where `gray`.
+        alpha: (H, W) of the same type, or None.
+        gray: Whether it is written as a gray picture.
+        format: Pillow's name of the format that it was read from.
+        metadata: EXIF, ICC profile, XMP and resolution.
+        notes: What reading had to change, for the user.
+    """
+
+    pixels: Channels
+    alpha: Channels | None = None
+    gray: bool = False
+    format: str = "PNG"
+    metadata: Metadata = field(default_factory=Metadata)
+    notes: tuple[str, ...] = ()
+
+
+def allow_megapixels(limit: float | None) -> None:
+    """Set the size above which `read` refuses a picture, for the process; None is Pillow's own limit of 179."""
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the hard limit is twice that
+    if limit is not None:
+        Image.MAX_IMAGE_PIXELS = max(1, int(limit * 1e6 / 2))
+
+
+def read(source: Path | bytes) -> Picture:
+    """Decode a picture from a file or from the bytes of one; the format is recognised by content.
+
+    Raises:
+        ImageError: It is no picture of a known format, is damaged, too large, or has several frames.
+        OSError: The file cannot be read.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        try:
+            return _decode(file)
+        except (ImageError, MemoryError):
+            raise
+        except UnidentifiedImageError:
+            raise ImageError(_unidentified(file)) from None
+        except Image.DecompressionBombError as error:
+            found = re.search(r"\d+", str(error))
+            size = f"{int(found[0]) / 1e6:.0f} megapixels" if found else str(error)
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+            raise ImageError(
+                f"{size}, more than the limit of {limit:.0f}; --max-megapixels raises it for pictures you trust"
+            ) from None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise ImageError(f"damaged picture: {error}") from None
+        except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
+            raise ImageError(f"damaged picture: {error or type(error).__name__}") from None
+
+
+def encode(picture: Picture, image_format: str, *, quality: int = DEFAULT_QUALITY) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        picture: What to write; `losses` tells what the format cannot hold of it.
+        image_format: A value of `FORMAT_OF_ENDING`.
+        quality: 1..100, for JPEG, WebP and AVIF.
+
+    Raises:
+        ImageError: The format cannot hold the picture, usually for its size.
+    """
+    pixels: Channels = picture.pixels
+    gray, alpha, metadata = picture.gray, picture.alpha, picture.metadata
+    if alpha is not None and image_format not in _WITH_ALPHA:
+        alpha = None
+    if pixels.dtype == np.uint16 and image_format not in _WITH_16_BITS:
+        pixels, alpha = _to_8_bits(pixels), None if alpha is None else _to_8_bits(alpha)
+    # OpenCV, which writes 16-bit PNG, knows no gray with alpha.
+    no_gray = image_format not in _WITH_GRAY or (
+        image_format == "PNG" and alpha is not None and pixels.dtype == np.uint16
+    )
+    if gray:
+        luma = _luma(pixels)
+        pixels = np.repeat(luma[..., None], 3, axis=2) if no_gray else luma
+        if no_gray:
+            metadata = replace(metadata, icc=None)  # a gray profile does not describe RGB
+    if alpha is not None:
+        pixels = np.dstack([pixels, alpha])
+    try:
+        if image_format == "TIFF":
+            return _encode_tiff(pixels, metadata)
+        if image_format == "PNG" and pixels.dtype == np.uint16 and pixels.ndim == 3:
+            return _encode_png16(pixels, metadata)
+        return _encode_with_pillow(Image.fromarray(pixels), image_format, metadata, quality)
+    except (OSError, ValueError, struct.error) as error:
+        H, W = pixels.shape[:2]
+        raise ImageError(f"cannot be written as {image_format}, {W}x{H}: {error}") from None
+
+
+def losses(picture: Picture, image_format: str) -> list[str]:
+    """What that format cannot hold of the picture, for the user."""
+    lost = []
+    if picture.alpha is not None and image_format not in _WITH_ALPHA:
+        lost.append(f"alpha dropped: {image_format} has none")
+    if picture.pixels.dtype == np.uint16 and image_format not in _WITH_16_BITS:
+        lost.append(f"16 bits reduced to 8: {image_format} has no more")
+    metadata = picture.metadata
+    if image_format == "BMP" and (metadata.exif or metadata.icc or metadata.xmp):
+        lost.append("EXIF, ICC profile and XMP dropped: BMP has none")
+    for name, block in (("EXIF", metadata.exif), ("XMP", metadata.xmp)):
+        if image_format == "JPEG" and block and len(block) > _LONGEST_JPEG_SEGMENT:
+            lost.append(f"{name} of {len(block)} bytes dropped: too long for JPEG")
+    return lost
+
+
+def side_by_side(left: Picture, right: Picture) -> Picture:
+    """Two pictures of one size and type, next to each other, with the metadata of the right one."""
+    alpha = None
+    if left.alpha is not None and right.alpha is not None:
+        alpha = np.hstack([left.alpha, right.alpha])
+    return replace(right, pixels=np.hstack([left.pixels, right.pixels]), alpha=alpha)
+
+
+def _decode(file: BinaryIO) -> Picture:
+    with Image.open(file, formats=sorted(set(FORMAT_OF_ENDING.values()))) as image:
+        notes = []
+        image_format = image.format or ""
+        frames = getattr(image, "n_frames", 1)
+        if image_format == "MPO":  # a camera's JPEG with previews or a gain map behind the picture
+            image_format, frames = "JPEG", 1
+            notes.append("only the main picture of a multi-picture JPEG is kept")
+        if frames > 1:
+            raise ImageError(f"has {frames} frames or pages; expected a single picture")
+        metadata, orientation = _metadata(image, notes)
+        deep = _bits(image, file) == 16 and image.mode in ("RGB", "RGBA", "LA")
+        gray_png = image_format == "PNG" and _png_header(file)[1] in (0, 4)
+        image.load()
+        if deep:  # Pillow has checked the data but keeps only 8 bits of 16-bit colour
+            channels = _decode_16_bits(file)
+            gray = gray_png
+        else:
+            image, metadata = _simplified(image, metadata, notes)
+            channels = np.asarray(image)
+            if channels.dtype not in (np.uint8, np.uint16):
+                channels = channels.astype(np.uint16)  # big-endian
+            gray = channels.ndim == 2 or channels.shape[2] == 2
+    alpha = None
+    if channels.ndim == 3 and channels.shape[2] in (2, 4):
+        alpha = np.ascontiguousarray(_upright(channels[..., -1], orientation))
+        channels = channels[..., :-1]
+    if channels.ndim == 2:
+        channels = channels[..., None]
+    if channels.shape[2] == 1:
+        channels = np.repeat(channels, 3, axis=2)
+    pixels = np.ascontiguousarray(_upright(channels, orientation))
+    return Picture(pixels, alpha, gray, image_format, metadata, tuple(notes))
+
+
+def _simplified(image: Image.Image, metadata: Metadata, notes: list[str]) -> tuple[Image.Image, Metadata]:
+    """The picture in one of the modes L, LA, RGB, RGBA, I;16."""
+    mode = image.mode
+    if mode in ("L", "RGB") and "transparency" in image.info:  # one colour of a PNG stands for transparent
+        return image.convert("LA" if mode == "L" else "RGBA"), metadata
+    if mode in ("L", "LA", "RGB", "RGBA") or mode.startswith("I;16"):
+        return image, metadata
+    if mode in ("P", "PA"):
+        notes.append("palette converted to RGB")
+        return image.convert("RGBA" if mode == "PA" or "transparency" in image.info else "RGB"), metadata
+    if mode == "CMYK":
+        notes.append("CMYK converted to RGB")
+        return _cmyk_to_rgb(image, metadata.icc), replace(metadata, icc=None)
+    if mode == "1":
+        notes.append("1-bit picture converted to 8-bit gray")
+    converted = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB"}
+    if mode not in converted:
+        raise ImageError(f"pixels of mode {mode} are not supported; expected 8 or 16 bits of gray, RGB or CMYK")
+    return image.convert(converted[mode]), metadata
+
+
+def _cmyk_to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile:
+        try:
+            converted = ImageCms.profileToProfile(
+                image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+            if converted is not None:
+                return converted
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass  # an unusable profile: the plain formula is what viewers fall back to as well
+    return image.convert("RGB")
+
+
+def _metadata(image: Image.Image, notes: list[str]) -> tuple[Metadata, int]:
+    """Metadata with its orientation reset, and the turn that the pixels still need."""
+    orientation = 1
+    exif_block = None
+    try:
+        exif = image.getexif()
+        if image.format == "TIFF":  # Pillow and OpenCV turn TIFF themselves
+            described = Image.Exif()
+            described.update({tag: value for tag, value in exif.items() if tag in _DESCRIPTIVE_TAGS})
+            for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+                if values := exif.get_ifd(tag):
+                    described.get_ifd(tag).update(values)
+            exif = described
+        elif ExifTags.Base.Orientation in exif:
+            orientation = exif[ExifTags.Base.Orientation]
+            exif[ExifTags.Base.Orientation] = 1
+        exif_block = exif.tobytes() if len(exif) or exif.get_ifd(ExifTags.IFD.Exif) else None
+    except Exception:  # noqa: BLE001 - damaged EXIF must not cost the picture
+        notes.append("EXIF is damaged and was dropped")
+    xmp = image.info.get("xmp")
+    if isinstance(xmp, str):
+        xmp = xmp.encode()
+    if xmp:
+        xmp = re.sub(rb"""(tiff:Orientation(?:\s*=\s*["']|>\s*))[2-8]""", rb"\g<1>1", xmp)
+    dpi = image.info.get("dpi")
+    usable = isinstance(dpi, tuple) and len(dpi) == 2 and all(0 < float(value) < 1e6 for value in dpi)
+    return (
+        Metadata(
+            exif_block,
+            image.info.get("icc_profile") or None,
+            xmp or None,
+            (float(dpi[0]), float(dpi[1])) if usable and dpi else None,
+        ),
+        orientation,
+    )
+
+
+def _upright(channels: Channels, orientation: int) -> Channels:
+    """Turn (H, W, ...) as EXIF orientation 1..8 says; unknown values are left alone."""
+    turned: dict[int, Any] = {
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+        7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+        8: lambda a: a.swapaxes(0, 1)[::-1],
+    }
+    turn = turned.get(orientation)
+    upright: Channels = turn(channels) if turn else channels
+    return upright
+
+
+def _png_header(file: BinaryIO) -> tuple[int, int]:
+    """Bit depth and colour type."""
+    file.seek(24)
+    depth, colour_type = file.read(2)
+    return depth, colour_type
+
+
+def _bits(image: Image.Image, file: BinaryIO) -> int:
+    """Bits a channel of the file, which Pillow's mode does not tell."""
+    if image.format == "PNG":
+        return _png_header(file)[0]
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (8,))))
+    return 8
+
+
+def _decode_16_bits(file: BinaryIO) -> Channels:
+    import cv2  # noqa: PLC0415 - most pictures never need it
+
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    file.seek(0)
+    decoded = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype != np.uint16:
+        raise ImageError("damaged picture, or a 16-bit layout that is not supported")
+    order = {2: None, 3: [2, 1, 0]}.get(decoded.ndim if decoded.ndim == 2 else decoded.shape[2], [2, 1, 0, 3])
+    channels: Channels = decoded if order is None else decoded[..., order]
+    return channels
+
+
+def _unidentified(file: BinaryIO) -> str:
+    file.seek(0)
+    start = file.read(16)
+    if not start:
+        return "the file is empty"
+    known = {
+        b"GIF8": "a GIF",
+        b"%PDF": "a PDF",
+        b"\x00\x00\x00\x0cjP  ": "a JPEG 2000",
+        b"8BPS": "a Photoshop file",
+        b"\x76\x2f\x31\x01": "an OpenEXR picture",
+    }
+    found = next((name for magic, name in known.items() if start.startswith(magic)), None)
+    if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
+        found = "a HEIC picture"
+    if found is None and start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"RIFF", b"BM")):
+        return "damaged picture: its header cannot be read"
+    return f"not a picture: expected {READABLE}" if found is None else f"is {found}; expected {READABLE}"
+
+
+def _to_8_bits(channels: Channels) -> Channels:
+    return np.rint(channels / np.float32(257)).astype(np.uint8)
+
+
+def _luma(pixels: Channels) -> Channels:
+    """(H, W, 3) -> (H, W), ITU-R BT.601; equal channels give just that value."""
+    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    luma: Channels = np.rint(pixels.astype(np.float32) @ weights).astype(pixels.dtype)
+    return luma
+
+
+def _encode_with_pillow(image: Image.Image, image_format: str, metadata: Metadata, quality: int) -> bytes:
+    options: dict[str, Any] = {}
+    if image_format != "BMP":
+        options = {"exif": metadata.exif, "icc_profile": metadata.icc, "xmp": metadata.xmp}
+        if image_format == "JPEG":
+            for name in ("exif", "xmp"):
+                if options[name] and len(options[name]) > _LONGEST_JPEG_SEGMENT:
+                    options[name] = None
+    if image_format == "PNG" and metadata.xmp:
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", options.pop("xmp").decode("utf-8", "replace"))
+    if image_format in ("JPEG", "PNG", "BMP") and metadata.dpi:
+        options["dpi"] = metadata.dpi
+    if image_format in ("JPEG", "WEBP", "AVIF"):
+        options["quality"] = quality
+    if image_format in ("JPEG", "AVIF"):
+        options["subsampling"] = "4:4:4"
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **{name: value for name, value in options.items() if value is not None})
+    return buffer.getvalue()
+
+
+def _encode_png16(channels: Channels, metadata: Metadata) -> bytes:
+    """(H, W, 3 or 4) uint16 -> PNG: pixels by OpenCV, which has 16-bit colour, metadata by Pillow."""
+    import cv2  # noqa: PLC0415 - most pictures never need it
+
+    order = [2, 1, 0, 3][: channels.shape[2]]
+    done, pixels = cv2.imencode(".png", channels[..., order])
+    if not done:
+        raise ImageError("cannot be written as 16-bit PNG")
+    described = _encode_with_pillow(Image.new("RGB", (1, 1)), "PNG", metadata, DEFAULT_QUALITY)
+    chunks = [chunk for name, chunk in _png_chunks(described) if name not in (b"IHDR", b"IDAT", b"IEND")]
+    after_header = 8 + 25
+    data = pixels.tobytes()
+    return data[:after_header] + b"".join(chunks) + data[after_header:]
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and whole bytes of each chunk."""
+    position = 8
+    while position < len(data):
+        (length,) = struct.unpack(">I", data[position : position + 4])
+        yield data[position + 4 : position + 8], data[position : position + 12 + length]
+        position += 12 + length
+
+
+def _encode_tiff(channels: Channels, metadata: Metadata) -> bytes:
+    """(H, W) or (H, W, 2..4) of 8 or 16 bits -> TIFF, deflate with horizontal prediction.
+
+    Pillow's own writer has neither 16-bit colour nor, with compression, EXIF; the directory of tags is still its.
+    """
+    if channels.ndim == 2:
+        channels = channels[..., None]
+    H, W, C = channels.shape
+    little_endian = channels.dtype.newbyteorder("<")
+    rows = max(1, 2**20 // (W * C * channels.itemsize))
+    strips = []
+    for top in range(0, H, rows):
+        strip = channels[top : top + rows].copy()
+        strip[:, 1:] -= channels[top : top + rows, :-1]  # differences wrap, as the format wants
+        strips.append(zlib.compress(strip.astype(little_endian).tobytes()))
+    header = b"II*\0" + struct.pack("<L", 8)
+    tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+    if metadata.exif:
+        exif = Image.Exif()
+        exif.load(metadata.exif)
+        for tag, value in exif.items():
+            if tag in _DESCRIPTIVE_TAGS:
+                tags[tag] = value
+        for group in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            if values := exif.get_ifd(group):
+                tags[group] = dict(values)
+    if metadata.xmp:
+        tags[700] = metadata.xmp
+    if metadata.icc:
+        tags[34675] = metadata.icc
+    if metadata.dpi:
+        tags[282], tags[283], tags[296] = metadata.dpi[0], metadata.dpi[1], 2  # dots an inch
+    offsets = np.cumsum([0, *(len(strip) for strip in strips)])[:-1]
+    tags[256], tags[257] = W, H
+    tags[258] = (8 * channels.itemsize,) * C
+    tags[259] = 8  # deflate
+    tags[262] = 1 if C < 3 else 2  # gray, RGB
+    tags[273] = tuple(int(offset) for offset in offsets)  # Pillow adds the length of the directory
+    tags[274] = 1
+    tags[277] = C
+    tags[278] = rows
+    tags[279] = tuple(len(strip) for strip in strips)
+    tags[284] = 1
+    tags[317] = 2  # horizontal prediction
+    if C in (2, 4):
+        tags[338] = 2  # alpha that is not multiplied into the colours
+    return b"".join([header, tags.tobytes(len(header)), *strips])

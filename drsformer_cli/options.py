@@ -1,0 +1,47 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+TileSetting = int | Literal["auto"] | None
+
+
+def parse_tile(text: str) -> TileSetting:
+    """`auto`, `none` or a number of pixels."""
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return None
+    if not text.isdecimal() or int(text) < 8:
+        raise typer.BadParameter(f"{text!r} is not auto, none or a number of at least 8")
+    return int(text)
+
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", metavar="NAME|FILE", help="Bundled model, or a checkpoint file (.pth).")
+]
+Tile = Annotated[
+    str,
+    typer.Option(
+        "--tile",
+        metavar="auto|none|N",
+        help="Side of the tiles in pixels; none: the whole picture at once; auto: what fits the free memory.",
+        callback=lambda text: text if parse_tile(text) != "" else text,
+    ),
+]
+Overlap = Annotated[
+    int | None, typer.Option("--overlap", metavar="N", min=0, help="Pixels that neighbouring tiles share.")
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where the network runs.")
+]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    typer.Option("--precision", help="auto: float32 on CPU, bf16 or fp16 on GPUs that have it."),
+]
+Threads = Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads of the network.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr, nothing on stdout.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about each picture.")]

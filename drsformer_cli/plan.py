@@ -1,0 +1,228 @@
+"""Which picture goes where: find the inputs, name the outputs, and refuse every clash before any work."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drsformer_cli.errors import UsageError
+from drsformer_cli.formats import FORMAT_OF_ENDING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+SUFFIX = "_derained"
+COMPARE_SUFFIX = "_compare"
+STANDARD_STREAM = "-"
+
+@dataclass(frozen=True)
+class Job:
+    """One picture.
+
+    Attributes:
+        source: File to read; None is stdin.
+        target: File to write; None is stdout.
+        compare: Side-by-side picture to write as well, or None.
+    """
+
+    source: Path | None
+    target: Path | None
+    compare: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The input, as messages name it."""
+        return str(self.source) if self.source is not None else STANDARD_STREAM
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Pictures to process, and those left alone because their output exists."""
+
+    jobs: list[Job]
+    skipped: list[Job]
+
+
+def plan(
+    inputs: list[str],
+    output: str | None,
+    *,
+    recursive: bool = False,
+    image_format: str | None = None,
+    compare: bool = False,
+    overwrite: bool = False,
+    skip_existing: bool = False,
+) -> Plan:
+    """Pair every input with its output.
+
+    Args:
+        inputs: Files, folders, globs that the shell left alone, or "-" alone for stdin.
+        output: File, folder, "-" for stdout, or None for a name beside the input.
+        recursive: Whether folders are searched to any depth; the tree is mirrored.
+        image_format: One of FORMAT_NAMES; replaces the ending of every output.
+        compare: Whether a side-by-side picture is written as well.
+        overwrite: Whether existing outputs may be replaced.
+        skip_existing: Whether pictures whose output exists are left alone.
+
+    Raises:
+        UsageError: An input is missing; outputs clash with each other, with an input or with existing files.
+    """
+    if overwrite and skip_existing:
+        raise UsageError("--overwrite and --skip-existing exclude each other")
+    if STANDARD_STREAM in inputs or output == STANDARD_STREAM:
+        jobs = [_stream_job(inputs, output, image_format, compare=compare)]
+    else:
+        jobs = list(_file_jobs(inputs, output, recursive=recursive, image_format=image_format))
+        if compare:
+            jobs = [Job(job.source, job.target, _compared(job.target)) for job in jobs]
+        jobs = list(dict.fromkeys(jobs))  # the same picture given twice is one
+    if not jobs:
+        raise UsageError(f"no pictures in {', '.join(inputs)}; expected files ending in {_known_endings()}")
+    _refuse_clashes(jobs)
+    existing, new = [], []
+    for job in jobs:
+        (existing if any(os.path.lexists(path) for path in _outputs(job)) else new).append(job)
+    if skip_existing:
+        return Plan(new, existing)
+    if existing and not overwrite:
+        first = next(path for path in _outputs(existing[0]) if os.path.lexists(path))
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise UsageError(f"output exists: {first}{more}; use --overwrite or --skip-existing")
+    return Plan(jobs, [])
+
+
+def _stream_job(inputs: list[str], output: str | None, image_format: str | None, *, compare: bool) -> Job:
+    if len(inputs) != 1:
+        raise UsageError(f"'-' stands for one picture, but {len(inputs)} inputs were given")
+    source = None if inputs[0] == STANDARD_STREAM else _existing(inputs[0])
+    if source is not None and source.is_dir():
+        raise UsageError(f"{source} is a folder; one picture can go to stdout")
+    target = None if output in (None, STANDARD_STREAM) else Path(str(output))
+    if target is None and compare:
+        raise UsageError("--compare needs an output file to write its picture beside, not stdout")
+    if target is not None:
+        if target.is_dir():
+            raise UsageError(f"{target} is a folder; a picture from stdin needs a file name")
+        _check_ending(target, image_format)
+    return Job(source, target, _compared(target) if target is not None and compare else None)
+
+
+def _file_jobs(
+    inputs: list[str], output: str | None, *, recursive: bool, image_format: str | None
+) -> Iterator[Job]:
+    paths = [path for text in inputs for path in _expanded(text)]
+    single = len(paths) == 1 and not paths[0].is_dir()
+    as_folder = output is not None and (
+        not single or Path(output).is_dir() or output.endswith(("/", os.sep))
+    )
+    if output is not None and not as_folder:
+        target = Path(output)
+        _check_ending(target, image_format)
+        yield Job(paths[0], target)
+        return
+    folder = Path(output) if output is not None else None
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(f"-o {output}: is a file, but several pictures need a folder")
+    for path in paths:
+        if not path.is_dir():
+            yield Job(path, _target(path, Path(path.name), folder, image_format))
+            continue
+        for found in _pictures_in(path, recursive=recursive, excluded=folder):
+            if folder is None and found.stem.endswith((SUFFIX, SUFFIX + COMPARE_SUFFIX)):
+                continue  # the result of an earlier run
+            yield Job(found, _target(found, found.relative_to(path), folder, image_format))
+
+
+def _expanded(text: str) -> list[Path]:
+    """The path itself, or what a glob matches where the shell did not expand it."""
+    if not os.path.lexists(text) and glob.has_magic(text):
+        matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
+        if not matches:
+            raise UsageError(f"{text}: matches nothing")
+        return [Path(match) for match in matches]
+    return [_existing(text)]
+
+
+def _existing(text: str) -> Path:
+    path = Path(text)
+    if not path.exists():
+        raise UsageError(f"{text}: no such file or folder")
+    return path
+
+
+def _pictures_in(folder: Path, *, recursive: bool, excluded: Path | None) -> Iterator[Path]:
+    """Files with a picture's ending, in order; hidden ones and the output folder are left out."""
+    forbidden = excluded.resolve() if excluded is not None else None
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"{error.filename}: {error.strerror}")
+
+    for directory, subfolders, names in os.walk(folder, onerror=refuse):
+        here = Path(directory)
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if recursive and not name.startswith(".") and (here / name).resolve() != forbidden
+        )
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in FORMAT_OF_ENDING:
+                yield here / name
+
+
+def _target(source: Path, relative: Path, folder: Path | None, image_format: str | None) -> Path:
+    ending = f".{image_format}" if image_format else source.suffix
+    if folder is None:
+        return source.with_name(f"{source.stem}{SUFFIX}{ending}")
+    return folder / relative.with_name(f"{relative.stem}{ending}")
+
+
+def _compared(target: Path | None) -> Path | None:
+    return None if target is None else target.with_name(f"{target.stem}{COMPARE_SUFFIX}{target.suffix}")
+
+
+def _check_ending(target: Path, image_format: str | None) -> None:
+    ending = target.suffix.lower()
+    if ending and ending not in FORMAT_OF_ENDING:
+        raise UsageError(f"-o {target}: unknown ending {target.suffix}; expected one of {_known_endings()}")
+    if image_format and ending and FORMAT_OF_ENDING[ending] != FORMAT_OF_ENDING[f".{image_format}"]:
+        raise UsageError(f"-o {target} and --format {image_format} contradict each other")
+
+
+def _refuse_clashes(jobs: list[Job]) -> None:
+    by_target: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        for path in _outputs(job):
+            by_target[_identity(path)].append(job)
+    for clashing in by_target.values():
+        if len(clashing) > 1:
+            names = " and ".join(job.name for job in clashing[:2])
+            raise UsageError(f"{names} would both be written to {clashing[1].target}; use separate output folders")
+    sources = {_identity(job.source): job for job in jobs if job.source is not None}
+    for job in jobs:
+        for path in _outputs(job):
+            if (other := sources.get(_identity(path))) is not None:
+                raise UsageError(f"{path} would be overwritten, but it is an input ({other.name}); choose another -o")
+
+
+def _identity(path: Path) -> str:
+    """Same text for the same file, whatever links lead to it."""
+    try:
+        status = path.stat()
+    except OSError:
+        real = os.path.normcase(path.resolve())
+        # Names that differ in case are usually one file there.
+        return real.casefold() if sys.platform == "darwin" else real
+    return f"{status.st_dev}:{status.st_ino}"
+
+
+def _outputs(job: Job) -> Iterable[Path]:
+    return [path for path in (job.target, job.compare) if path is not None]
+
+
+def _known_endings() -> str:
+    return ", ".join(sorted(FORMAT_OF_ENDING))

@@ -1,0 +1,66 @@
+"""Several processes under torchrun: which one this is, and how they talk."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """The processes that torchrun started, or this one alone.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        size: How many there are.
+    """
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.size > 1:
+            import torch.distributed as dist  # noqa: PLC0415
+
+            # Ranks wait for each other only at the end, which may be far away for the first to get there.
+            dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process speaks for all."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This rank's part of the items."""
+        return list(items[self.rank :: self.size])
+
+    def broadcast(self, value: T | None) -> T:
+        """The first rank's value, for all."""
+        if self.size > 1:
+            import torch.distributed as dist  # noqa: PLC0415
+
+            values = [value]
+            dist.broadcast_object_list(values, src=0)
+            value = values[0]
+        return value  # type: ignore[return-value]  # the first rank gives one
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value in order, on the first rank; an empty list on the others."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist  # noqa: PLC0415
+
+        values: list[T | None] | None = [None] * self.size if self.first else None
+        dist.gather_object(value, values, dst=0)
+        return [item for item in values if item is not None] if values else []
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self.size > 1:
+            import torch.distributed as dist  # noqa: PLC0415
+
+            dist.destroy_process_group()

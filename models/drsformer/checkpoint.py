@@ -1,0 +1,255 @@
+"""Weight files: any known format -> DRSformer, and back. Every foreign format ends here."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from drsformer.config import LEVELS, DRSformerConfig
+from drsformer.errors import CheckpointError, ConfigError
+from drsformer.files import atomic_write
+from drsformer.model import DRSformer
+
+if TYPE_CHECKING:
+    import os
+
+StateDict = dict[str, Tensor]
+
+WRAPPERS = ("params_ema", "params", "state_dict")
+"""Keys under which training code keeps the state dict; the averaged weights go first."""
+
+ENCODER = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
+"""Where each level's blocks are counted and its heads read."""
+
+# Floating-point files in half precision grow by 2 at the most when they are unpacked; anything more is no weight file.
+_MAX_EXPANSION = 4
+_SLACK = 2**20
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> DRSformer:
+    """Network of a weight file, on the CPU, in float32, in evaluation mode.
+
+    Takes the published files ({"params": ...}), `params_ema` (preferred where both are there), `state_dict` or the bare
+    dictionary, with or without `module.` before every key, and our own files, which also carry their configuration.
+    Variant, widths, blocks and heads are read from the keys and shapes. Nothing in the file is executed.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, foreign, or does not fit the network exactly; the message says
+            in one line what was found.
+    """
+    path = Path(path)
+    content = _read(path)
+    state, stored_config = _unwrap(content, path)
+    try:
+        config = infer_config(state)
+        if stored_config is not None:
+            config = _agreed_config(stored_config, config)
+        _check_against(config, state)
+        _check_values(state, path.stat().st_size)
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    model = DRSformer(config)
+    model.load_state_dict({key: tensor.float() for key, tensor in state.items()}, strict=True)
+    return model.eval()
+
+
+def save_checkpoint(model: DRSformer, path: str | os.PathLike[str], *, half: bool = False) -> None:
+    """Write {"params": state dict, "config": configuration}: the published format plus what shapes cannot tell.
+
+    Args:
+        model: The network.
+        path: Written beside and renamed.
+        half: Whether the weights are stored in float16, half the size.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    dtype = torch.float16 if half else torch.float32
+    state = {key: tensor.detach().to("cpu", dtype) for key, tensor in model.state_dict().items()}
+    with atomic_write(path) as file:
+        torch.save({"params": state, "config": model.config.to_dict()}, file)
+
+
+def _read(path: Path) -> object:
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise CheckpointError(f"{path}: is a folder; expected a weight file (.pth)")
+        if size == 0:
+            raise CheckpointError(f"{path}: not a checkpoint: the file is empty")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > _MAX_EXPANSION * size + _SLACK:
+                raise CheckpointError(f"{path}: not a checkpoint: {size} bytes that unpack to {unpacked}")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except pickle.UnpicklingError as error:
+        # torch names the refused global in its message: the one fact worth keeping.
+        refused = re.search(r"(?:Unsupported global: )?GLOBAL ([\w.]+)", str(error))
+        if refused:
+            raise CheckpointError(
+                f"{path}: refused: it wants to run {refused[1]} while loading; expected tensors only"
+            ) from None
+        raise CheckpointError(f"{path}: not a checkpoint{_first_bytes(path)}") from None
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a damaged pickle can raise anything from inside torch
+        raise CheckpointError(
+            f"{path}: not a checkpoint, or a damaged one ({type(error).__name__}){_first_bytes(path)}"
+        ) from None
+
+
+def _first_bytes(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(512).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html")):
+        return ": it is a web page, probably a download that was answered with a form"
+    return ""
+
+
+def _unwrap(content: object, path: Path) -> tuple[StateDict, object]:
+    """State dict without wrappers and prefixes, and the configuration where the file carries one."""
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a checkpoint: holds a {type(content).__name__}, expected a state dict")
+    stored_config = content.get("config")
+    state: Any = content
+    for wrapper in WRAPPERS:
+        if isinstance(content.get(wrapper), dict):
+            state = content[wrapper]
+            break
+    if not state:
+        raise CheckpointError(f"{path}: not a checkpoint: holds no tensors")
+    wrong = [(key, value) for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if wrong:
+        key, value = wrong[0]
+        raise CheckpointError(f"{path}: not a state dict: {key!r} is a {type(value).__name__}, expected a tensor")
+    state = {re.sub(r"^(module\.)+", "", key): value for key, value in state.items()}
+    return state, stored_config
+
+
+def infer_config(state: StateDict) -> DRSformerConfig:
+    """Configuration from the keys and shapes of a state dict without prefixes.
+
+    Raises:
+        CheckpointError: It is not a DRSformer's, or its widths contradict each other.
+    """
+    landmarks = ["patch_embed.proj.weight"]
+    landmarks += [f"{level}.0.{key}" for level in ENCODER for key in ("attn.temperature", "ffn.project_in.weight")]
+    for key in landmarks:
+        if key not in state:
+            raise CheckpointError(_describe_foreign(state, key))
+        if not state[key].ndim:
+            raise CheckpointError(f"{key} is a scalar, expected 3 or 4 dimensions")
+    dim = state["patch_embed.proj.weight"].shape[0]
+    hidden = [state[f"{level}.0.ffn.project_in.weight"].shape[0] // 2 for level in ENCODER]
+    heads = [state[f"{level}.0.attn.temperature"].shape[0] for level in ENCODER]
+    blocks = [
+        1 + max(int(m[1]) for key in state if (m := re.match(rf"{level}\.(\d{{1,6}})\.", key))) for level in ENCODER
+    ]
+    if sum(blocks) > len(state):
+        raise CheckpointError(f"blocks numbered up to {max(blocks) - 1} in a file of {len(state)} tensors")
+    return DRSformerConfig(
+        dim=dim,
+        num_blocks=(blocks[0], blocks[1], blocks[2], blocks[3]),
+        num_heads=(heads[0], heads[1], heads[2], heads[3]),
+        ffn_expansion_factor=_expansion_factor(dim, hidden),
+        bias="encoder_level1.0.attn.qkv.bias" in state,
+        norm_bias="encoder_level1.0.norm1.body.bias" in state,
+        mefc=any(key.startswith("encoder_level0.") for key in state),
+    )
+
+
+def _expansion_factor(dim: int, hidden: list[int]) -> float:
+    """A factor that gives these hidden widths at widths dim, 2 dim, 4 dim and 8 dim: 2.66 or the roundest one."""
+    widths = [max(dim, 1) * 2**level for level in range(LEVELS)]
+    lower = max(h / width for h, width in zip(hidden, widths, strict=True))
+    upper = min((h + 1) / width for h, width in zip(hidden, widths, strict=True))
+    middle = (lower + upper) / 2
+    for factor in (DRSformerConfig.ffn_expansion_factor, round(middle, 1), round(middle, 2), round(middle, 3)):
+        if lower <= factor < upper:
+            return factor
+    return middle
+
+
+def _agreed_config(stored: object, inferred: DRSformerConfig) -> DRSformerConfig:
+    """The file's own configuration, which must agree with its shapes."""
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"its config is a {type(stored).__name__}, expected a dictionary")
+    config = DRSformerConfig.from_dict(stored)
+    for name, value in inferred.to_dict().items():
+        # Many factors give the same widths; the shapes of all levels are checked afterwards.
+        if name != "ffn_expansion_factor" and config.to_dict()[name] != value:
+            raise CheckpointError(f"its config says {name} = {config.to_dict()[name]}, its weights say {value}")
+    return config
+
+
+def _check_against(config: DRSformerConfig, state: StateDict) -> None:
+    """Exact keys and shapes."""
+    with torch.device("meta"):
+        expected = DRSformer(config).state_dict()
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
+    if missing or unexpected:
+        found = [f"{_summary(keys)} {word}" for keys, word in ((missing, "missing"), (unexpected, "unexpected")) if keys]
+        raise CheckpointError(f"{'; '.join(found)}{_family(state)}")
+    for key, tensor in state.items():
+        if tensor.shape != expected[key].shape:
+            raise CheckpointError(f"{key} has shape {_shape(tensor)}, expected {_shape(expected[key])}")
+
+def _check_values(state: StateDict, file_size: int) -> None:
+    """Floating-point, finite, and as many as the file has room for: a tensor of stride 0 costs its sender nothing."""
+    size = sum(tensor.nelement() * tensor.element_size() for tensor in state.values())
+    if size > _MAX_EXPANSION * file_size + _SLACK:
+        raise CheckpointError(f"not a checkpoint: {file_size} bytes that unpack to {size}")
+    for key, tensor in state.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{key} has type {tensor.dtype}, expected a floating-point type")
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{key} holds values that are not finite")
+
+
+def _describe_foreign(state: StateDict, absent: str) -> str:
+    family = _family(state)
+    if family:
+        return f"no {absent}{family}"
+    first = next(iter(state))
+    return f"not a DRSformer: no {absent} among its {len(state)} keys (the first is {first})"
+
+
+def _family(state: StateDict) -> str:
+    """A guess at whose weights these are, for the end of a message."""
+    attention = [key for key in state if key.endswith(".attn.temperature")]
+    sparse = [key for key in state if key.endswith(".attn.attn1")]
+    if attention and not sparse and any(key.endswith(".ffn.dwconv.weight") for key in state):
+        return f": a Restormer checkpoint? (attn1 missing in {_blocks(len(attention))})"
+    if attention and len(sparse) < len(attention):
+        return f" (attn1 missing in {_blocks(len(attention) - len(sparse))})"
+    if any("relative_position_bias_table" in key for key in state):
+        return ": a checkpoint of a window-attention network (SwinIR, Uformer)?"
+    return ""
+
+
+def _blocks(number: int) -> str:
+    return f"{number} block{'s' * (number != 1)}"
+
+
+def _summary(keys: list[str]) -> str:
+    """The most common kind among many keys, counted: 'attn.attn1 (40 times) and 12 others'."""
+    kinds = Counter(re.sub(r"^(?:(?:encoder|decoder)_level\d|latent|refinement)\.\d+\.", "", key) for key in keys)
+    kind, times = kinds.most_common(1)[0]
+    text = kind if times == 1 else f"{kind} ({times} times)"
+    others = len(keys) - times
+    return text if not others else f"{text} and {others} other{'s' * (others != 1)}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(size) for size in tensor.shape) or "scalar"

@@ -1,0 +1,107 @@
+"""Widths and switches of a DRSformer, and the named configurations. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from drsformer.errors import ConfigError
+
+LEVELS = 4
+"""Resolution levels: H, H/2, H/4, H/8."""
+
+SIZE_MULTIPLE = 2 ** (LEVELS - 1)
+"""The network takes H and W that are multiples of this."""
+
+
+@dataclass(frozen=True)
+class DRSformerConfig:
+    """Architecture of a DRSformer (Chen et al., CVPR 2023, Sec. 3 and 4.1).
+
+    Attributes:
+        dim: Channels C after the patch embedding; level i works at C * 2**i.
+        num_blocks: Sparse Transformer blocks at encoder levels 1 to 3 and in the latent; the decoder mirrors the encoder.
+        num_heads: Attention heads per level; each must divide its level's width into at least 2 channels a head.
+        ffn_expansion_factor: MSFN hidden width h = floor(channels * factor).
+        bias: Whether the convolutions of TKSA and MSFN, the channel reductions and the output carry a bias.
+        norm_bias: Whether layer norm subtracts the mean and adds a bias; False is the bias-free form.
+        mefc: Whether the MEFC stands before encoder level 1 and after decoder level 1 ("mefc" against "plain").
+
+    Raises:
+        ConfigError: A value has the wrong type or is out of its range.
+    """
+
+    dim: int = 48
+    num_blocks: tuple[int, int, int, int] = (4, 6, 6, 8)
+    num_heads: tuple[int, int, int, int] = (1, 2, 4, 8)
+    ffn_expansion_factor: float = 2.66
+    bias: bool = False
+    norm_bias: bool = True
+    mefc: bool = True
+
+    def __post_init__(self) -> None:
+        # Lists come from TOML and checkpoints; tuples keep the object hashable.
+        for name in ("num_blocks", "num_heads"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        self._check()
+
+    def _check(self) -> None:
+        if not _is_int(self.dim) or self.dim < 2 or self.dim % 2:
+            raise ConfigError(f"dim must be an even integer of at least 2, not {self.dim!r}")
+        for name in ("num_blocks", "num_heads"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or len(value) != LEVELS or not all(_is_int(n) and n >= 1 for n in value):
+                raise ConfigError(f"{name} must be {LEVELS} integers of at least 1, not {value!r}")
+        for level, heads in enumerate(self.num_heads):
+            width = self.dim * 2**level
+            if width % heads or width // heads < 2:
+                raise ConfigError(
+                    f"num_heads[{level}] must split {width} channels into equal heads of at least 2, not {heads}"
+                )
+        factor = self.ffn_expansion_factor
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not math.isfinite(factor):
+            raise ConfigError(f"ffn_expansion_factor must be a number, not {factor!r}")
+        if self.hidden_channels(self.dim) < 1:
+            raise ConfigError(f"ffn_expansion_factor must give at least one hidden channel, not {factor!r}")
+        for name in ("bias", "norm_bias", "mefc"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ConfigError(f"{name} must be true or false, not {value!r}")
+
+    def hidden_channels(self, channels: int) -> int:
+        """MSFN hidden width h for a block of that many channels: floor(channels * ffn_expansion_factor)."""
+        return int(channels * self.ffn_expansion_factor)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as stored in our checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DRSformerConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: A key is unknown or a value is out of its range.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(str(key) for key in values if key not in known)
+        if unknown:
+            raise ConfigError(f"unknown configuration key {unknown[0]!r}; expected some of {', '.join(known)}")
+        return cls(**values)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+PRESETS = {
+    # The two published variants: 33.7 M and 32.6 M parameters.
+    "mefc": DRSformerConfig(),
+    "plain": DRSformerConfig(mefc=False),
+    # The bundled `general` model: 0.98 M parameters, 6.2 GMACs on 256x256.
+    "small": DRSformerConfig(dim=16, num_blocks=(1, 1, 1, 1), mefc=False),
+}
+"""Named configurations."""

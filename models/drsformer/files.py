@@ -1,0 +1,54 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[IO[bytes]]:
+    """A binary file that is written beside `path` and takes its name when the block ends without an exception.
+
+    A failure, an interrupt included, removes the temporary file and leaves an existing `path` as it was.
+
+    Args:
+        path: The final name.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        FileExistsError: `path` exists when the block ends, and `overwrite` is False.
+        OSError: The file cannot be created or written.
+    """
+    target = Path(path)
+    # Short and of its own, so that it fits where a long name barely does; hidden, so that no folder scan picks it up.
+    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+    file = temporary.open("xb")
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            temporary.replace(target)
+        else:
+            _rename_to_new(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rename_to_new(temporary: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(temporary)  # atomic: fails when the target exists
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if target.exists():
+            raise FileExistsError(17, os.strerror(17), str(target)) from None
+        temporary.rename(target)

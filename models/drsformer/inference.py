@@ -1,0 +1,425 @@
+"""A picture in, a picture out: pad, tile, run the network, blend, clamp.
+
+Shapes: H, W of the picture; h, w of a tile. Pictures are (H, W, 3); the network takes (1, 3, h, w).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from drsformer.config import SIZE_MULTIPLE
+from drsformer.errors import ConfigError, DeviceError, ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
+    Floats = NDArray[np.float32]
+
+Tile = int | Literal["auto"] | None
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+PEAK_VALUE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
+"""The value that stands for 1, per type of a picture."""
+
+DEFAULT_OVERLAP = 32
+"""Pixels that neighbouring tiles share."""
+
+SMALLEST_TILE = 64
+"""Below this the memory is not the tile's."""
+
+# Where tile="auto" stops growing although memory is left: (whole picture up to these pixels, else tiles of this size).
+# The benchmarks' pictures stay whole, as the published numbers were measured.
+_AUTO = {"cpu": (640 * 640, 512), "cuda": (1536 * 1536, 1024), "mps": (1024 * 1024, 512)}
+
+# Tensors are not all: convolutions reorder into buffers of their own, and allocators keep holes. Measured on the CPU:
+# the process grows by 1.2 to 1.7 times the live tensors.
+_OVERHEAD = 2.0
+_SHARE_OF_FREE_MEMORY = 0.6
+
+logger = logging.getLogger("drsformer")
+
+
+def derain(
+    model: nn.Module,
+    image: Pixels,
+    *,
+    tile: Tile = "auto",
+    overlap: int | None = None,
+    precision: Precision = "auto",
+    strength: float = 1.0,
+    tta: bool = False,
+) -> Pixels:
+    """Remove the rain from a picture.
+
+    Args:
+        model: The network, on the device that shall do the work.
+        image: (H, W, 3) RGB of any size; uint8, uint16, or float32 in [0, 1].
+        tile: Side of the square tiles in pixels, rounded up to a multiple of 8; None processes the picture whole;
+            "auto" keeps small pictures whole and chooses a tile that fits the free memory for larger ones.
+        overlap: Pixels that neighbouring tiles share, less than the tile; None chooses.
+        precision: "auto" is float32 on CPU and bfloat16 (else float16) autocast on CUDA cards that have it.
+            Attention scores, top-k and softmax are float32 in any case.
+        strength: 0 returns the picture as it is, 1 the restored one, values between blend the two.
+        tta: Whether to average the results of the 8 flips and quarter turns: eight times the work.
+
+    Returns:
+        The restored picture, of the shape and type of `image`.
+
+    Raises:
+        ImageError: `image` has another shape, type or range, or the network's output is not finite in float32.
+        ConfigError: A setting is out of its range.
+        DeviceError: The device has no memory even for the smallest tile.
+    """
+    return Restorer(model, tile=tile, overlap=overlap, precision=precision, strength=strength, tta=tta)(image)
+
+
+class Restorer:
+    """`derain` with its settings, for many pictures: what one picture teaches about memory serves the next.
+
+    The settings and errors are those of `derain`.
+
+    Attributes:
+        tile_used: Tile of the latest picture; None when it was processed whole.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        tile: Tile = "auto",
+        overlap: int | None = None,
+        precision: Precision = "auto",
+        strength: float = 1.0,
+        tta: bool = False,
+    ) -> None:
+        self.model = model
+        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self.tile = _checked_tile(tile)
+        self.overlap = _checked_overlap(overlap, self.tile)
+        if not 0 <= strength <= 1:
+            raise ConfigError(f"strength must be between 0 and 1, not {strength}")
+        self.strength = strength
+        self.tta = tta
+        self.tile_used: int | None = None
+        self._half = _half_precision(precision, self.device)
+        self._largest_tile: int | None = None  # set when the device ran out of memory
+        self._bytes_per_pixel: float | None = None
+        self._said: set[str] = set()
+
+    def __call__(self, image: Pixels, progress: Callable[[int, int], None] | None = None) -> Pixels:
+        """Restore one picture; `progress(done, total)` is called after every tile."""
+        _check_image(image)
+        H, W = image.shape[:2]
+        tile = self.choose_tile(H, W)
+        self.tile_used = tile if tile is not None and max(H, W) > tile else None
+        done = 0
+        rows, columns = self._grid(H, W, tile)
+
+        def count() -> None:
+            nonlocal done
+            done += 1
+            if progress:
+                progress(done, len(rows) * len(columns))
+
+        peak = PEAK_VALUE[image.dtype]
+        restored = np.empty_like(image)
+        for top, finished in self._restore_rows(image, tile, count):
+            if image.dtype != np.float32:
+                finished *= peak
+                np.rint(finished, out=finished)
+            restored[top : top + len(finished)] = finished
+        return restored
+
+    def choose_tile(self, height: int, width: int) -> int | None:
+        """Tile for a picture of that size, in pixels; None is the whole picture."""
+        if self.tile != "auto":
+            return self.tile
+        whole, preferred = _AUTO.get(self.device.type, _AUTO["cpu"])
+        if self._bytes_per_pixel is None:
+            self._bytes_per_pixel = measure_bytes_per_pixel(self._forward, self.device)
+        affordable = int(_free_memory(self.device) * _SHARE_OF_FREE_MEMORY / (self._bytes_per_pixel * _OVERHEAD))
+        if _round_up(height) * _round_up(width) <= min(whole, affordable):
+            return None
+        tile = min(preferred, math.isqrt(affordable))
+        return max(SMALLEST_TILE, tile - tile % SIZE_MULTIPLE)
+
+    def _grid(self, height: int, width: int, tile: int | None) -> tuple[list[int], list[int]]:
+        return tile_starts(height, tile, self._overlap(tile)), tile_starts(width, tile, self._overlap(tile))
+
+    def _overlap(self, tile: int | None) -> int:
+        if tile is None:
+            return 0
+        if self.overlap is None:
+            return min(DEFAULT_OVERLAP, tile // 4)
+        # A tile that had to shrink may be smaller than the overlap that was asked for.
+        return min(self.overlap, tile - 1) if tile == self.tile else min(self.overlap, tile // 2)
+
+    def _restore_rows(
+        self, image: Pixels, tile: int | None, count: Callable[[], None]
+    ) -> Iterator[tuple[int, Floats]]:
+        """Yield (top, rows) from top to bottom, rows (n, W, 3) finished, in [0, 1].
+
+        Holds one row of tiles in float32; every tile is blended over what lies left of it and above it. A blend of
+        equal values gives exactly that value, so tiling alone never changes a pixel.
+        """
+        H, W = image.shape[:2]
+        tops, lefts = self._grid(H, W, tile)
+        h, w = min(tile or H, H), min(tile or W, W)
+        above: Floats | None = None  # rows of the previous row of tiles that this one overlaps
+        for i, top in enumerate(tops):
+            band = np.empty((h, W, 3), np.float32)
+            right = 0  # columns of the band that are filled
+            for left in lefts:
+                restored = self._restore_tile(image[top : top + h, left : left + w])
+                shared = right - left
+                _blend_over(band[:, left:right], restored[:, :shared], ramp(shared)[None, :, None])
+                band[:, right : left + w] = restored[:, shared:]
+                right = left + w
+                count()
+            if above is not None:
+                shared = len(above)
+                _blend_over(above, band[:shared], ramp(shared)[:, None, None])
+                band[:shared] = above
+            finished = (tops[i + 1] if i + 1 < len(tops) else H) - top
+            above = band[finished:].copy()
+            yield top, band[:finished]
+
+    def _restore_tile(self, pixels: Pixels) -> Floats:
+        """(h, w, 3) of any type -> (h, w, 3) in [0, 1]; in smaller tiles where the device's memory demands it."""
+        size = max(pixels.shape[:2])
+        if self._largest_tile is None or size <= self._largest_tile:
+            try:
+                return self._restore_whole(pixels)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+            # Outside the handler, whose traceback would keep the tensors alive.
+            self._shrink(size)
+        restored = np.empty(pixels.shape, np.float32)
+        for top, rows in self._restore_rows(pixels, self._largest_tile, lambda: None):
+            restored[top : top + len(rows)] = rows
+        return restored
+
+    def _shrink(self, size: int) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if size <= SMALLEST_TILE:
+            raise DeviceError(f"{self.device} is out of memory even for a tile of {size} pixels; try another device")
+        self._largest_tile = max(SMALLEST_TILE, size // 2 // SIZE_MULTIPLE * SIZE_MULTIPLE)
+        self._say_once("memory", f"{self.device} is out of memory for a tile of {size}; going on with smaller tiles")
+
+    def _restore_whole(self, pixels: Pixels) -> Floats:
+        h, w = pixels.shape[:2]
+        rainy = np.asarray(pixels, np.float32)
+        if pixels.dtype != np.float32:
+            rainy = rainy / np.float32(PEAK_VALUE[pixels.dtype])
+        x = torch.tensor(rainy, device=self.device).permute(2, 0, 1).unsqueeze(0)  # (1, 3, h, w)
+        with torch.inference_mode():
+            padded = pad_to_multiple(x)
+            y = self._averaged(padded, self._half)
+            if self._half is not None and not torch.isfinite(y).all():
+                self._say_once("half", f"not finite in {self._half}; computing such tiles again in float32")
+                y = self._averaged(padded, None)
+            y = y[..., :h, :w].clamp(0, 1)
+            if not torch.isfinite(y).all():
+                raise ImageError("the network's output is not finite: are the weights damaged?")
+            if self.strength < 1:
+                y = x.lerp(y, self.strength)
+            restored: Floats = y.squeeze(0).permute(1, 2, 0).cpu().numpy()
+        return restored
+
+    def _averaged(self, x: Tensor, half: torch.dtype | None) -> Tensor:
+        if not self.tta:
+            return self._forward(x, half)
+        mean = torch.zeros_like(x)
+        for n in range(8):
+            turned = torch.rot90(x.flip(3) if n >= 4 else x, n % 4, (2, 3))
+            y = torch.rot90(self._forward(turned, half), -(n % 4), (2, 3))
+            mean += ((y.flip(3) if n >= 4 else y) - mean) / (n + 1)
+        return mean
+
+    def _forward(self, x: Tensor, half: torch.dtype | None = None) -> Tensor:
+        context = torch.autocast(self.device.type, dtype=half) if half is not None else contextlib.nullcontext()
+        with context:
+            y: Tensor = self.model(x)
+        return y.float()
+
+    def _say_once(self, topic: str, message: str) -> None:
+        if topic not in self._said:
+            self._said.add(topic)
+            logger.warning(message)
+
+
+def pad_to_multiple(x: Tensor) -> Tensor:
+    """(B, 3, h, w) -> h and w rounded up to multiples of 8, at the right and bottom: reflected, then replicated.
+
+    Reflection gives at most h - 1 and w - 1 pixels; where that is not enough the last one is repeated.
+    """
+    h, w = x.shape[-2:]
+    below, right = _round_up(h) - h, _round_up(w) - w
+    x = F.pad(x, (0, min(right, w - 1), 0, min(below, h - 1)), mode="reflect")
+    return F.pad(x, (0, max(0, right - w + 1), 0, max(0, below - h + 1)), mode="replicate")
+
+
+def tile_starts(length: int, tile: int | None, overlap: int) -> list[int]:
+    """First pixels of the fewest equal tiles that cover `length` with at least `overlap` shared, evenly spread.
+
+    No tile reaches over the border: the last one ends with the picture.
+    """
+    if tile is None or length <= tile:
+        return [0]
+    number = math.ceil((length - overlap) / (tile - overlap))
+    return [round(i * (length - tile) / (number - 1)) for i in range(number)]
+
+
+def ramp(length: int) -> Floats:
+    """Weights of the new tile over `length` shared pixels: rising from 0 to 1 with level ends, 3 t^2 - 2 t^3."""
+    t = (np.arange(length, dtype=np.float32) + 0.5) / max(length, 1)
+    weights: Floats = t * t * (3 - 2 * t)
+    return weights
+
+
+def _blend_over(old: Floats, new: Floats, weights: Floats) -> None:
+    """old += weights * (new - old), in place: exact where the two agree."""
+    old += weights * (new - old)
+
+
+def measure_bytes_per_pixel(forward: Callable[[Tensor], Tensor], device: torch.device) -> float:
+    """Peak bytes of the tensors that a forward pass keeps alive, per pixel of its input, in float32.
+
+    Run on a 64 x 64 input: the attention maps, which do not grow with the picture, are small beside it.
+    """
+    size = 64
+    with torch.no_grad(), _PeakMemory() as memory:
+        forward(torch.zeros(1, 3, size, size, device=device))
+    return max(1.0, memory.peak / size**2)
+
+
+class _PeakMemory(TorchDispatchMode):
+    """Counts the bytes of the storages that are alive, and the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live = 0
+        self._storages: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage()) not in self._storages:
+                self._storages.add(storage)
+                self._live += storage.nbytes()
+                self.peak = max(self.peak, self._live)
+                weakref.finalize(storage, self._release, storage.nbytes())
+        return result
+
+    def _release(self, size: int) -> None:
+        self._live -= size
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes that this process may still take on the device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(free + kept)
+    if device.type == "mps":
+        return float(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    # Processes that torchrun started on this machine share it.
+    return min(_available_memory(), _container_memory()) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _available_memory() -> float:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return 4.0 * 2**30  # a guess for systems without /proc: half of a small machine
+
+
+def _container_memory() -> float:
+    """What the control group (a container, a batch job) has left; infinite where there is no limit."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        return float(limit - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # no such file, or "max"
+        return math.inf
+
+
+def _half_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """Type of the autocast; None is float32."""
+    known: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision in known:
+        return known[precision]
+    if precision != "auto":
+        raise ConfigError(f"precision must be one of auto, {', '.join(known)}, not {precision!r}")
+    if device.type != "cuda":
+        return None
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # The CPU and MPS allocators raise plain RuntimeErrors.
+    text = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or "DefaultCPUAllocator" in text
+        or "out of memory" in text
+    )
+
+
+def _checked_tile(tile: Tile) -> Tile:
+    if tile is None or tile == "auto":
+        return tile
+    if isinstance(tile, bool) or not isinstance(tile, int | np.integer) or tile < SIZE_MULTIPLE:
+        raise ConfigError(f"tile must be 'auto', None or an integer of at least {SIZE_MULTIPLE}, not {tile!r}")
+    return _round_up(int(tile))
+
+
+def _checked_overlap(overlap: int | None, tile: Tile) -> int | None:
+    if overlap is None:
+        return None
+    if isinstance(overlap, bool) or not isinstance(overlap, int | np.integer) or overlap < 0:
+        raise ConfigError(f"overlap must be an integer of at least 0, not {overlap!r}")
+    if isinstance(tile, int) and overlap >= tile:
+        raise ConfigError(f"overlap must be less than the tile of {tile}, not {overlap}")
+    return int(overlap)
+
+
+def _check_image(image: Pixels) -> None:
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"expected a numpy array of shape (H, W, 3), not a {type(image).__name__}")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ImageError(f"expected an array of shape (H, W, 3), not {image.shape}")
+    if image.dtype not in PEAK_VALUE:
+        raise ImageError(f"expected uint8, uint16 or float32, not {image.dtype}")
+    if image.dtype == np.float32:
+        low, high = float(image.min()), float(image.max())
+        if not (low >= 0 and high <= 1):  # also when one is NaN
+            raise ImageError(f"expected float32 values in [0, 1], found {low:g} to {high:g}")
+
+
+def _round_up(size: int) -> int:
+    return -(-size // SIZE_MULTIPLE) * SIZE_MULTIPLE
