@@ -26,7 +26,7 @@ app.command()(derain)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"drsformer {version('drsformer')}")
+        console.result(f"drsformer {version('drsformer')}")
         raise typer.Exit
 
 
@@ -51,6 +51,6 @@ def main() -> NoReturn:
         console.error("interrupted")
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:  # whoever read our stdout has left
-        sys.stdout = None  # type: ignore[assignment]  # nothing more to flush
+        sys.stdout = None  # nothing more to flush
         sys.exit(ExitCode.FAILED)
     sys.exit(ExitCode.DONE)

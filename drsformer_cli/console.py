@@ -1,4 +1,4 @@
-"""Everything that is said on stderr: notes, errors and the progress bar. Results go to stdout by `print`."""
+"""Everything that is said on stderr: notes, errors and the progress bar. Results go to stdout."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def say(message: str, style: str | None = None) -> None:
 def error(message: str) -> None:
     """One line on stderr for what failed."""
     say(f"drsformer: {message}", style="red")
+
+
+def result(text: str) -> None:
+    """One line on stdout, at once."""
+    print(text, flush=True)  # noqa: T201 - stdout is for results
 
 
 def progress_bar(*, visible: bool) -> Progress:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Channels = NDArray[np.uint8] | NDArray[np.uint16]
+    Channels = NDArray[Any]  # uint8 or uint16
 
 READABLE = "JPEG, PNG, TIFF, WebP, BMP or AVIF"
 
@@ -123,7 +123,7 @@ def read(source: Path | bytes) -> Picture:
                 raise
             raise ImageError(f"damaged picture: {error}") from None
         except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
-            raise ImageError(f"damaged picture: {error or type(error).__name__}") from None
+            raise ImageError(f"damaged picture: {error!r}") from None
 
 
 def encode(picture: Picture, image_format: str, *, quality: int = DEFAULT_QUALITY) -> bytes:
@@ -207,8 +207,8 @@ def _decode(file: BinaryIO) -> Picture:
             channels = _decode_16_bits(file)
             gray = gray_png
         else:
-            image, metadata = _simplified(image, metadata, notes)
-            channels = np.asarray(image)
+            simple, metadata = _simplified(image, metadata, notes)
+            channels = np.asarray(simple)
             if channels.dtype not in (np.uint8, np.uint16):
                 channels = channels.astype(np.uint16)  # big-endian
             gray = channels.ndim == 2 or channels.shape[2] == 2
@@ -433,6 +433,26 @@ def _encode_tiff(channels: Channels, metadata: Metadata) -> bytes:
         strip[:, 1:] -= channels[top : top + rows, :-1]  # differences wrap, as the format wants
         strips.append(zlib.compress(strip.astype(little_endian).tobytes()))
     header = b"II*\0" + struct.pack("<L", 8)
+    tags = _tiff_tags(header, metadata)
+    offsets = np.cumsum([0, *(len(strip) for strip in strips)])[:-1]
+    tags[256], tags[257] = W, H
+    tags[258] = (8 * channels.itemsize,) * C
+    tags[259] = 8  # deflate
+    tags[262] = 1 if C < 3 else 2  # gray, RGB
+    tags[273] = tuple(int(offset) for offset in offsets)  # Pillow adds the length of the directory
+    tags[274] = 1
+    tags[277] = C
+    tags[278] = rows
+    tags[279] = tuple(len(strip) for strip in strips)
+    tags[284] = 1
+    tags[317] = 2  # horizontal prediction
+    if C in (2, 4):
+        tags[338] = 2  # alpha that is not multiplied into the colours
+    return b"".join([header, tags.tobytes(len(header)), *strips])
+
+
+def _tiff_tags(header: bytes, metadata: Metadata) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """A directory with the tags that describe the picture."""
     tags = TiffImagePlugin.ImageFileDirectory_v2(header)
     if metadata.exif:
         exif = Image.Exif()
@@ -449,18 +469,4 @@ def _encode_tiff(channels: Channels, metadata: Metadata) -> bytes:
         tags[34675] = metadata.icc
     if metadata.dpi:
         tags[282], tags[283], tags[296] = metadata.dpi[0], metadata.dpi[1], 2  # dots an inch
-    offsets = np.cumsum([0, *(len(strip) for strip in strips)])[:-1]
-    tags[256], tags[257] = W, H
-    tags[258] = (8 * channels.itemsize,) * C
-    tags[259] = 8  # deflate
-    tags[262] = 1 if C < 3 else 2  # gray, RGB
-    tags[273] = tuple(int(offset) for offset in offsets)  # Pillow adds the length of the directory
-    tags[274] = 1
-    tags[277] = C
-    tags[278] = rows
-    tags[279] = tuple(len(strip) for strip in strips)
-    tags[284] = 1
-    tags[317] = 2  # horizontal prediction
-    if C in (2, 4):
-        tags[338] = 2  # alpha that is not multiplied into the colours
-    return b"".join([header, tags.tobytes(len(header)), *strips])
+    return tags

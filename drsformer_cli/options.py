@@ -20,6 +20,11 @@ def parse_tile(text: str) -> TileSetting:
     return int(text)
 
 
+def _checked_tile(text: str) -> str:
+    parse_tile(text)
+    return text
+
+
 Model = Annotated[
     str, typer.Option("--model", "-m", metavar="NAME|FILE", help="Bundled model, or a checkpoint file (.pth).")
 ]
@@ -29,15 +34,13 @@ Tile = Annotated[
         "--tile",
         metavar="auto|none|N",
         help="Side of the tiles in pixels; none: the whole picture at once; auto: what fits the free memory.",
-        callback=lambda text: text if parse_tile(text) != "" else text,
+        callback=_checked_tile,
     ),
 ]
 Overlap = Annotated[
     int | None, typer.Option("--overlap", metavar="N", min=0, help="Pixels that neighbouring tiles share.")
 ]
-Device = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where the network runs.")
-]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where the network runs.")]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"],
     typer.Option("--precision", help="auto: float32 on CPU, bf16 or fp16 on GPUs that have it."),

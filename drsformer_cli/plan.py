@@ -20,6 +20,7 @@ SUFFIX = "_derained"
 COMPARE_SUFFIX = "_compare"
 STANDARD_STREAM = "-"
 
+
 @dataclass(frozen=True)
 class Job:
     """One picture.
@@ -84,7 +85,8 @@ def plan(
     if not jobs:
         raise UsageError(f"no pictures in {', '.join(inputs)}; expected files ending in {_known_endings()}")
     _refuse_clashes(jobs)
-    existing, new = [], []
+    existing: list[Job] = []
+    new: list[Job] = []
     for job in jobs:
         (existing if any(os.path.lexists(path) for path in _outputs(job)) else new).append(job)
     if skip_existing:
@@ -112,14 +114,10 @@ def _stream_job(inputs: list[str], output: str | None, image_format: str | None,
     return Job(source, target, _compared(target) if target is not None and compare else None)
 
 
-def _file_jobs(
-    inputs: list[str], output: str | None, *, recursive: bool, image_format: str | None
-) -> Iterator[Job]:
+def _file_jobs(inputs: list[str], output: str | None, *, recursive: bool, image_format: str | None) -> Iterator[Job]:
     paths = [path for text in inputs for path in _expanded(text)]
     single = len(paths) == 1 and not paths[0].is_dir()
-    as_folder = output is not None and (
-        not single or Path(output).is_dir() or output.endswith(("/", os.sep))
-    )
+    as_folder = output is not None and (not single or Path(output).is_dir() or output.endswith(("/", os.sep)))
     if output is not None and not as_folder:
         target = Path(output)
         _check_ending(target, image_format)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,7 +27,7 @@ class Ranks:
             import torch.distributed as dist  # noqa: PLC0415
 
             # Ranks wait for each other only at the end, which may be far away for the first to get there.
-            dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+            dist.init_process_group("gloo", timeout=dt.timedelta(days=7))
 
     @property
     def first(self) -> bool:
@@ -38,7 +38,7 @@ class Ranks:
         """This rank's part of the items."""
         return list(items[self.rank :: self.size])
 
-    def broadcast(self, value: T | None) -> T:
+    def broadcast(self, value: T) -> T:
         """The first rank's value, for all."""
         if self.size > 1:
             import torch.distributed as dist  # noqa: PLC0415
@@ -46,7 +46,7 @@ class Ranks:
             values = [value]
             dist.broadcast_object_list(values, src=0)
             value = values[0]
-        return value  # type: ignore[return-value]  # the first rank gives one
+        return value
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value in order, on the first rank; an empty list on the others."""

@@ -55,7 +55,8 @@ def derain(
     precision: options.Precision = "auto",
     threads: options.Threads = None,
     strength: Annotated[
-        float, typer.Option(min=0, max=1, metavar="0..1", help="Blend with the input: 0 keeps it, 1 is the full effect.")
+        float,
+        typer.Option(min=0, max=1, metavar="0..1", help="Blend with the input: 0 keeps it, 1 is the full effect."),
     ] = 1.0,
     tta: Annotated[
         bool, typer.Option("--tta", help="Average over 8 flips and rotations: a little better, 8 times slower.")
@@ -66,7 +67,9 @@ def derain(
     ] = False,
     image_format: Annotated[
         Literal["jpg", "jpeg", "png", "tif", "tiff", "webp", "bmp", "avif"] | None,
-        typer.Option("--format", help="Format and ending of the outputs.", show_default="as the output's name, or the input"),
+        typer.Option(
+            "--format", help="Format and ending of the outputs.", show_default="as the output's name, or the input"
+        ),
     ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG (always 4:4:4), WebP and AVIF.")] = 95,
     compare: Annotated[
@@ -108,7 +111,7 @@ def derain(
     if dry_run:
         for job in todo.jobs if ranks.first else []:
             paths = {"input": job.name, "output": str(job.target)}
-            print(json.dumps(paths) if as_json else f"{job.name} -> {job.target}")
+            console.result(json.dumps(paths) if as_json else f"{job.name} -> {job.target}")
         return
     report = _Report(model, as_json=as_json, quiet=quiet, single=len(todo.jobs) == 1)
     weights = zoo.resolve(model)
@@ -147,7 +150,7 @@ def derain(
 
 def _shared_plan(ranks: Ranks, inputs: list[str], output: str | None, **settings: Any) -> Plan:  # noqa: ANN401
     """The first rank plans for all, before any of them writes what another would find."""
-    planned: Plan | DRSformerError | None = None
+    planned: Plan | DRSformerError = Plan([], [])
     if ranks.first:
         try:
             planned = plan(inputs, output, **settings)
@@ -219,14 +222,14 @@ class _Report:
                 "model": self.model,
                 "mean_change": round(result.mean_change, 3),
             }
-            print(json.dumps(facts), flush=True)
+            console.result(json.dumps(facts))
         elif not self.quiet:
-            print(f"{job.name} -> {job.target}  {H * W / 1e6:.2f} megapixels in {result.seconds:.1f} s", flush=True)
+            console.result(f"{job.name} -> {job.target}  {H * W / 1e6:.2f} megapixels in {result.seconds:.1f} s")
 
     def failure(self, job: Job, error: BaseException) -> None:
         self.outcome.failures.append((job.name, reason(error)))
         if self.as_json:
-            print(json.dumps({"input": job.name, "error": reason(error)}), flush=True)
+            console.result(json.dumps({"input": job.name, "error": reason(error)}))
 
     def summarise(self, outcomes: list[_Outcome]) -> None:
         """The failures of all ranks, and what a user may want to try next."""

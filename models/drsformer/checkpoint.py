@@ -79,22 +79,13 @@ def save_checkpoint(model: DRSformer, path: str | os.PathLike[str], *, half: boo
 
 def _read(path: Path) -> object:
     try:
-        size = path.stat().st_size
-        if path.is_dir():
-            raise CheckpointError(f"{path}: is a folder; expected a weight file (.pth)")
-        if size == 0:
-            raise CheckpointError(f"{path}: not a checkpoint: the file is empty")
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > _MAX_EXPANSION * size + _SLACK:
-                raise CheckpointError(f"{path}: not a checkpoint: {size} bytes that unpack to {unpacked}")
+        _check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError as error:
         # torch names the refused global in its message: the one fact worth keeping.
-        refused = re.search(r"(?:Unsupported global: )?GLOBAL ([\w.]+)", str(error))
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
             raise CheckpointError(
                 f"{path}: refused: it wants to run {refused[1]} while loading; expected tensors only"
@@ -103,9 +94,22 @@ def _read(path: Path) -> object:
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged pickle can raise anything from inside torch
-        raise CheckpointError(
-            f"{path}: not a checkpoint, or a damaged one ({type(error).__name__}){_first_bytes(path)}"
-        ) from None
+        kind = type(error).__name__
+        raise CheckpointError(f"{path}: not a checkpoint, or a damaged one ({kind}){_first_bytes(path)}") from None
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse folders, empty files, and archives that unpack to far more than their size."""
+    if path.is_dir():
+        raise CheckpointError(f"{path}: is a folder; expected a weight file (.pth)")
+    size = path.stat().st_size
+    if size == 0:
+        raise CheckpointError(f"{path}: not a checkpoint: the file is empty")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > _MAX_EXPANSION * size + _SLACK:
+            raise CheckpointError(f"{path}: not a checkpoint: {size} bytes that unpack to {unpacked}")
 
 
 def _first_bytes(path: Path) -> str:
@@ -199,11 +203,14 @@ def _check_against(config: DRSformerConfig, state: StateDict) -> None:
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
     if missing or unexpected:
-        found = [f"{_summary(keys)} {word}" for keys, word in ((missing, "missing"), (unexpected, "unexpected")) if keys]
+        found = [
+            f"{_summary(keys)} {word}" for keys, word in ((missing, "missing"), (unexpected, "unexpected")) if keys
+        ]
         raise CheckpointError(f"{'; '.join(found)}{_family(state)}")
     for key, tensor in state.items():
         if tensor.shape != expected[key].shape:
             raise CheckpointError(f"{key} has shape {_shape(tensor)}, expected {_shape(expected[key])}")
+
 
 def _check_values(state: StateDict, file_size: int) -> None:
     """Floating-point, finite, and as many as the file has room for: a tensor of stride 0 costs its sender nothing."""

@@ -21,7 +21,7 @@ class DRSformerConfig:
 
     Attributes:
         dim: Channels C after the patch embedding; level i works at C * 2**i.
-        num_blocks: Sparse Transformer blocks at encoder levels 1 to 3 and in the latent; the decoder mirrors the encoder.
+        num_blocks: Sparse Transformer blocks at encoder levels 1 to 3 and in the latent; the decoder mirrors it.
         num_heads: Attention heads per level; each must divide its level's width into at least 2 channels a head.
         ffn_expansion_factor: MSFN hidden width h = floor(channels * factor).
         bias: Whether the convolutions of TKSA and MSFN, the channel reductions and the output carry a bias.
@@ -41,28 +41,19 @@ class DRSformerConfig:
     mefc: bool = True
 
     def __post_init__(self) -> None:
-        # Lists come from TOML and checkpoints; tuples keep the object hashable.
         for name in ("num_blocks", "num_heads"):
             value = getattr(self, name)
-            if isinstance(value, list):
+            if isinstance(value, list):  # from TOML or a checkpoint; a tuple keeps the object hashable
                 object.__setattr__(self, name, tuple(value))
-        self._check()
-
-    def _check(self) -> None:
         if not _is_int(self.dim) or self.dim < 2 or self.dim % 2:
             raise ConfigError(f"dim must be an even integer of at least 2, not {self.dim!r}")
         for name in ("num_blocks", "num_heads"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or len(value) != LEVELS or not all(_is_int(n) and n >= 1 for n in value):
                 raise ConfigError(f"{name} must be {LEVELS} integers of at least 1, not {value!r}")
-        for level, heads in enumerate(self.num_heads):
-            width = self.dim * 2**level
-            if width % heads or width // heads < 2:
-                raise ConfigError(
-                    f"num_heads[{level}] must split {width} channels into equal heads of at least 2, not {heads}"
-                )
-        factor = self.ffn_expansion_factor
-        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not math.isfinite(factor):
+        self._check_heads()
+        factor: object = self.ffn_expansion_factor
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor):
             raise ConfigError(f"ffn_expansion_factor must be a number, not {factor!r}")
         if self.hidden_channels(self.dim) < 1:
             raise ConfigError(f"ffn_expansion_factor must give at least one hidden channel, not {factor!r}")
@@ -70,6 +61,14 @@ class DRSformerConfig:
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ConfigError(f"{name} must be true or false, not {value!r}")
+
+    def _check_heads(self) -> None:
+        for level, heads in enumerate(self.num_heads):
+            width = self.dim * 2**level
+            if width % heads or width // heads < 2:
+                raise ConfigError(
+                    f"num_heads[{level}] must split {width} channels into equal heads of at least 2, not {heads}"
+                )
 
     def hidden_channels(self, channels: int) -> int:
         """MSFN hidden width h for a block of that many channels: floor(channels * ffn_expansion_factor)."""

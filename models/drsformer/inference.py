@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Pixels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
+    Pixels = NDArray[Any]  # uint8, uint16 or float32
     Floats = NDArray[np.float32]
 
 Tile = int | Literal["auto"] | None
@@ -45,12 +45,15 @@ SMALLEST_TILE = 64
 
 # Where tile="auto" stops growing although memory is left: (whole picture up to these pixels, else tiles of this size).
 # The benchmarks' pictures stay whole, as the published numbers were measured.
-_AUTO = {"cpu": (640 * 640, 512), "cuda": (1536 * 1536, 1024), "mps": (1024 * 1024, 512)}
+_AUTO = {"cpu": (640 * 640, 384), "cuda": (1536 * 1536, 1024), "mps": (1024 * 1024, 512)}
 
 # Tensors are not all: convolutions reorder into buffers of their own, and allocators keep holes. Measured on the CPU:
 # the process grows by 1.2 to 1.7 times the live tensors.
 _OVERHEAD = 2.0
 _SHARE_OF_FREE_MEMORY = 0.6
+
+# Four times what the published networks need. Where even that fits, measuring would only cost time.
+_GENEROUS_BYTES_PER_PIXEL = 50_000
 
 logger = logging.getLogger("drsformer")
 
@@ -139,11 +142,10 @@ class Restorer:
 
         peak = PEAK_VALUE[image.dtype]
         restored = np.empty_like(image)
-        for top, finished in self._restore_rows(image, tile, count):
+        for top, rows_done in self._restore_rows(image, tile, count):
             if image.dtype != np.float32:
-                finished *= peak
-                np.rint(finished, out=finished)
-            restored[top : top + len(finished)] = finished
+                np.rint(np.multiply(rows_done, peak, out=rows_done), out=rows_done)
+            restored[top : top + len(rows_done)] = rows_done
         return restored
 
     def choose_tile(self, height: int, width: int) -> int | None:
@@ -151,12 +153,15 @@ class Restorer:
         if self.tile != "auto":
             return self.tile
         whole, preferred = _AUTO.get(self.device.type, _AUTO["cpu"])
-        if self._bytes_per_pixel is None:
-            self._bytes_per_pixel = measure_bytes_per_pixel(self._forward, self.device)
-        affordable = int(_free_memory(self.device) * _SHARE_OF_FREE_MEMORY / (self._bytes_per_pixel * _OVERHEAD))
-        if _round_up(height) * _round_up(width) <= min(whole, affordable):
+        budget = _free_memory(self.device) * _SHARE_OF_FREE_MEMORY / _OVERHEAD
+        pixels = _round_up(height) * _round_up(width)
+        if pixels <= whole and pixels * _GENEROUS_BYTES_PER_PIXEL <= budget:
             return None
-        tile = min(preferred, math.isqrt(affordable))
+        if self._bytes_per_pixel is None:
+            self._bytes_per_pixel = measure_bytes_per_pixel(lambda x: self._forward(x, self._half), self.device)
+        if pixels <= whole and pixels * self._bytes_per_pixel <= budget:
+            return None
+        tile = min(preferred, math.isqrt(int(budget / self._bytes_per_pixel)))
         return max(SMALLEST_TILE, tile - tile % SIZE_MULTIPLE)
 
     def _grid(self, height: int, width: int, tile: int | None) -> tuple[list[int], list[int]]:
@@ -170,9 +175,7 @@ class Restorer:
         # A tile that had to shrink may be smaller than the overlap that was asked for.
         return min(self.overlap, tile - 1) if tile == self.tile else min(self.overlap, tile // 2)
 
-    def _restore_rows(
-        self, image: Pixels, tile: int | None, count: Callable[[], None]
-    ) -> Iterator[tuple[int, Floats]]:
+    def _restore_rows(self, image: Pixels, tile: int | None, count: Callable[[], None]) -> Iterator[tuple[int, Floats]]:
         """Yield (top, rows) from top to bottom, rows (n, W, 3) finished, in [0, 1].
 
         Holds one row of tiles in float32; every tile is blended over what lies left of it and above it. A blend of
@@ -290,21 +293,29 @@ def tile_starts(length: int, tile: int | None, overlap: int) -> list[int]:
 
 def ramp(length: int) -> Floats:
     """Weights of the new tile over `length` shared pixels: rising from 0 to 1 with level ends, 3 t^2 - 2 t^3."""
-    t = (np.arange(length, dtype=np.float32) + 0.5) / max(length, 1)
-    weights: Floats = t * t * (3 - 2 * t)
-    return weights
+    t = (np.arange(length) + 0.5) / max(length, 1)
+    return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
 def _blend_over(old: Floats, new: Floats, weights: Floats) -> None:
-    """old += weights * (new - old), in place: exact where the two agree."""
+    """Add weights * (new - old) to old, in place: exact where the two agree."""
     old += weights * (new - old)
 
 
 def measure_bytes_per_pixel(forward: Callable[[Tensor], Tensor], device: torch.device) -> float:
-    """Peak bytes of the tensors that a forward pass keeps alive, per pixel of its input, in float32.
+    """Peak bytes of the tensors that a forward pass keeps alive, per pixel of its input.
 
-    Run on a 64 x 64 input: the attention maps, which do not grow with the picture, are small beside it.
+    Run on a small input: the attention maps, which do not grow with the picture, are small beside it.
     """
+    if device.type == "cuda":  # its allocator counts by itself, workspaces included
+        size = 256
+        x = torch.zeros(1, 3, size, size, device=device)
+        with torch.inference_mode():
+            before = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            forward(x)
+            peak = torch.cuda.max_memory_allocated(device) - before
+        return max(1.0, peak / size**2)
     size = 64
     with torch.no_grad(), _PeakMemory() as memory:
         forward(torch.zeros(1, 3, size, size, device=device))

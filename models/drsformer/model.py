@@ -9,7 +9,7 @@ E experts, T steps of the MEFC.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -53,8 +53,7 @@ class LayerNorm(nn.Module):
             if "bias" in self.body:
                 x = F.layer_norm(x, weight.shape, weight, self.body["bias"].to(x.dtype), eps=1e-5)
             else:
-                variance = x.float().var(dim=-1, correction=0, keepdim=True)
-                x = x * torch.rsqrt(variance + 1e-5).to(x.dtype) * weight
+                x = x * torch.rsqrt(x.var(dim=-1, correction=0, keepdim=True) + 1e-5) * weight
         return x.permute(0, 3, 1, 2)  # (B, C, H, W)
 
 
@@ -77,10 +76,11 @@ class TKSA(nn.Module):
         B, C, H, W = x.shape
         N, D = self.num_heads, C // self.num_heads
         q, k, v = self.qkv_dwconv(self.qkv(x)).view(B, 3, N, D, H * W).unbind(1)  # each (B, N, D, HW)
-        # Comparisons decide the masks: scores, top-k and softmax stay in float32 under autocast.
+        # Comparisons decide the masks: scores, top-k and softmax are never computed in half precision.
+        full = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            attention = self.sparse_attention(self.scores(q.float(), k.float()))  # (B, N, D, D)
-        return cast("Tensor", self.project_out((attention.to(v.dtype) @ v).view(B, C, H, W)))
+            attention = self.sparse_attention(self.scores(q.to(full), k.to(full)))  # (B, N, D, D)
+        return self.project_out((attention.to(v.dtype) @ v).view(B, C, H, W))
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         """Cosine similarity of every two channels times the temperature: (B, N, D, HW) twice -> (B, N, D, D)."""
@@ -121,7 +121,7 @@ class MSFN(nn.Module):
         b1, b2 = F.relu(self.dwconv5x5(x)).chunk(2, dim=1)
         p = F.relu(self.dwconv3x3_1(torch.cat([a1, b1], dim=1)))  # (B, h, H, W)
         s = F.relu(self.dwconv5x5_1(torch.cat([a2, b2], dim=1)))
-        return cast("Tensor", self.project_out(torch.cat([p, s], dim=1)))
+        return self.project_out(torch.cat([p, s], dim=1))
 
 
 class SparseTransformerBlock(nn.Module):
@@ -136,7 +136,7 @@ class SparseTransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
-        return cast("Tensor", x + self.ffn(self.norm2(x)))
+        return x + self.ffn(self.norm2(x))
 
 
 class Operation(nn.Module):
@@ -147,7 +147,7 @@ class Operation(nn.Module):
         self.op = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast("Tensor", self.op(x))
+        return self.op(x)
 
 
 def separable_expert(channels: int, kernel_size: int) -> Operation:
@@ -191,7 +191,7 @@ class ExpertStep(nn.Module):
     def forward(self, s: Tensor, weights: Tensor) -> Tensor:
         """Weights: (B, E), the gate's softmax for this step."""
         w = weights.to(s.dtype)[:, :, None, None, None]  # (B, E, 1, 1, 1)
-        return cast("Tensor", self._out(torch.cat([w[:, j] * expert(s) for j, expert in enumerate(self._ops)], dim=1)))
+        return self._out(torch.cat([w[:, j] * expert(s) for j, expert in enumerate(self._ops)], dim=1))
 
 
 class Experts(nn.Module):
@@ -220,7 +220,7 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.ca_fc(x.mean(dim=(2, 3)))  # (B, T * E)
-        return cast("Tensor", logits.view(-1, STEPS, EXPERTS).softmax(dim=-1))
+        return logits.view(-1, STEPS, EXPERTS).softmax(dim=-1)
 
 
 class MEFC(nn.Module):
@@ -232,7 +232,7 @@ class MEFC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, experts = self.layers
-        return cast("Tensor", experts(x, gate(x)))
+        return experts(x, gate(x))
 
 
 class PatchEmbed(nn.Module):
@@ -243,7 +243,7 @@ class PatchEmbed(nn.Module):
         self.proj = conv(3, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast("Tensor", self.proj(x))
+        return self.proj(x)
 
 
 class Downsample(nn.Module):
@@ -254,7 +254,7 @@ class Downsample(nn.Module):
         self.body = nn.Sequential(conv(channels, channels // 2, 3), nn.PixelUnshuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast("Tensor", self.body(x))
+        return self.body(x)
 
 
 class Upsample(nn.Module):
@@ -265,7 +265,7 @@ class Upsample(nn.Module):
         self.body = nn.Sequential(conv(channels, 2 * channels, 3), nn.PixelShuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast("Tensor", self.body(x))
+        return self.body(x)
 
 
 class DRSformer(nn.Module):
@@ -327,4 +327,4 @@ class DRSformer(nn.Module):
         y = self.decoder_level2(y)  # (B, 2C, H/2, W/2)
         y = torch.cat([self.up2_1(y), level1], dim=1)  # (B, 2C, H, W)
         y = self.refinement(self.decoder_level1(y))
-        return cast("Tensor", self.output(y) + x)
+        return self.output(y) + x

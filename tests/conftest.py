@@ -1,0 +1,88 @@
+"""Fixtures of all tests: the command line in this process, pictures, checkpoints, and ../shared where it exists."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import drsformer
+from drsformer import DRSformer, DRSformerConfig
+from drsformer_cli import app
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+TINY = DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), mefc=False)
+
+
+@dataclass
+class Answer:
+    """What a run of the command line gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    """No setting of the machine that runs the tests reaches them."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run `drsformer` with these arguments, exactly as the command would."""
+
+    def run(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["drsformer", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            app.main()
+        captured = capfd.readouterr()
+        return Answer(int(exit_.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The team's folder of reference data, which a clone does not have."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared does not exist: reference data of the developers, absent in a clone")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def general():
+    """The bundled model."""
+    return drsformer.load_checkpoint(drsformer.GENERAL)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A small network with random weights."""
+    torch.manual_seed(0)
+    return DRSformer(TINY).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tiny, tmp_path_factory):
+    """Its checkpoint in the published format."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.save({"params": tiny.state_dict()}, path)
+    return path
+
+
+def photo(height: int = 40, width: int = 56, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
+    """A smooth picture with some texture, (H, W, 3)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(x / 9 + 2 * c) * np.cos(y / 7 - c) for c in range(3)]
+    values = np.clip(0.5 + 0.3 * np.stack(waves, -1) + 0.05 * rng.standard_normal((height, width, 3)), 0, 1)
+    return (values * np.iinfo(dtype).max).round().astype(dtype)

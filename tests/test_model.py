@@ -1,0 +1,98 @@
+"""The network against the authors' outputs, and against the literal transcription where those do not reach."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import transcription
+from drsformer import PRESETS, ConfigError, DRSformer, DRSformerConfig
+
+FIXTURES = Path(__file__).parent / "fixtures"
+PARITY = json.loads((FIXTURES / "parity.json").read_text())
+SMALL = {"dim": 8, "num_blocks": (1, 1, 1, 2)}
+
+
+def seeded_weights(model, seed):
+    """Weights of a parity case: drawn key by key in sorted order."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    state = {}
+    for key, tensor in sorted(model.state_dict().items()):
+        z = rng.standard_normal(tuple(tensor.shape))
+        last = key.rsplit(".", 1)[-1]
+        if last == "temperature":
+            value = 1 + 0.2 * z
+        elif last in ("attn1", "attn2", "attn3", "attn4"):
+            value = 0.25 + 0.05 * z
+        elif ".norm" in key and last == "weight":
+            value = 1 + 0.1 * z
+        elif last == "bias":
+            value = 0.1 * z
+        else:
+            value = z / np.sqrt(np.prod(tensor.shape[1:])) * (0.05 if key == "output.weight" else 1)
+        state[key] = torch.from_numpy(np.asarray(value, np.float32))
+    return state
+
+
+def case_model(name):
+    case = PARITY["cases"][name]
+    widths = case["config"]
+    values = {"dim": widths["dim"], "num_blocks": widths["num_blocks"], "num_heads": widths["heads"]} if widths else {}
+    model = DRSformer(DRSformerConfig(**values, mefc=case["variant"] == "mefc"))
+    model.load_state_dict(seeded_weights(model, case["weight_seed"]))
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", PARITY["cases"])
+def test_output_equals_the_authors(name):
+    arrays = np.load(FIXTURES / f"{name}.npz")
+    with torch.inference_mode():
+        output = case_model(name)(torch.from_numpy(arrays["input"]))
+    assert np.abs(output.numpy() - arrays["output"]).max() < 1e-6
+
+
+@pytest.mark.parametrize("variant", ["mefc", "plain"])
+def test_state_dict_is_the_published_one(variant):
+    shapes = {key: list(tensor.shape) for key, tensor in DRSformer(PRESETS[variant]).state_dict().items()}
+    digest = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
+    assert digest == PARITY["state_dict_sha256"][variant]
+
+
+@pytest.mark.parametrize("variant", ["mefc", "plain"])
+def test_state_dict_key_by_key(variant, shared):
+    expected = json.loads((shared / "parity" / "state_dict.json").read_text())[variant]
+    assert {key: list(tensor.shape) for key, tensor in DRSformer(PRESETS[variant]).state_dict().items()} == expected
+
+
+@pytest.mark.parametrize("config", [{"mefc": True}, {"mefc": False}, {"mefc": False, "norm_bias": False, "bias": True}])
+@pytest.mark.parametrize("shape", [(1, 16, 8), (3, 16, 24), (2, 40, 8)])
+def test_any_size_and_batch_with_gradients(config, shape):
+    model = DRSformer(DRSformerConfig(**SMALL, **config)).double()
+    model.load_state_dict(seeded_weights(model, 3))
+    B, H, W = shape
+    x = torch.rand(B, 3, H, W, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    literal = {key: tensor.detach().clone().requires_grad_() for key, tensor in model.state_dict().items()}
+    expected = transcription.forward(literal, x)
+    output = model(x)
+    assert (output - expected).abs().max() < 1e-10
+    expected.square().sum().backward()
+    output.square().sum().backward()
+    for key, parameter in model.named_parameters():
+        reference = literal[key].grad
+        assert (parameter.grad - reference).abs().max() <= 1e-9 * (1 + reference.abs().max()), key
+
+
+def test_half_precision_stays_close():
+    arrays = np.load(FIXTURES / "small_mefc.npz")
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        output = case_model("small_mefc")(torch.from_numpy(arrays["input"]))
+    assert np.abs(output.float().numpy() - arrays["output"]).max() < 0.02
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 12, 16), (1, 3, 16, 4), (1, 3, 0, 8)])
+def test_other_sizes_are_refused(tiny, shape):
+    with pytest.raises(ConfigError, match="multiples of 8"):
+        tiny(torch.zeros(shape))
