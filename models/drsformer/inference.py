@@ -40,8 +40,11 @@ PEAK_VALUE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(
 DEFAULT_OVERLAP = 32
 """Pixels that neighbouring tiles share."""
 
-SMALLEST_TILE = 64
-"""Below this the memory is not the tile's."""
+SMALLEST_TILE = 16
+"""Where shrinking for want of memory ends."""
+
+SMALLEST_AUTO_TILE = 64
+"""What tile="auto" chooses at least: a smaller tile shows the network too little."""
 
 # Where tile="auto" stops growing although memory is left: (whole picture up to these pixels, else tiles of this size).
 # The benchmarks' pictures stay whole, as the published numbers were measured.
@@ -162,7 +165,7 @@ class Restorer:
         if pixels <= whole and pixels * self._bytes_per_pixel <= budget:
             return None
         tile = min(preferred, math.isqrt(int(budget / self._bytes_per_pixel)))
-        return max(SMALLEST_TILE, tile - tile % SIZE_MULTIPLE)
+        return max(SMALLEST_AUTO_TILE, tile - tile % SIZE_MULTIPLE)
 
     def _grid(self, height: int, width: int, tile: int | None) -> tuple[list[int], list[int]]:
         return tile_starts(height, tile, self._overlap(tile)), tile_starts(width, tile, self._overlap(tile))

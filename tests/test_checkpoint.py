@@ -1,0 +1,206 @@
+"""Weight files: what loads, and what a wrong one is called."""
+
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+import drsformer
+from conftest import TINY
+from drsformer import CheckpointError, DRSformer, DRSformerConfig, load_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def state(tiny):
+    return dict(tiny.state_dict())
+
+
+def saved(content, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    return path
+
+
+def equal(model, state):
+    return all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"params": state},
+        lambda state: {"params_ema": state},
+        lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"lr": 1e-4}},
+        lambda state: {"params": {f"module.{key}": tensor for key, tensor in state.items()}},
+        lambda state: {f"module.module.{key}": tensor for key, tensor in state.items()},
+        lambda state: {"params": {key: tensor * 0 for key, tensor in state.items()}, "params_ema": state},
+    ],
+    ids=["bare", "params", "params_ema", "state_dict", "module", "module twice", "both"],
+)
+def test_known_formats(wrap, state, tmp_path):
+    model = load_checkpoint(saved(wrap(state), tmp_path))
+    assert model.config == TINY
+    assert equal(model, state)
+    assert not model.training
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_old_and_new_files_of_torch(legacy, state, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"params": state}, path, _use_new_zipfile_serialization=not legacy)
+    assert equal(load_checkpoint(path), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32(dtype, state, tmp_path):
+    model = load_checkpoint(saved({"params": {key: tensor.to(dtype) for key, tensor in state.items()}}, tmp_path))
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mefc": True},
+        {"dim": 12, "num_heads": (3, 2, 4, 8)},
+        {"num_blocks": (2, 1, 3, 1)},
+        {"norm_bias": False},
+        {"bias": True},
+        {"ffn_expansion_factor": 2.0},
+        {"ffn_expansion_factor": 1.37},
+    ],
+)
+def test_configuration_is_read_from_the_shapes(values, tmp_path):
+    config = DRSformerConfig(**{**TINY.to_dict(), **values})
+    model = load_checkpoint(saved({"params": DRSformer(config).state_dict()}, tmp_path))
+    assert model.config == config
+
+
+def test_our_own_file_carries_its_configuration(tmp_path):
+    # 2.663 gives the same widths as 2.66 at dim 8: only the file can tell.
+    config = DRSformerConfig(**{**TINY.to_dict(), "ffn_expansion_factor": 2.663})
+    save_checkpoint(DRSformer(config), tmp_path / "own.pth")
+    assert load_checkpoint(tmp_path / "own.pth").config == config
+
+
+def test_half_precision_file_is_half_the_size(tiny, tmp_path):
+    save_checkpoint(tiny, tmp_path / "full.pth")
+    save_checkpoint(tiny, tmp_path / "half.pth", half=True)
+    difference = (tmp_path / "full.pth").stat().st_size - (tmp_path / "half.pth").stat().st_size
+    assert difference > 1.5 * sum(p.nelement() for p in tiny.parameters())
+    assert load_checkpoint(tmp_path / "half.pth").config == TINY
+
+
+class Payload:
+    """Would leave a trace if it ever ran."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return open, (str(self.trace), "w")
+
+
+def restormer(state):
+    """The keys of the network that DRSformer's code grew from."""
+    renamed = {key.replace("dwconv3x3.", "dwconv."): t for key, t in state.items() if "5x5" not in key}
+    return {key: t for key, t in renamed.items() if ".attn.attn" not in key and "_1.weight" not in key}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda s: [1, 2], "not a checkpoint: holds a list"),
+        (lambda s: torch.zeros(3), "not a checkpoint: holds a Tensor"),
+        (lambda s: {}, "holds no tensors"),
+        (lambda s: {"params": {}}, "holds no tensors"),
+        (lambda s: {"epoch": 3}, "'epoch' is a int, expected a tensor"),
+        (lambda s: {"layer1.conv.weight": torch.zeros(3)}, "no patch_embed.proj.weight among its 1 keys"),
+        (lambda s: restormer(s), r"Restormer checkpoint\? \(attn1 missing in 7 blocks\)"),
+        (lambda s: {k: t for k, t in s.items() if not k.endswith("attn1")}, r"attn.attn1 \(7 times\) missing"),
+        (lambda s: {k: t for k, t in s.items() if k != "latent.0.norm1.body.bias"}, "norm1.body.bias missing"),
+        (lambda s: {**s, "extra.weight": torch.zeros(1)}, "extra.weight unexpected"),
+        (lambda s: {**s, "output.weight": torch.zeros(3, 4, 3, 3)}, "shape 3x4x3x3, expected 3x16x3x3"),
+        (lambda s: {**s, "output.weight": s["output.weight"].int()}, "type torch.int32"),
+        (lambda s: {**s, "output.weight": s["output.weight"] * float("nan")}, "not finite"),
+        (lambda s: {**s, "latent.0.attn.temperature": torch.ones(3, 1, 1)}, r"num_heads\[3\]"),
+        (lambda s: {**s, "latent.0.attn.temperature": torch.tensor(1.0)}, "is a scalar"),
+        (lambda s: {**s, "latent.900000.attn.attn1": torch.zeros(1)}, "blocks numbered up to 900000"),
+        (lambda s: {"params": s, "config": {"dim": 16}}, "config says dim = 16"),
+        (lambda s: {"params": s, "config": {"width": 16}}, "unknown configuration key 'width'"),
+        (lambda s: {"params": s, "config": "x"}, "config is a str"),
+    ],
+)
+def test_wrong_content_is_named_in_one_line(content, message, state, tmp_path):
+    path = saved(content(state), tmp_path)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300 + len(str(path))
+    assert str(path) in str(error.value)
+
+
+def test_code_in_a_pickle_never_runs(tmp_path):
+    for name, write in (("zip.pth", torch.save), ("plain.pth", lambda c, p: p.write_bytes(pickle.dumps(c)))):
+        path = tmp_path / name
+        write({"params": Payload(tmp_path / "trace")}, path)
+        with pytest.raises(CheckpointError, match="wants to run .*open|not a checkpoint"):
+            load_checkpoint(path)
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"hello, I am no checkpoint\n" * 40, "not a checkpoint"),
+        (b"<!DOCTYPE html><html><body>Confirm download</body></html>", "it is a web page"),
+        (b"PK\x03\x04 not really a zip", "not a checkpoint"),
+        (b"\x80\x02}q\x00.", "not a checkpoint"),
+    ],
+)
+def test_files_that_are_no_checkpoints(data, message, tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_truncated_file(share, tiny_file, tmp_path):
+    data = tiny_file.read_bytes()
+    path = tmp_path / "cut.pth"
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(CheckpointError, match="No such file"):
+        load_checkpoint(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        load_checkpoint(tmp_path)
+
+
+def test_archive_bomb_is_not_unpacked(tmp_path):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 50_000_000)
+    with pytest.raises(CheckpointError, match="that unpack to"):
+        load_checkpoint(path)
+
+
+def test_tensors_larger_than_the_file_are_refused(state, tmp_path):
+    state["output.weight"] = torch.zeros(1).expand(3, 10**6, 3, 3)
+    with pytest.raises(CheckpointError, match="shape 3x1000000x3x3"):
+        load_checkpoint(saved(state, tmp_path))
+    wide = {key: torch.zeros(1).expand(tensor.shape) for key, tensor in DRSformer(drsformer.PRESETS["small"]).state_dict().items()}
+    with pytest.raises(CheckpointError, match="that unpack to"):
+        load_checkpoint(saved(wide, tmp_path))
+
+
+def test_bundled_model():
+    model = load_checkpoint(drsformer.GENERAL)
+    assert model.config == drsformer.PRESETS["small"]
+    assert drsformer.GENERAL.with_suffix(".md").is_file()

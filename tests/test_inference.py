@@ -1,0 +1,269 @@
+"""derain(): padding, tiles, blending, precision and memory."""
+
+import itertools
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conftest import photo
+from drsformer import ConfigError, DeviceError, ImageError, Restorer, derain, inference
+from drsformer.inference import measure_bytes_per_pixel, pad_to_multiple, tile_starts
+
+IDENTITY = nn.Identity()
+
+
+def random_image(height, width, dtype, seed=0):
+    values = np.random.default_rng(seed).random((height, width, 3), np.float32)
+    return values if dtype is np.float32 else (values * np.iinfo(dtype).max).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize(("tile", "overlap"), [("auto", None), (None, None), (16, 0), (24, 9), (40, None)])
+def test_identity_network_returns_every_image_exactly(dtype, tile, overlap):
+    for height in range(1, 71, 3):
+        image = random_image(height, 1 + height * 37 % 70, dtype, height)
+        result = derain(IDENTITY, image, tile=tile, overlap=overlap)
+        assert result.dtype == dtype
+        assert np.array_equal(result, image), image.shape
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_identity_with_every_other_setting(dtype):
+    image = random_image(45, 61, dtype)
+    for tta, strength, precision in itertools.product((False, True), (0, 0.3, 1), ("fp32", "auto")):
+        result = derain(IDENTITY, image, tile=24, tta=tta, strength=strength, precision=precision)
+        assert np.array_equal(result, image)
+
+
+def test_whole_image_is_the_plain_pipeline(tiny):
+    image = photo(37, 51)
+    x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    x = torch.nn.functional.pad(x, (0, 5, 0, 3), mode="reflect")
+    with torch.inference_mode():
+        expected = tiny(x)[0, :, :37, :51].clamp(0, 1).permute(1, 2, 0).numpy()
+    assert np.array_equal(derain(tiny, image, tile=None), np.rint(expected * 255).astype(np.uint8))
+
+
+def test_padding_reflects_then_replicates():
+    x = torch.arange(3.0).view(1, 1, 1, 3).expand(1, 3, 1, 3)
+    assert pad_to_multiple(x)[0, 0, 0].tolist() == [0, 1, 2, 1, 0, 0, 0, 0]
+    assert pad_to_multiple(x)[0, 0, :, 1].tolist() == [1] * 8
+    assert pad_to_multiple(torch.zeros(1, 3, 16, 8)).shape == (1, 3, 16, 8)
+
+
+@pytest.mark.parametrize("overlap", [0, 3, 8, 15])
+def test_tiles_are_full_size_cover_and_share_enough(overlap):
+    for length in range(1, 200):
+        starts = tile_starts(length, 16, overlap)
+        if length <= 16:
+            assert starts == [0]
+            continue
+        assert starts[0] == 0
+        assert starts[-1] + 16 == length
+        assert all(0 < b - a <= 16 - overlap for a, b in itertools.pairwise(starts))
+
+
+def test_no_seam_on_a_smooth_gradient(general):
+    y, x = np.mgrid[0:300, 0:360]
+    gradient = np.repeat(((x / 360 + y / 300) / 2)[..., None], 3, axis=2).astype(np.float32)
+    result = derain(general, gradient, tile=128)
+    inner = slice(16, -16)  # what the network does at the picture's own border is no seam
+    for axis in (0, 1):
+        step = np.diff(result, axis=axis) - np.diff(gradient, axis=axis)
+        assert np.abs(step[inner, inner]).max() < 1 / 255
+
+
+def test_blend_is_smooth_between_tiles_that_disagree():
+    class Position(nn.Module):
+        """Answers every tile with another constant."""
+
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return torch.full_like(x, self.calls % 2)
+
+    result = derain(Position(), np.zeros((64, 100, 3), np.float32), tile=64, overlap=28)
+    row = result[0, :, 0]
+    assert row[0] == 1
+    assert row[-1] == 0
+    assert np.all(np.diff(row) <= 0)
+    assert np.abs(np.diff(row)).max() < 0.06
+
+
+class LimitedMemory(nn.Module):
+    """An identity for inputs up to so many pixels, out of memory beyond; counts its calls."""
+
+    def __init__(self, limit, error=None):
+        super().__init__()
+        self.limit, self.calls = limit, []
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
+
+    def forward(self, x):
+        self.calls.append(tuple(x.shape[-2:]))
+        if x.shape[-1] * x.shape[-2] > self.limit:
+            raise self.error
+        return x * 0.5
+
+
+@pytest.mark.parametrize("tile", [None, "auto", 256])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_shrinks_the_tile_and_loses_nothing(tile, error, caplog):
+    image = random_image(300, 400, np.float32)
+    model = LimitedMemory(100 * 100, error)
+    restorer = Restorer(model, tile=tile)
+    with caplog.at_level(logging.WARNING, "drsformer"):
+        result = restorer(image)
+    assert np.allclose(result, image * 0.5, atol=1e-7)
+    first = len(model.calls)
+    assert np.allclose(restorer(image), image * 0.5, atol=1e-7)
+    assert all(h * w <= 100 * 100 for h, w in model.calls[first:])  # the lesson is kept for the next picture
+    assert sum("out of memory" in record.message for record in caplog.records) <= 3
+
+
+def test_out_of_memory_in_the_middle_of_a_picture():
+    image = random_image(200, 200, np.float32)
+
+    class Sometimes(LimitedMemory):
+        def forward(self, x):
+            self.limit = 10**9 if len(self.calls) != 5 else 0
+            return super().forward(x)
+
+    assert np.allclose(derain(Sometimes(0), image, tile=64), image * 0.5, atol=1e-7)
+
+
+def test_out_of_memory_for_the_smallest_tile():
+    with pytest.raises(DeviceError, match="out of memory even for a tile of 16"):
+        derain(LimitedMemory(0), random_image(30, 40, np.uint8), tile=32)
+
+
+def test_other_runtime_errors_are_not_mistaken_for_memory():
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        derain(LimitedMemory(0, RuntimeError("size mismatch")), random_image(9, 9, np.uint8))
+
+
+class OverflowsInHalf(nn.Module):
+    def forward(self, x):
+        if torch.is_autocast_enabled("cpu"):
+            return x * float("inf")
+        return x
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_what_is_not_finite_in_half_precision_is_computed_in_float32(precision, caplog):
+    image = random_image(70, 90, np.uint8)
+    with caplog.at_level(logging.WARNING, "drsformer"):
+        assert np.array_equal(derain(OverflowsInHalf(), image, tile=40, precision=precision), image)
+    assert sum("float32" in record.message for record in caplog.records) == 1
+
+
+def test_what_is_not_finite_in_float32_is_an_error():
+    class Broken(nn.Module):
+        def forward(self, x):
+            return x * float("nan")
+
+    with pytest.raises(ImageError, match="not finite"):
+        derain(Broken(), random_image(9, 9, np.uint8))
+
+
+def test_half_precision_is_close(general):
+    image = photo(64, 80)
+    full = derain(general, image, precision="fp32").astype(int)
+    half = derain(general, image, precision="bf16").astype(int)
+    assert 0 < np.abs(full - half).mean() < 1
+
+
+def test_tta_averages_the_eight_symmetries(tiny):
+    image = photo(24, 32).astype(np.float32) / 255
+    expected = []
+    for flip, turns in itertools.product((False, True), range(4)):
+        turned = np.rot90(image[:, ::-1] if flip else image, turns)
+        back = np.rot90(derain(tiny, np.ascontiguousarray(turned), tile=None), -turns)
+        expected.append(back[:, ::-1] if flip else back)
+    # Sizes are multiples of 8, and nothing is clamped: the order of clamp and mean does not matter.
+    assert np.allclose(derain(tiny, image, tile=None, tta=True), np.mean(expected, axis=0), atol=0.02)
+
+
+def test_strength_blends_with_the_input(general):
+    image = photo(48, 48).astype(np.float32) / 255
+    full = derain(general, image)
+    assert np.allclose(derain(general, image, strength=0.25), image + 0.25 * (full - image), atol=1e-6)
+
+
+def test_progress_counts_every_tile():
+    seen = []
+    Restorer(IDENTITY, tile=32, overlap=8)(photo(80, 50), lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 6) for i in range(1, 7)]
+
+
+def test_auto_tile_follows_the_free_memory(general, monkeypatch):
+    restorer = Restorer(general)
+    monkeypatch.setattr(inference, "_free_memory", lambda device: 64 * 2**30)
+    assert restorer.choose_tile(481, 321) is None
+    assert restorer.choose_tile(3000, 4000) == 384
+    monkeypatch.setattr(inference, "_free_memory", lambda device: 300 * 2**20)
+    assert 64 < restorer.choose_tile(481, 321) < 200
+    monkeypatch.setattr(inference, "_free_memory", lambda device: 2**20)
+    assert restorer.choose_tile(481, 321) == 64
+
+
+def test_bytes_per_pixel_are_measured(general):
+    measured = measure_bytes_per_pixel(general, torch.device("cpu"))
+    # 2h = 170 channels at full resolution: MSFN holds at least three such tensors of float32.
+    assert 3 * 170 * 4 < measured < 10 * 170 * 4
+    assert measured > 2 * measure_bytes_per_pixel(IDENTITY, torch.device("cpu"))
+
+
+def test_tile_used_is_reported():
+    restorer = Restorer(IDENTITY, tile=30)
+    restorer(photo(20, 20))
+    assert restorer.tile_used is None
+    restorer(photo(20, 40))
+    assert restorer.tile_used == 32
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tile": 0}, "tile must be"),
+        ({"tile": -8}, "tile must be"),
+        ({"tile": "big"}, "tile must be"),
+        ({"tile": 64.0}, "tile must be"),
+        ({"tile": 64, "overlap": 64}, "overlap must be less than the tile"),
+        ({"overlap": -1}, "overlap must be"),
+        ({"strength": 1.5}, "strength must be"),
+        ({"strength": float("nan")}, "strength must be"),
+        ({"precision": "int8"}, "precision must be one of"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        derain(IDENTITY, photo(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ([[1, 2]], "not a list"),
+        (np.zeros((4, 4), np.uint8), r"not \(4, 4\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"not \(4, 4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"not \(0, 4, 3\)"),
+        (np.zeros((4, 4, 3)), "not float64"),
+        (np.full((4, 4, 3), 255, np.float32), "found 255 to 255"),
+        (np.full((4, 4, 3), np.nan, np.float32), "found nan"),
+        (np.full((4, 4, 3), -0.1, np.float32), "found -0.1"),
+    ],
+)
+def test_wrong_images(image, message):
+    with pytest.raises(ImageError, match=message):
+        derain(IDENTITY, image)
