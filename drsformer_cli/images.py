@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
 
 from drsformer.errors import ImageError
 from drsformer_cli.formats import FORMAT_OF_ENDING
@@ -46,9 +46,8 @@ _DESCRIPTIVE_TAGS = {
     ExifTags.Base.HostComputer,
     ExifTags.Base.Copyright,
     ExifTags.Base.Rating,
-    ExifTags.Base.ExifOffset,
-    ExifTags.Base.GPSInfo,
 }
+_EXIF_DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _LONGEST_JPEG_SEGMENT = 65_000
 
 
@@ -143,10 +142,8 @@ def encode(picture: Picture, image_format: str, *, quality: int = DEFAULT_QUALIT
         alpha = None
     if pixels.dtype == np.uint16 and image_format not in _WITH_16_BITS:
         pixels, alpha = _to_8_bits(pixels), None if alpha is None else _to_8_bits(alpha)
-    # OpenCV, which writes 16-bit PNG, knows no gray with alpha.
-    no_gray = image_format not in _WITH_GRAY or (
-        image_format == "PNG" and alpha is not None and pixels.dtype == np.uint16
-    )
+    # 16-bit gray with alpha is a kind that OpenCV cannot write and Pillow cannot read.
+    no_gray = image_format not in _WITH_GRAY or (alpha is not None and pixels.dtype == np.uint16)
     if gray:
         luma = _luma(pixels)
         pixels = np.repeat(luma[..., None], 3, axis=2) if no_gray else luma
@@ -267,14 +264,14 @@ def _metadata(image: Image.Image, notes: list[str]) -> tuple[Metadata, int]:
         if image.format == "TIFF":  # Pillow and OpenCV turn TIFF themselves
             described = Image.Exif()
             described.update({tag: value for tag, value in exif.items() if tag in _DESCRIPTIVE_TAGS})
-            for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            for tag in _EXIF_DIRECTORIES:
                 if values := exif.get_ifd(tag):
                     described.get_ifd(tag).update(values)
             exif = described
         elif ExifTags.Base.Orientation in exif:
             orientation = exif[ExifTags.Base.Orientation]
             exif[ExifTags.Base.Orientation] = 1
-        exif_block = exif.tobytes() if len(exif) or exif.get_ifd(ExifTags.IFD.Exif) else None
+        exif_block = exif.tobytes() if len(exif) or any(exif.get_ifd(tag) for tag in _EXIF_DIRECTORIES) else None
     except Exception:  # noqa: BLE001 - damaged EXIF must not cost the picture
         notes.append("EXIF is damaged and was dropped")
     xmp = image.info.get("xmp")
@@ -355,6 +352,10 @@ def _unidentified(file: BinaryIO) -> str:
     found = next((name for magic, name in known.items() if start.startswith(magic)), None)
     if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
         found = "a HEIC picture"
+    if start[4:12] in (b"ftypavif", b"ftypavis") and not features.check("avif"):
+        return "is an AVIF picture, which this Pillow was built without"
+    if start[4:8] == b"ftyp" and found is None:
+        return "damaged picture, or a video"
     if found is None and start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"RIFF", b"BM")):
         return "damaged picture: its header cannot be read"
     return f"not a picture: expected {READABLE}" if found is None else f"is {found}; expected {READABLE}"
@@ -460,7 +461,7 @@ def _tiff_tags(header: bytes, metadata: Metadata) -> TiffImagePlugin.ImageFileDi
         for tag, value in exif.items():
             if tag in _DESCRIPTIVE_TAGS:
                 tags[tag] = value
-        for group in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        for group in _EXIF_DIRECTORIES:
             if values := exif.get_ifd(group):
                 tags[group] = dict(values)
     if metadata.xmp:

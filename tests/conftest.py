@@ -79,10 +79,11 @@ def tiny_file(tiny, tmp_path_factory):
     return path
 
 
-def photo(height: int = 40, width: int = 56, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
-    """A smooth picture with some texture, (H, W, 3)."""
+def photo(height: int = 40, width: int = 56, dtype: type = np.uint8, seed: int = 0, noise: float = 0.05):
+    """A smooth picture with some noise, (H, W, 3)."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     waves = [np.sin(x / 9 + 2 * c) * np.cos(y / 7 - c) for c in range(3)]
-    values = np.clip(0.5 + 0.3 * np.stack(waves, -1) + 0.05 * rng.standard_normal((height, width, 3)), 0, 1)
+    values = 0.5 + 0.3 * np.stack(waves, -1) + noise * rng.standard_normal((height, width, 3)) + 0.01 * seed
+    values = np.clip(values, 0, 1)
     return (values * np.iinfo(dtype).max).round().astype(dtype)
