@@ -116,7 +116,7 @@ def _stream_job(inputs: list[str], output: str | None, image_format: str | None,
 
 def _file_jobs(inputs: list[str], output: str | None, *, recursive: bool, image_format: str | None) -> Iterator[Job]:
     paths = [path for text in inputs for path in _expanded(text)]
-    single = len(paths) == 1 and not paths[0].is_dir()
+    single = [str(path) for path in paths] == [str(Path(text)) for text in inputs[:1]] and not paths[0].is_dir()
     as_folder = output is not None and (not single or Path(output).is_dir() or output.endswith(("/", os.sep)))
     if output is not None and not as_folder:
         target = Path(output)

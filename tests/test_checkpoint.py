@@ -5,9 +5,9 @@ import zipfile
 
 import pytest
 import torch
+from conftest import TINY
 
 import drsformer
-from conftest import TINY
 from drsformer import CheckpointError, DRSformer, DRSformerConfig, load_checkpoint, save_checkpoint
 
 
@@ -117,7 +117,7 @@ def restormer(state):
         (lambda s: {"params": {}}, "holds no tensors"),
         (lambda s: {"epoch": 3}, "'epoch' is a int, expected a tensor"),
         (lambda s: {"layer1.conv.weight": torch.zeros(3)}, "no patch_embed.proj.weight among its 1 keys"),
-        (lambda s: restormer(s), r"Restormer checkpoint\? \(attn1 missing in 7 blocks\)"),
+        (restormer, r"Restormer checkpoint\? \(attn1 missing in 7 blocks\)"),
         (lambda s: {k: t for k, t in s.items() if not k.endswith("attn1")}, r"attn.attn1 \(7 times\) missing"),
         (lambda s: {k: t for k, t in s.items() if k != "latent.0.norm1.body.bias"}, "norm1.body.bias missing"),
         (lambda s: {**s, "extra.weight": torch.zeros(1)}, "extra.weight unexpected"),
@@ -145,7 +145,7 @@ def test_code_in_a_pickle_never_runs(tmp_path):
     for name, write in (("zip.pth", torch.save), ("plain.pth", lambda c, p: p.write_bytes(pickle.dumps(c)))):
         path = tmp_path / name
         write({"params": Payload(tmp_path / "trace")}, path)
-        with pytest.raises(CheckpointError, match="wants to run .*open|not a checkpoint"):
+        with pytest.raises(CheckpointError, match=r"wants to run .*open|not a checkpoint"):
             load_checkpoint(path)
     assert not (tmp_path / "trace").exists()
 
@@ -195,7 +195,10 @@ def test_tensors_larger_than_the_file_are_refused(state, tmp_path):
     state["output.weight"] = torch.zeros(1).expand(3, 10**6, 3, 3)
     with pytest.raises(CheckpointError, match="shape 3x1000000x3x3"):
         load_checkpoint(saved(state, tmp_path))
-    wide = {key: torch.zeros(1).expand(tensor.shape) for key, tensor in DRSformer(drsformer.PRESETS["small"]).state_dict().items()}
+    wide = {
+        key: torch.zeros(1).expand(tensor.shape)
+        for key, tensor in DRSformer(drsformer.PRESETS["small"]).state_dict().items()
+    }
     with pytest.raises(CheckpointError, match="that unpack to"):
         load_checkpoint(saved(wide, tmp_path))
 

@@ -6,11 +6,11 @@ import zlib
 
 import numpy as np
 import pytest
+from conftest import photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
-from conftest import photo
 from drsformer import ImageError
 from drsformer_cli.formats import FORMAT_NAMES, FORMAT_OF_ENDING
 from drsformer_cli.images import Metadata, Picture, allow_megapixels, encode, losses, read, side_by_side

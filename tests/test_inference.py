@@ -6,9 +6,9 @@ import logging
 import numpy as np
 import pytest
 import torch
+from conftest import photo
 from torch import nn
 
-from conftest import photo
 from drsformer import ConfigError, DeviceError, ImageError, Restorer, derain, inference
 from drsformer.inference import measure_bytes_per_pixel, pad_to_multiple, tile_starts
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from benchmarks import transcription
+
 from drsformer import PRESETS, ConfigError, DRSformer, DRSformerConfig
 
 FIXTURES = Path(__file__).parent / "fixtures"

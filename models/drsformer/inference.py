@@ -55,8 +55,8 @@ _AUTO = {"cpu": (640 * 640, 384), "cuda": (1536 * 1536, 1024), "mps": (1024 * 10
 _OVERHEAD = 2.0
 _SHARE_OF_FREE_MEMORY = 0.6
 
-# Four times what the published networks need. Where even that fits, measuring would only cost time.
-_GENEROUS_BYTES_PER_PIXEL = 50_000
+# Twice what the published networks need. Where even that fits, measuring would only cost time.
+_GENEROUS_BYTES_PER_PIXEL = 25_000
 
 logger = logging.getLogger("drsformer")
 

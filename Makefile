@@ -1,0 +1,27 @@
+# Everything runs in .venv; `make PYTHON=/path/to/python ...` uses another environment.
+PYTHON ?= .venv/bin/python
+
+.PHONY: setup check lint type test fix build
+
+setup:  ## create .venv with the package and its tools
+	python3 -m venv .venv
+	.venv/bin/pip install -e '.[dev]'
+
+check: lint type test
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+type:
+	$(PYTHON) -m mypy
+
+test:
+	$(PYTHON) -m pytest
+
+fix:  ## what can be mended automatically
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+build:  ## wheel and source archive in dist/
+	$(PYTHON) -m build

@@ -1,0 +1,331 @@
+"""`drsformer derain`, as a user runs it."""
+
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import photo
+from PIL import Image
+
+import drsformer
+from drsformer_cli import images
+from drsformer_cli.commands import derain as command
+
+COMMAND = [sys.executable, "-m", "drsformer_cli"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two good pictures and a text file that calls itself one; the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("in/deep").mkdir(parents=True)
+    Image.fromarray(photo()).save("in/a.png")
+    Image.fromarray(photo(seed=1)).save("in/deep/b.jpg", quality=95)
+    Path("in/text.jpg").write_text("I am no picture.\n")
+    return tmp_path
+
+
+@pytest.fixture
+def picture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photo()).save("a.png")
+    return Path("a.png")
+
+
+def opened(path):
+    """Format, mode and pixels of a picture."""
+    with Image.open(path) as image:
+        return image.format, image.mode, np.asarray(image)
+
+
+def files(path="."):
+    return sorted(str(p.relative_to(path)) for p in Path(path).rglob("*") if p.is_file())
+
+
+def test_one_picture_gives_what_the_library_gives(run, picture, general):
+    answer = run("derain", picture, "-o", "b.png")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith("a.png -> b.png")
+    assert np.array_equal(opened("b.png")[2], drsformer.derain(general, photo()))
+    assert files() == ["a.png", "b.png"]
+
+
+def test_default_name(run, picture):
+    assert run("derain", picture).code == 0
+    assert files() == ["a.png", "a_derained.png"]
+
+
+def test_published_checkpoint_gives_the_authors_pipeline(run, picture, tiny, tiny_file):
+    """Read, scale, pad by reflection to a multiple of 8, restore, crop, clamp, round: to the level."""
+    x = torch.from_numpy(photo()).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        expected = (tiny(x).clamp(0, 1) * 255).round()[0].permute(1, 2, 0).numpy()
+    assert run("derain", picture, "-o", "b.png", "--model", tiny_file).code == 0
+    assert np.array_equal(opened("b.png")[2], expected)
+
+
+def test_folder_goes_on_after_a_bad_picture(run, folder):
+    answer = run("derain", "in", "-o", "out", "-r")
+    assert answer.code == 3
+    assert files("out") == ["a.png", "deep/b.jpg"]
+    assert "1 of 3 pictures failed:" in answer.err
+    assert "in/text.jpg: not a picture: expected JPEG, PNG" in answer.err
+
+
+def test_json_has_one_object_a_picture(run, folder):
+    answer = run("derain", "in", "-o", "out", "-r", "--json", "--tile", 32)
+    rows = {row["input"]: row for row in map(json.loads, answer.out.splitlines())}
+    assert set(rows) == {"in/a.png", "in/deep/b.jpg", "in/text.jpg"}
+    assert set(rows["in/text.jpg"]) == {"input", "error"}
+    good = rows["in/a.png"]
+    assert list(good) == ["input", "output", "seconds", "megapixels", "tile", "model", "mean_change"]
+    assert (good["output"], good["tile"], good["model"]) == ("out/a.png", 32, "general")
+    assert good["megapixels"] == pytest.approx(40 * 56 / 1e6, abs=1e-3)
+    before, after = photo().astype(int), opened("out/a.png")[2].astype(int)
+    assert good["mean_change"] == pytest.approx(np.abs(after - before).mean(), abs=1e-3)
+
+
+def test_all_failed(run, folder):
+    answer = run("derain", "in/text.jpg")
+    assert answer.code == 1
+    assert answer.err.count("\n") == 1
+    assert answer.err.startswith("drsformer: in/text.jpg: not a picture")
+
+
+def test_quiet_and_verbose(run, picture):
+    answer = run("derain", picture, "--quiet")
+    assert (answer.code, answer.out, answer.err) == (0, "", "")
+    answer = run("derain", picture, "-o", "c.png", "--verbose")
+    assert "general.pth, device cpu" in answer.err
+
+
+def test_dry_run_writes_nothing(run, folder):
+    before = files()
+    answer = run("derain", "in", "-o", "out", "-r", "--dry-run")
+    assert answer.code == 0
+    assert answer.out.splitlines() == [
+        "in/a.png -> out/a.png",
+        "in/text.jpg -> out/text.jpg",
+        "in/deep/b.jpg -> out/deep/b.jpg",
+    ]
+    assert files() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["none.png"], 2, "none.png: no such file or folder"),
+        (["a.png", "-o", "a.png", "--overwrite"], 2, "is an input"),
+        (["a.png", "-o", "x.gif"], 2, "unknown ending"),
+        (["a.png", "--tile", "7"], 2, "is not auto, none or a number"),
+        (["a.png", "--tile", "64", "--overlap", "64"], 2, "overlap must be less than the tile"),
+        (["a.png", "--strength", "2"], 2, "--strength"),
+        (["a.png", "--quality", "0"], 2, "--quality"),
+        (["a.png", "--device", "tpu"], 2, "expected auto, cpu, cuda, cuda:N or mps"),
+        (["a.png", "--device", "cpu:1"], 2, "expected auto, cpu, cuda"),
+        (["a.png", "--format", "gif"], 2, "gif"),
+        (["a.png", "--model", "rain900x"], 4, "no such file, and no model of that name"),
+        (["a.png", "--model", "."], 4, "is not a file"),
+        (["a.png", "--model", "a.png"], 4, "not a checkpoint"),
+        (["a.png", "-o", "-", "--json"], 2, "goes to stdout"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_a_code(run, picture, arguments, code, message):
+    answer = run("derain", *arguments)
+    assert answer.code == code
+    assert message in " ".join(answer.err.replace("│", " ").split())
+    assert files() == ["a.png"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for the message of a machine without CUDA")
+def test_no_cuda(run, picture):
+    answer = run("derain", picture, "--device", "cuda")
+    assert answer.code == 2
+    assert answer.err == "drsformer: --device cuda: this torch was built without CUDA; try --device cpu\n" or (
+        "no CUDA device was found" in answer.err
+    )
+
+
+def test_existing_output(run, picture):
+    Path("b.png").write_bytes(b"precious")
+    assert run("derain", picture, "-o", "b.png").code == 2
+    assert run("derain", picture, "-o", "b.png", "--skip-existing").code == 0
+    assert Path("b.png").read_bytes() == b"precious"
+    assert run("derain", picture, "-o", "b.png", "--overwrite").code == 0
+    assert opened("b.png")[2].shape == (40, 56, 3)
+
+
+def test_output_that_appears_during_the_work_is_not_replaced(run, picture, monkeypatch):
+    encode = images.encode
+
+    def slow(*arguments, **options):
+        Path("b.png").write_bytes(b"precious")
+        return encode(*arguments, **options)
+
+    monkeypatch.setattr(images, "encode", slow)
+    answer = run("derain", picture, "-o", "b.png")
+    assert answer.code == 1
+    assert "exists" in answer.err
+    assert Path("b.png").read_bytes() == b"precious"
+
+
+def test_full_disk(run, folder, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    answer = run("derain", "in/a.png", "in/deep/b.jpg", "-o", "out")
+    assert answer.code == 1
+    assert answer.err.count("No space left on device") == 2
+    assert files("out") == []
+
+
+def test_unwritable_folder(run, folder, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "deep")
+    answer = run("derain", "in", "-o", "out", "-r")
+    assert answer.code == 3
+    assert "in/deep/b.jpg: cannot write into out/deep: Permission denied" in answer.err
+    assert files("out") == ["a.png"]
+
+
+def test_a_file_where_a_folder_must_be(run, picture):
+    Path("out").write_text("a file")
+    answer = run("derain", picture, "-o", "out/b.png")
+    assert answer.code == 1
+    assert "cannot create the folder out" in answer.err
+
+
+def test_unreadable_input(run, picture, monkeypatch):
+    def refuse(source):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(images, "read", refuse)
+    answer = run("derain", picture)
+    assert (answer.code, answer.err) == (1, "drsformer: a.png: Permission denied\n")
+
+
+def test_comparison(run, picture):
+    assert run("derain", picture, "--compare").code == 0
+    both = opened("a_derained_compare.png")[2]
+    assert np.array_equal(both[:, :56], photo())
+    assert np.array_equal(both[:, 56:], opened("a_derained.png")[2])
+
+
+@pytest.mark.parametrize(("name", "found"), [("jpg", "JPEG"), ("webp", "WEBP"), ("tiff", "TIFF"), ("avif", "AVIF")])
+def test_format(run, picture, name, found):
+    assert run("derain", picture, "--format", name).code == 0
+    assert opened(f"a_derained.{name}")[0] == found
+
+
+def test_what_a_format_loses_is_said(run, picture):
+    Image.fromarray(photo()).convert("RGBA").save("rgba.png")
+    answer = run("derain", "rgba.png", "-o", "b.jpg")
+    assert (answer.code, answer.err) == (0, "rgba.png: alpha dropped: JPEG has none\n")
+
+
+def test_strength_zero_changes_nothing_and_says_so(run, picture):
+    answer = run("derain", picture, "--strength", 0)
+    assert "hardly changed" in answer.err
+    assert np.array_equal(opened("a_derained.png")[2], photo())
+
+
+def test_one_pixel(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (1, 1), (10, 20, 30)).save("dot.png")
+    assert run("derain", "dot.png").code == 0
+    assert opened("dot_derained.png")[2].shape == (1, 1, 3)
+
+
+def test_16_bits_gray_and_alpha_survive(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("deep.png").write_bytes(
+        images.encode(images.Picture(photo(dtype=np.uint16), photo(dtype=np.uint16)[..., 0]), "PNG")
+    )
+    Image.fromarray(photo()[..., 0]).save("gray.jpg")
+    assert run("derain", "deep.png", "gray.jpg").code == 0
+    deep = images.read(Path("deep_derained.png"))
+    assert deep.pixels.dtype == np.uint16
+    assert np.array_equal(deep.alpha, photo(dtype=np.uint16)[..., 0])
+    assert opened("gray_derained.jpg")[1] == "L"
+
+
+def test_pipe(picture, tmp_path):
+    answer = subprocess.run([*COMMAND, "derain", "-"], input=picture.read_bytes(), capture_output=True, check=True)
+    assert opened(io.BytesIO(answer.stdout))[0] == "PNG"
+    assert answer.stderr == b""
+
+
+def started(*arguments):
+    """The command in a process of its own that works on a picture for a minute or more."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (2000, 3000, 3), np.uint8)).save("large.png", compress_level=1)
+    return subprocess.Popen(
+        [*COMMAND, "derain", "large.png", "-o", "out.png", *arguments], stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_stops_soon_and_leaves_nothing(tmp_path, monkeypatch, number, code):
+    monkeypatch.chdir(tmp_path)
+    with started("--verbose") as process:
+        process.stderr.readline()  # the model is loaded
+        time.sleep(1.5)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert files() == ["large.png"]
+
+
+def test_two_ranks_share_the_files(folder):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511"]
+    arguments = ["-m", "drsformer_cli", "derain", "in", "-o", "out", "-r", "--json"]
+    answer = subprocess.run([*launcher, *arguments], capture_output=True, text=True, check=False)
+    assert answer.returncode != 0  # one picture is bad
+    rows = [json.loads(line) for line in answer.stdout.splitlines() if line.startswith("{")]
+    assert sorted(row["input"] for row in rows) == ["in/a.png", "in/deep/b.jpg", "in/text.jpg"]
+    assert files("out") == ["a.png", "deep/b.jpg"]
+    assert answer.stderr.count("1 of 3 pictures failed:") == 1
+
+
+def test_two_ranks_say_a_refusal_once(folder):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29512"]
+    arguments = ["-m", "drsformer_cli", "derain", "in", "-o", "in"]
+    answer = subprocess.run([*launcher, *arguments], capture_output=True, text=True, check=False)
+    assert answer.returncode != 0
+    assert answer.stderr.count("is an input") == 1
+
+
+def test_a_bug_keeps_its_traceback(run, picture, monkeypatch):
+    def bug(*_):
+        raise KeyError("bug")
+
+    monkeypatch.setattr(command, "_restore", bug)
+    with pytest.raises(KeyError):
+        run("derain", picture)
+
+
+def test_rain100l(run, shared, tmp_path, general):
+    """The command reaches what the network alone reaches, and both take rain out."""
+
+    def psnr(a, b):
+        luma = [np.round(16 + x.astype(float) @ [65.481, 128.553, 24.966] / 255) for x in (a, b)]
+        return 10 * np.log10(255**2 / np.mean((luma[0] - luma[1]) ** 2))
+
+    names = sorted((shared / "data/Rain100L/input").iterdir())[::50]
+    assert run("derain", *names, "-o", tmp_path / "out").code == 0
+    for name in names:
+        rainy = opened(name)[2]
+        clean = opened(shared / "data/Rain100L/target" / name.name)[2]
+        restored = opened(tmp_path / "out" / name.name)[2]
+        assert np.array_equal(restored, drsformer.derain(general, rainy, tile=None))
+        assert psnr(restored, clean) > psnr(rainy, clean) + 1.5

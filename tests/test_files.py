@@ -1,0 +1,55 @@
+import os
+
+import pytest
+
+from drsformer.files import atomic_write
+
+
+def test_file_appears_whole(tmp_path):
+    target = tmp_path / "a.bin"
+    with atomic_write(target) as file:
+        file.write(b"new")
+        assert not target.exists()
+    assert target.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_failure_leaves_the_old_file_and_nothing_else(error, tmp_path):
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+    with pytest.raises(error), atomic_write(target) as file:
+        file.write(b"half")
+        raise error
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_file_that_appeared_meanwhile_is_not_replaced(tmp_path):
+    target = tmp_path / "a.bin"
+    with pytest.raises(FileExistsError), atomic_write(target, overwrite=False) as file:
+        file.write(b"new")
+        target.write_bytes(b"someone else's")
+    assert target.read_bytes() == b"someone else's"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_file_system_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for expected in (b"new", b"new"):
+        try:
+            with atomic_write(tmp_path / "a.bin", overwrite=False) as file:
+                file.write(expected)
+        except FileExistsError:
+            assert (tmp_path / "a.bin").exists()
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_the_umask_decides_about_permissions(tmp_path):
+    with atomic_write(tmp_path / "a.bin") as file:
+        file.write(b"x")
+    (tmp_path / "b.bin").write_bytes(b"x")
+    assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "b.bin").stat().st_mode

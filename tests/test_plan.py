@@ -1,0 +1,150 @@
+"""Inputs and outputs, as a table of command lines and pairs."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from drsformer_cli.errors import UsageError
+from drsformer_cli.plan import Job, plan
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A folder of empty files; planning never opens them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "b.png", "in/a.jpg", "in/b.PNG", "in/notes.txt", "in/.hidden.jpg", "in/deep/c.tif", "odd"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def pairs(*inputs, output=None, **options):
+    return [(str(job.source), str(job.target)) for job in plan(list(inputs), output, **options).jobs]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "expected"),
+    [
+        (["a.jpg"], {}, [("a.jpg", "a_derained.jpg")]),
+        (["a.jpg"], {"output": "x.png"}, [("a.jpg", "x.png")]),
+        (["a.jpg"], {"output": "new/x.png"}, [("a.jpg", "new/x.png")]),
+        (["a.jpg"], {"output": "x"}, [("a.jpg", "x")]),
+        (["a.jpg"], {"output": "x/"}, [("a.jpg", "x/a.jpg")]),
+        (["a.jpg"], {"output": "out"}, [("a.jpg", "out/a.jpg")]),
+        (["a.jpg"], {"output": "out", "image_format": "png"}, [("a.jpg", "out/a.png")]),
+        (["a.jpg"], {"image_format": "webp"}, [("a.jpg", "a_derained.webp")]),
+        (["odd"], {}, [("odd", "odd_derained")]),
+        (["a.jpg", "b.png"], {"output": "x"}, [("a.jpg", "x/a.jpg"), ("b.png", "x/b.png")]),
+        (["a.jpg", "./a.jpg"], {}, [("a.jpg", "a_derained.jpg")]),
+        (["in"], {"output": "x"}, [("in/a.jpg", "x/a.jpg"), ("in/b.PNG", "x/b.PNG")]),
+        (["in"], {}, [("in/a.jpg", "in/a_derained.jpg"), ("in/b.PNG", "in/b_derained.PNG")]),
+        (
+            ["in"],
+            {"output": "x", "recursive": True},
+            [("in/a.jpg", "x/a.jpg"), ("in/b.PNG", "x/b.PNG"), ("in/deep/c.tif", "x/deep/c.tif")],
+        ),
+        (["*.jpg"], {"output": "x"}, [("a.jpg", "x/a.jpg")]),
+        (["**/*.tif"], {"output": "out"}, [("in/deep/c.tif", "out/c.tif")]),
+        (["-"], {"output": "x.png"}, [("None", "x.png")]),
+        (["-"], {}, [("None", "None")]),
+        (["a.jpg"], {"output": "-"}, [("a.jpg", "None")]),
+    ],
+)
+def test_pairs(tree, inputs, options, expected):
+    assert pairs(*inputs, **options) == expected
+
+
+def test_results_of_an_earlier_run_are_no_inputs(tree):
+    (tree / "in" / "a_derained.jpg").touch()
+    (tree / "in" / "a_derained_compare.jpg").touch()
+    assert plan(["in"], None, skip_existing=True).jobs == [Job(Path("in/b.PNG"), Path("in/b_derained.PNG"))]
+
+
+def test_output_folder_inside_the_input_is_not_searched(tree):
+    (tree / "in" / "out").mkdir()
+    (tree / "in" / "out" / "z.jpg").touch()
+    assert ("in/out/z.jpg", "in/out/out/z.jpg") not in pairs("in", output="in/out", recursive=True)
+
+
+def test_compare_has_a_name_of_its_own(tree):
+    assert plan(["a.jpg"], None, compare=True).jobs[0].compare == Path("a_derained_compare.jpg")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "message"),
+    [
+        (["none.jpg"], {}, "none.jpg: no such file or folder"),
+        (["*.gif"], {}, r"\*.gif: matches nothing"),
+        (["out"], {}, "no pictures in out"),
+        (["a.jpg"], {"output": "x.gif"}, "unknown ending .gif"),
+        (["a.jpg"], {"output": "x.png", "image_format": "jpg"}, "contradict each other"),
+        (["a.jpg", "b.png"], {"output": "odd"}, "is a file, but several pictures need a folder"),
+        (["a.jpg", "in/a.jpg"], {"output": "x"}, "would both be written to x/a.jpg"),
+        (["in"], {"output": "in"}, "is an input"),
+        (["a.jpg"], {"output": "a.jpg"}, "is an input"),
+        (["a.jpg"], {"output": "a.jpg", "overwrite": True}, "is an input"),
+        (["a.jpg"], {"output": "b.png"}, "output exists: b.png"),
+        (["a.jpg"], {"overwrite": True, "skip_existing": True}, "exclude each other"),
+        (["-", "a.jpg"], {}, "stands for one picture"),
+        (["in"], {"output": "-"}, "is a folder"),
+        (["-"], {"output": "out"}, "needs a file name"),
+        (["-"], {"compare": True}, "--compare needs an output file"),
+    ],
+)
+def test_refusals(tree, inputs, options, message):
+    before = sorted(tree.rglob("*"))
+    options = {"output": None, **options}
+    with pytest.raises(UsageError, match=message):
+        plan(inputs, **options)
+    assert sorted(tree.rglob("*")) == before
+
+
+def test_two_formats_that_become_one_name(tree):
+    Path("in/a.png").touch()
+    with pytest.raises(UsageError, match=r"in/a.jpg and in/a.png would both be written to x/a.webp"):
+        plan(["in"], "x", image_format="webp")
+
+
+def test_a_comparison_can_clash_too(tree):
+    Path("in/a_compare.jpg").touch()
+    with pytest.raises(UsageError, match="would both be written"):
+        plan(["in"], "x", compare=True)
+
+
+def test_links_to_one_file_are_one_file(tree):
+    os.link("a.jpg", "hard.jpg")
+    Path("soft.jpg").symlink_to("a.jpg")
+    for name in ("hard.jpg", "soft.jpg"):
+        with pytest.raises(UsageError, match="is an input"):
+            plan(["a.jpg"], name, overwrite=True)
+    Path("folder").symlink_to("out")
+    with pytest.raises(UsageError, match="would both be written"):
+        plan(["a.jpg", "in"], "folder")
+
+
+def test_names_that_differ_in_case(tree, monkeypatch):
+    Path("in/A.jpg").touch()
+    assert len(pairs("in", output="x")) == 3
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UsageError, match="would both be written"):
+        plan(["in"], "x")
+
+
+def test_existing_outputs(tree):
+    for name in ("a.jpg", "b.PNG"):
+        (tree / "out" / name).touch()
+    with pytest.raises(UsageError, match=r"output exists: out/a.jpg and 1 more; use --overwrite or --skip-existing"):
+        plan(["in"], "out")
+    assert len(plan(["in"], "out", overwrite=True).jobs) == 2
+    skipped = plan(["in"], "out", skip_existing=True, recursive=True)
+    assert [str(job.target) for job in skipped.jobs] == ["out/deep/c.tif"]
+    assert len(skipped.skipped) == 2
+
+
+def test_a_dangling_link_counts_as_existing(tree):
+    (tree / "x.jpg").symlink_to("nowhere")
+    with pytest.raises(UsageError, match="output exists"):
+        plan(["a.jpg"], "x.jpg")
