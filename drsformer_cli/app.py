@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from importlib.metadata import version
@@ -41,7 +42,13 @@ def _main(
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, else as `ExitCode` says."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.TERMINATED))
+    for name in ("SIGTERM", "SIGHUP"):  # the second is unknown to Windows, and ignored under nohup
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda *_: sys.exit(ExitCode.TERMINATED))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold what a terminal's encoding has not
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="drsformer")
     except DRSformerError as error:
@@ -50,7 +57,8 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         console.error("interrupted")
         sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # whoever read our stdout has left
+    except OSError as error:  # stdout is full; whatever concerns one picture was caught before
+        console.error(f"{error.filename or 'stdout'}: {reason(error)}")
         sys.stdout = None  # nothing more to flush
         sys.exit(ExitCode.FAILED)
     sys.exit(ExitCode.DONE)

@@ -16,7 +16,10 @@ def stderr() -> Console:
     """The console of stderr; colours only on a terminal and without NO_COLOR."""
     from rich.console import Console  # noqa: PLC0415 - `--version` needs none
 
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if console.width < 1:  # COLUMNS=0 would swallow every line
+        console.width = 80
+    return console
 
 
 def say(message: str, style: str | None = None) -> None:

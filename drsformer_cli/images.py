@@ -112,10 +112,10 @@ def read(source: Path | bytes) -> Picture:
             raise ImageError(_unidentified(file)) from None
         except Image.DecompressionBombError as error:
             found = re.search(r"\d+", str(error))
-            size = f"{int(found[0]) / 1e6:.0f} megapixels" if found else str(error)
+            size = f"{int(found[0]) / 1e6:.4g} megapixels" if found else str(error)
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
             raise ImageError(
-                f"{size}, more than the limit of {limit:.0f}; --max-megapixels raises it for pictures you trust"
+                f"{size}, more than the limit of {limit:.4g}; --max-megapixels raises it for pictures you trust"
             ) from None
         except OSError as error:
             if error.errno is not None:
@@ -203,11 +203,15 @@ def _decode(file: BinaryIO) -> Picture:
         if deep:  # Pillow has checked the data but keeps only 8 bits of 16-bit colour
             channels = _decode_16_bits(file)
             gray = gray_png
+            if channels.ndim == 3 and channels.shape[2] == 4 and _tiff_tag(image, 338, 2) == 1:
+                channels = _unmultiplied(channels)
         else:
             simple, metadata = _simplified(image, metadata, notes)
             channels = np.asarray(simple)
             if channels.dtype not in (np.uint8, np.uint16):
                 channels = channels.astype(np.uint16)  # big-endian
+            if channels.dtype == np.uint16 and _tiff_tag(image, 262, 1) == 0:  # 0 is white; Pillow turns 8 bits only
+                channels = 65535 - channels
             gray = channels.ndim == 2 or channels.shape[2] == 2
     alpha = None
     if channels.ndim == 3 and channels.shape[2] in (2, 4):
@@ -322,6 +326,20 @@ def _bits(image: Image.Image, file: BinaryIO) -> int:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return int(max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (8,))))
     return 8
+
+
+def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
+    """First value of a tag; `default` for other formats and where it is missing."""
+    value = image.tag_v2.get(tag, default) if isinstance(image, TiffImagePlugin.TiffImageFile) else default
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _unmultiplied(channels: Channels) -> Channels:
+    """(H, W, 4) uint16 with colours that are multiplied by alpha -> the same with plain colours."""
+    straight = channels.copy()
+    alpha = np.maximum(channels[..., 3:], 1).astype(np.float32)
+    straight[..., :3] = np.minimum(np.rint(channels[..., :3] * (65535 / alpha)), 65535)
+    return straight
 
 
 def _decode_16_bits(file: BinaryIO) -> Channels:

@@ -45,6 +45,8 @@ Precision = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"],
     typer.Option("--precision", help="auto: float32 on CPU, bf16 or fp16 on GPUs that have it."),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads of the network.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads of the network.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr, nothing on stdout.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about each picture.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ def plan(
         (existing if any(os.path.lexists(path) for path in _outputs(job)) else new).append(job)
     if skip_existing:
         return Plan(new, existing)
+    _refuse_special_files(existing)
     if existing and not overwrite:
         first = next(path for path in _outputs(existing[0]) if os.path.lexists(path))
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
@@ -124,7 +126,7 @@ def _file_jobs(inputs: list[str], output: str | None, *, recursive: bool, image_
         yield Job(paths[0], target)
         return
     folder = Path(output) if output is not None else None
-    if folder is not None and folder.exists() and not folder.is_dir():
+    if folder is not None and not folder.is_dir() and (folder.exists() or _looks_like_a_picture(str(output))):
         raise UsageError(f"-o {output}: is a file, but several pictures need a folder")
     for path in paths:
         if not path.is_dir():
@@ -134,6 +136,10 @@ def _file_jobs(inputs: list[str], output: str | None, *, recursive: bool, image_
             if folder is None and found.stem.endswith((SUFFIX, SUFFIX + COMPARE_SUFFIX)):
                 continue  # the result of an earlier run
             yield Job(found, _target(found, found.relative_to(path), folder, image_format))
+
+
+def _looks_like_a_picture(output: str) -> bool:
+    return not output.endswith(("/", os.sep)) and Path(output).suffix.lower() in FORMAT_OF_ENDING
 
 
 def _expanded(text: str) -> list[Path]:
@@ -155,7 +161,7 @@ def _existing(text: str) -> Path:
 
 def _pictures_in(folder: Path, *, recursive: bool, excluded: Path | None) -> Iterator[Path]:
     """Files with a picture's ending, in order; hidden ones and the output folder are left out."""
-    forbidden = excluded.resolve() if excluded is not None else None
+    forbidden = os.path.realpath(excluded) if excluded is not None else None
 
     def refuse(error: OSError) -> None:
         raise UsageError(f"{error.filename}: {error.strerror}")
@@ -165,11 +171,23 @@ def _pictures_in(folder: Path, *, recursive: bool, excluded: Path | None) -> Ite
         subfolders[:] = sorted(
             name
             for name in subfolders
-            if recursive and not name.startswith(".") and (here / name).resolve() != forbidden
+            if recursive and not name.startswith(".") and os.path.realpath(here / name) != forbidden
         )
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in FORMAT_OF_ENDING:
+            if (
+                not name.startswith(".")
+                and Path(name).suffix.lower() in FORMAT_OF_ENDING
+                and not _never_ends(here / name)
+            ):
                 yield here / name
+
+
+def _never_ends(path: Path) -> bool:
+    """Whether it is a pipe, a socket or a device: nothing that lies in a folder as a picture."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False  # reading it will say what is wrong
 
 
 def _target(source: Path, relative: Path, folder: Path | None, image_format: str | None) -> Path:
@@ -207,12 +225,19 @@ def _refuse_clashes(jobs: list[Job]) -> None:
                 raise UsageError(f"{path} would be overwritten, but it is an input ({other.name}); choose another -o")
 
 
+def _refuse_special_files(existing: list[Job]) -> None:
+    for job in existing:
+        for path in _outputs(job):
+            if path.exists() and not path.is_file():
+                raise UsageError(f"{path} is a folder or a device; expected the name of a file")
+
+
 def _identity(path: Path) -> str:
     """Same text for the same file, whatever links lead to it."""
     try:
         status = path.stat()
-    except OSError:
-        real = os.path.normcase(path.resolve())
+    except OSError:  # it does not exist, or cannot be reached
+        real = os.path.normcase(os.path.realpath(path))
         # Names that differ in case are usually one file there.
         return real.casefold() if sys.platform == "darwin" else real
     return f"{status.st_dev}:{status.st_ino}"

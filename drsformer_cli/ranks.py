@@ -6,6 +6,8 @@ import datetime as dt
 import os
 from typing import TYPE_CHECKING, TypeVar
 
+from drsformer_cli.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,16 +20,22 @@ class Ranks:
     Attributes:
         rank: Number of this process, from 0.
         size: How many there are.
+
+    Raises:
+        UsageError: The environment describes no group of processes.
     """
 
     def __init__(self) -> None:
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        if self.size > 1:
-            import torch.distributed as dist  # noqa: PLC0415
+        try:
+            self.rank = int(os.environ.get("RANK", "0"))
+            self.size = int(os.environ.get("WORLD_SIZE", "1"))
+            if self.size > 1:
+                import torch.distributed as dist  # noqa: PLC0415
 
-            # Ranks wait for each other only at the end, which may be far away for the first to get there.
-            dist.init_process_group("gloo", timeout=dt.timedelta(days=7))
+                # Ranks wait for each other only at the end, which may be far away for the first to get there.
+                dist.init_process_group("gloo", timeout=dt.timedelta(days=7))
+        except ValueError as error:
+            raise UsageError(f"RANK and WORLD_SIZE are set, but not by torchrun: {error}") from None
 
     @property
     def first(self) -> bool:

@@ -21,10 +21,13 @@ def resolve(model: str) -> Path:
     """
     if model in BUNDLED:
         return BUNDLED[model]
-    path = Path(model).expanduser()
-    if path.is_file():
-        return path
-    if path.exists():
-        raise CheckpointError(f"--model {model}: is not a file; expected a weight file (.pth)")
+    path = Path(model)
+    try:
+        if path.is_file():
+            return path
+        if path.exists():
+            raise CheckpointError(f"--model {model}: is not a file; expected a weight file (.pth)")
+    except OSError as error:
+        raise CheckpointError(f"--model {model}: {error.strerror}") from None
     names = ", ".join(BUNDLED)
     raise CheckpointError(f"--model {model}: no such file, and no model of that name; bundled: {names}")

@@ -22,6 +22,7 @@ def test_presets_are_the_published_variants():
         ({"num_heads": (5, 2, 4, 8)}, r"num_heads\[0\]"),
         ({"dim": 8, "num_heads": (8, 2, 4, 8)}, r"num_heads\[0\]"),
         ({"ffn_expansion_factor": float("nan")}, "ffn_expansion_factor must be a number"),
+        ({"ffn_expansion_factor": 10**400}, "ffn_expansion_factor must be a number"),
         ({"ffn_expansion_factor": "2"}, "ffn_expansion_factor must be a number"),
         ({"ffn_expansion_factor": 0.001}, "at least one hidden channel"),
         ({"bias": 1}, "bias must be"),

@@ -70,7 +70,7 @@ def test_published_checkpoint_gives_the_authors_pipeline(run, picture, tiny, tin
     with torch.inference_mode():
         expected = (tiny(x).clamp(0, 1) * 255).round()[0].permute(1, 2, 0).numpy()
     assert run("derain", picture, "-o", "b.png", "--model", tiny_file).code == 0
-    assert np.array_equal(opened("b.png")[2], expected)
+    assert np.abs(opened("b.png")[2] - expected).max() <= 1
 
 
 def test_folder_goes_on_after_a_bad_picture(run, folder):
@@ -137,6 +137,10 @@ def test_dry_run_writes_nothing(run, folder):
         (["a.png", "--model", "."], 4, "is not a file"),
         (["a.png", "--model", "a.png"], 4, "not a checkpoint"),
         (["a.png", "-o", "-", "--json"], 2, "goes to stdout"),
+        (["a.png", "--threads", "99999"], 2, "--threads"),
+        (["a.png", "--max-megapixels", "inf"], 2, "--max-megapixels"),
+        (["n" * 300 + ".png"], 2, "File name too long"),
+        (["a.png", "--model", "n" * 300], 4, "File name too long"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_a_code(run, picture, arguments, code, message):
@@ -232,6 +236,20 @@ def test_what_a_format_loses_is_said(run, picture):
     assert (answer.code, answer.err) == (0, "rgba.png: alpha dropped: JPEG has none\n")
 
 
+def test_names_that_the_terminal_cannot_show(picture, monkeypatch):
+    Path("bl\u00fc.png").write_bytes(picture.read_bytes())
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii:strict")
+    answer = subprocess.run([*COMMAND, "derain", "bl\u00fc.png"], capture_output=True, text=True, check=True)
+    assert answer.stdout.startswith(r"bl\xfc.png -> bl\xfc_derained.png")
+
+
+def test_a_group_of_processes_that_is_none(run, picture, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    answer = run("derain", picture)
+    assert answer.code == 2
+    assert "not by torchrun" in answer.err
+
+
 def test_strength_zero_changes_nothing_and_says_so(run, picture):
     answer = run("derain", picture, "--strength", 0)
     assert "hardly changed" in answer.err
@@ -281,7 +299,8 @@ def test_interrupt_stops_soon_and_leaves_nothing(tmp_path, monkeypatch, number, 
         time.sleep(1.5)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
+    # Python may also end itself by SIGINT, which a shell shows as 130 too.
+    assert process.returncode in ({code, -number} if number == signal.SIGINT else {code})
     assert "Traceback" not in errors
     assert files() == ["large.png"]
 

@@ -186,6 +186,21 @@ def test_16_bit_gray_png_with_alpha():
     assert np.array_equal(picture.alpha, rows[..., 1])
 
 
+def test_16_bit_tiff_whose_zero_is_white():
+    pixels = photo(12, 10, np.uint16)
+    data = encode(Picture(np.repeat(pixels[..., :1], 3, axis=2), gray=True), "TIFF")
+    white = data.replace(struct.pack("<HHLHH", 262, 3, 1, 1, 0), struct.pack("<HHLHH", 262, 3, 1, 0, 0))
+    assert np.array_equal(read(white).pixels[..., 0], 65535 - pixels[..., 0])
+
+
+def test_16_bit_tiff_with_colours_multiplied_by_alpha():
+    alpha = np.full((12, 10), 32768, np.uint16)
+    data = encode(Picture(photo(12, 10, np.uint16) // 2, alpha), "TIFF")
+    multiplied = data.replace(struct.pack("<HHLHH", 338, 3, 1, 2, 0), struct.pack("<HHLHH", 338, 3, 1, 1, 0))
+    assert multiplied != data
+    assert np.abs(read(multiplied).pixels.astype(int) - photo(12, 10, np.uint16)).max() <= 2
+
+
 def test_content_counts_not_the_ending(tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(file_of(Image.fromarray(photo()), "PNG"))

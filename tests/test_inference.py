@@ -10,6 +10,7 @@ from conftest import photo
 from torch import nn
 
 from drsformer import ConfigError, DeviceError, ImageError, Restorer, derain, inference
+from drsformer.fast import accelerate
 from drsformer.inference import measure_bytes_per_pixel, pad_to_multiple, tile_starts
 
 IDENTITY = nn.Identity()
@@ -31,6 +32,11 @@ def test_identity_network_returns_every_image_exactly(dtype, tile, overlap):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_views_of_arrays_are_arrays():
+    image = random_image(20, 30, np.float32)[::-1, ::-1]
+    assert np.array_equal(derain(IDENTITY, image), image)
+
+
 def test_identity_with_every_other_setting(dtype):
     image = random_image(45, 61, dtype)
     for tta, strength, precision in itertools.product((False, True), (0, 0.3, 1), ("fp32", "auto")):
@@ -44,7 +50,10 @@ def test_whole_image_is_the_plain_pipeline(tiny):
     x = torch.nn.functional.pad(x, (0, 5, 0, 3), mode="reflect")
     with torch.inference_mode():
         expected = tiny(x)[0, :, :37, :51].clamp(0, 1).permute(1, 2, 0).numpy()
-    assert np.array_equal(derain(tiny, image, tile=None), np.rint(expected * 255).astype(np.uint8))
+    # The rearranged network rounds differently, 1e-6 away: a value on the edge of two levels may fall to either.
+    difference = derain(tiny, image, tile=None).astype(int) - np.rint(expected * 255)
+    assert np.abs(difference).max() <= 1
+    assert (difference != 0).mean() < 1e-3
 
 
 def test_padding_reflects_then_replicates():
@@ -211,7 +220,7 @@ def test_auto_tile_follows_the_free_memory(general, monkeypatch):
     monkeypatch.setattr(inference, "_free_memory", lambda device: 64 * 2**30)
     assert restorer.choose_tile(481, 321) is None
     assert restorer.choose_tile(3000, 4000) == 384
-    monkeypatch.setattr(inference, "_free_memory", lambda device: 300 * 2**20)
+    monkeypatch.setattr(inference, "_free_memory", lambda device: 100 * 2**20)
     assert 64 < restorer.choose_tile(481, 321) < 200
     monkeypatch.setattr(inference, "_free_memory", lambda device: 2**20)
     assert restorer.choose_tile(481, 321) == 64
@@ -219,8 +228,9 @@ def test_auto_tile_follows_the_free_memory(general, monkeypatch):
 
 def test_bytes_per_pixel_are_measured(general):
     measured = measure_bytes_per_pixel(general, torch.device("cpu"))
-    # 2h = 170 channels at full resolution: MSFN holds at least three such tensors of float32.
+    # 2h = 170 channels at full resolution: the plain MSFN holds several such tensors of float32.
     assert 3 * 170 * 4 < measured < 10 * 170 * 4
+    assert measure_bytes_per_pixel(accelerate(general), torch.device("cpu")) < measured / 3
     assert measured > 2 * measure_bytes_per_pixel(IDENTITY, torch.device("cpu"))
 
 

@@ -82,6 +82,8 @@ def test_compare_has_a_name_of_its_own(tree):
         (["a.jpg"], {"output": "x.gif"}, "unknown ending .gif"),
         (["a.jpg"], {"output": "x.png", "image_format": "jpg"}, "contradict each other"),
         (["a.jpg", "b.png"], {"output": "odd"}, "is a file, but several pictures need a folder"),
+        (["a.jpg", "b.png"], {"output": "x.jpg"}, "is a file, but several pictures need a folder"),
+        (["a.jpg"], {"output": "/dev/null", "overwrite": True}, "is a folder or a device"),
         (["a.jpg", "in/a.jpg"], {"output": "x"}, "would both be written to x/a.jpg"),
         (["in"], {"output": "in"}, "is an input"),
         (["a.jpg"], {"output": "a.jpg"}, "is an input"),
@@ -131,6 +133,13 @@ def test_names_that_differ_in_case(tree, monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(UsageError, match="would both be written"):
         plan(["in"], "x")
+
+
+def test_pipes_are_no_pictures_and_broken_links_are_left_to_reading(tree):
+    os.mkfifo("in/pipe.jpg")
+    Path("in/loop.jpg").symlink_to("loop.jpg")
+    assert pairs("in", output="x")[-1] == ("in/loop.jpg", "x/loop.jpg")
+    assert len(pairs("in", output="x")) == 3
 
 
 def test_existing_outputs(tree):

@@ -76,7 +76,7 @@ def derain(
         bool, typer.Option("--compare", help="Also write NAME_compare: input and output side by side.")
     ] = False,
     max_megapixels: Annotated[
-        float | None, typer.Option(min=0.001, help="Refuse larger pictures.", show_default="179")
+        float | None, typer.Option(min=0.001, max=1e6, help="Refuse larger pictures.", show_default="179")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture on stdout.")] = False,
@@ -104,8 +104,7 @@ def derain(
         overwrite=overwrite,
         skip_existing=skip_existing,
     )
-    if any(job.target is None for job in todo.jobs) and (as_json or dry_run or sys.stdout.isatty()):
-        raise UsageError("the picture goes to stdout: send it to a file or a pipe, without --json or --dry-run")
+    _check_streams(todo.jobs, results=as_json or dry_run)
     if ranks.first and todo.skipped and not quiet:
         console.say(f"{len(todo.skipped)} skipped: their output exists")
     if dry_run:
@@ -148,6 +147,13 @@ def derain(
         raise typer.Exit(_exit_code(outcomes))
 
 
+def _check_streams(jobs: list[Job], *, results: bool) -> None:
+    if any(job.source is None for job in jobs) and sys.stdin is None:
+        raise UsageError("'-' reads the picture from stdin, which is closed")
+    if any(job.target is None for job in jobs) and (results or sys.stdout is None or sys.stdout.isatty()):
+        raise UsageError("the picture goes to stdout: send it to a file or a pipe, without --json or --dry-run")
+
+
 def _shared_plan(ranks: Ranks, inputs: list[str], output: str | None, **settings: Any) -> Plan:  # noqa: ANN401
     """The first rank plans for all, before any of them writes what another would find."""
     planned: Plan | DRSformerError = Plan([], [])
@@ -156,6 +162,8 @@ def _shared_plan(ranks: Ranks, inputs: list[str], output: str | None, **settings
             planned = plan(inputs, output, **settings)
         except DRSformerError as error:
             planned = error
+        except OSError as error:  # a name that is too long, a folder that may not be searched
+            planned = UsageError(f"{error.filename}: {reason(error)}")
     planned = ranks.broadcast(planned)
     if isinstance(planned, DRSformerError):
         if ranks.first:

@@ -48,11 +48,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> DRSformer:
     content = _read(path)
     state, stored_config = _unwrap(content, path)
     try:
+        _check_values(state, path.stat().st_size)
         config = infer_config(state)
         if stored_config is not None:
             config = _agreed_config(stored_config, config)
         _check_against(config, state)
-        _check_values(state, path.stat().st_size)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     model = DRSformer(config)
@@ -218,9 +218,9 @@ def _check_values(state: StateDict, file_size: int) -> None:
     if size > _MAX_EXPANSION * file_size + _SLACK:
         raise CheckpointError(f"not a checkpoint: {file_size} bytes that unpack to {size}")
     for key, tensor in state.items():
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{key} has type {tensor.dtype}, expected a floating-point type")
-        if not torch.isfinite(tensor).all():
+        if tensor.layout != torch.strided or not tensor.is_floating_point():
+            raise CheckpointError(f"{key} has type {tensor.dtype}, expected a dense tensor of a floating-point type")
+        if not torch.isfinite(tensor.float()).all():
             raise CheckpointError(f"{key} holds values that are not finite")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -10,6 +9,9 @@ from drsformer.errors import ConfigError
 
 LEVELS = 4
 """Resolution levels: H, H/2, H/4, H/8."""
+
+MAX_EXPANSION_FACTOR = 64
+"""Beyond any use; a bound for files that are not to be trusted."""
 
 SIZE_MULTIPLE = 2 ** (LEVELS - 1)
 """The network takes H and W that are multiples of this."""
@@ -53,8 +55,8 @@ class DRSformerConfig:
                 raise ConfigError(f"{name} must be {LEVELS} integers of at least 1, not {value!r}")
         self._check_heads()
         factor: object = self.ffn_expansion_factor
-        if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor):
-            raise ConfigError(f"ffn_expansion_factor must be a number, not {factor!r}")
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= MAX_EXPANSION_FACTOR:
+            raise ConfigError(f"ffn_expansion_factor must be a number up to {MAX_EXPANSION_FACTOR}, not {factor!r:.30}")
         if self.hidden_channels(self.dim) < 1:
             raise ConfigError(f"ffn_expansion_factor must give at least one hidden channel, not {factor!r}")
         for name in ("bias", "norm_bias", "mefc"):

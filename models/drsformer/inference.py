@@ -22,6 +22,8 @@ from torch.utils._pytree import tree_leaves
 
 from drsformer.config import SIZE_MULTIPLE
 from drsformer.errors import ConfigError, DeviceError, ImageError
+from drsformer.fast import accelerate
+from drsformer.model import DRSformer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,7 +100,7 @@ def derain(
 class Restorer:
     """`derain` with its settings, for many pictures: what one picture teaches about memory serves the next.
 
-    The settings and errors are those of `derain`.
+    The settings and errors are those of `derain`. The weights are taken as they are when it is made.
 
     Attributes:
         tile_used: Tile of the latest picture; None when it was processed whole.
@@ -114,8 +116,9 @@ class Restorer:
         strength: float = 1.0,
         tta: bool = False,
     ) -> None:
-        self.model = model
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        # The rearrangement was measured on CPUs only.
+        self._network = accelerate(model) if isinstance(model, DRSformer) and self.device.type == "cpu" else model
         self.tile = _checked_tile(tile)
         self.overlap = _checked_overlap(overlap, self.tile)
         if not 0 <= strength <= 1:
@@ -232,7 +235,7 @@ class Restorer:
 
     def _restore_whole(self, pixels: Pixels) -> Floats:
         h, w = pixels.shape[:2]
-        rainy = np.asarray(pixels, np.float32)
+        rainy = np.ascontiguousarray(pixels, np.float32)
         if pixels.dtype != np.float32:
             rainy = rainy / np.float32(PEAK_VALUE[pixels.dtype])
         x = torch.tensor(rainy, device=self.device).permute(2, 0, 1).unsqueeze(0)  # (1, 3, h, w)
@@ -263,7 +266,7 @@ class Restorer:
     def _forward(self, x: Tensor, half: torch.dtype | None = None) -> Tensor:
         context = torch.autocast(self.device.type, dtype=half) if half is not None else contextlib.nullcontext()
         with context:
-            y: Tensor = self.model(x)
+            y: Tensor = self._network(x)
         return y.float()
 
     def _say_once(self, topic: str, message: str) -> None:
