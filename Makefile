@@ -1,7 +1,7 @@
 # Everything runs in .venv; `make PYTHON=/path/to/python ...` uses another environment.
 PYTHON ?= .venv/bin/python
 
-.PHONY: setup check lint type test fix build
+.PHONY: setup check lint type test bench fix build
 
 setup:  ## create .venv with the package and its tools
 	python3 -m venv .venv
@@ -18,6 +18,9 @@ type:
 
 test:
 	$(PYTHON) -m pytest
+
+bench:  ## speed and memory against the literal transcription; minutes
+	$(PYTHON) tests/benchmarks/speed.py
 
 fix:  ## what can be mended automatically
 	$(PYTHON) -m ruff check --fix .

@@ -7,6 +7,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
     from rich.progress import Progress
 
@@ -35,6 +37,13 @@ def error(message: str) -> None:
 def result(text: str) -> None:
     """One line on stdout, at once."""
     print(text, flush=True)  # noqa: T201 - stdout is for results
+
+
+def json_line(facts: Mapping[str, object]) -> str:
+    """A JSON object on one line."""
+    import json  # noqa: PLC0415
+
+    return json.dumps(facts)
 
 
 def progress_bar(*, visible: bool) -> Progress:

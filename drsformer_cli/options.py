@@ -43,7 +43,11 @@ Overlap = Annotated[
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where the network runs.")]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16", "fp16"],
-    typer.Option("--precision", help="auto: float32 on CPU, bf16 or fp16 on GPUs that have it."),
+    typer.Option(
+        "--precision",
+        metavar="auto|fp32|bf16|fp16",
+        help="auto: float32 on CPU, bf16 or fp16 on GPUs that have it.",
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads of the network.")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
-import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,7 +19,9 @@ from drsformer_cli.plan import Job, Plan, plan
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
+    from concurrent.futures import Future, ThreadPoolExecutor
     from pathlib import Path
 
     from drsformer.inference import Restorer
@@ -42,7 +41,10 @@ def derain(
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", help="File, folder, or - for stdout.", show_default="NAME_derained beside each input"
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File, folder, or - for stdout; else NAME_derained beside each input.",
         ),
     ] = None,
     recursive: Annotated[
@@ -68,15 +70,17 @@ def derain(
     image_format: Annotated[
         Literal["jpg", "jpeg", "png", "tif", "tiff", "webp", "bmp", "avif"] | None,
         typer.Option(
-            "--format", help="Format and ending of the outputs.", show_default="as the output's name, or the input"
+            "--format", metavar="FORMAT", help="Of the outputs, as an ending (png): else that of their names."
         ),
     ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG (always 4:4:4), WebP and AVIF.")] = 95,
+    quality: Annotated[
+        int, typer.Option(min=1, max=100, metavar="1..100", help="Of JPEG (always 4:4:4), WebP and AVIF.")
+    ] = 95,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write NAME_compare: input and output side by side.")
     ] = False,
     max_megapixels: Annotated[
-        float | None, typer.Option(min=0.001, max=1e6, help="Refuse larger pictures.", show_default="179")
+        float | None, typer.Option(min=0.001, max=1e6, metavar="N", help="Refuse larger pictures; else 179.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture on stdout.")] = False,
@@ -110,7 +114,7 @@ def derain(
     if dry_run:
         for job in todo.jobs if ranks.first else []:
             paths = {"input": job.name, "output": str(job.target)}
-            console.result(json.dumps(paths) if as_json else f"{job.name} -> {job.target}")
+            console.result(console.json_line(paths) if as_json else f"{job.name} -> {job.target}")
         return
     report = _Report(model, as_json=as_json, quiet=quiet, single=len(todo.jobs) == 1)
     weights = zoo.resolve(model)
@@ -230,14 +234,14 @@ class _Report:
                 "model": self.model,
                 "mean_change": round(result.mean_change, 3),
             }
-            console.result(json.dumps(facts))
+            console.result(console.json_line(facts))
         elif not self.quiet:
             console.result(f"{job.name} -> {job.target}  {H * W / 1e6:.2f} megapixels in {result.seconds:.1f} s")
 
     def failure(self, job: Job, error: BaseException) -> None:
         self.outcome.failures.append((job.name, reason(error)))
         if self.as_json:
-            console.result(json.dumps({"input": job.name, "error": reason(error)}))
+            console.result(console.json_line({"input": job.name, "error": reason(error)}))
 
     def summarise(self, outcomes: list[_Outcome]) -> None:
         """The failures of all ranks, and what a user may want to try next."""
@@ -284,6 +288,9 @@ class _Restored:
 
 def _restore_all(jobs: list[Job], restorer: Restorer, encoding: _Encoding, report: _Report, *, bar: bool) -> None:
     """Restore one picture after the other; the next one is read and the previous one written meanwhile."""
+    import threading  # noqa: PLC0415 - `--help` is quicker without
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
     stop = threading.Event()
     reader, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
     writing: tuple[Job, _Restored, Future[None]] | None = None
@@ -328,6 +335,8 @@ def _restore_all(jobs: list[Job], restorer: Restorer, encoding: _Encoding, repor
 
 def _read_ahead(jobs: list[Job], reader: ThreadPoolExecutor) -> Iterator[tuple[Job, Future[Picture]]]:
     """Each job with its picture, the next one being read while the caller works."""
+    from concurrent.futures import Future  # noqa: PLC0415
+
     # The first is read on this thread: a stdin that never ends can then be interrupted.
     following: Future[Picture] = Future()
     try:
