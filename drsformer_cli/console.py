@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,8 @@ def progress_bar(*, visible: bool) -> Progress:
         TimeRemainingColumn(elapsed_when_finished=True),
         console=stderr(),
         transient=True,
+        # Results go above the bar where they share its terminal; elsewhere they must stay on stdout.
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         disable=not (visible and stderr().is_terminal),
     )
 

@@ -38,7 +38,7 @@ Tile = Annotated[
     ),
 ]
 Overlap = Annotated[
-    int | None, typer.Option("--overlap", metavar="N", min=0, help="Pixels that neighbouring tiles share.")
+    int | None, typer.Option("--overlap", metavar="N", min=0, help="Pixels that neighbouring tiles share; else 32.")
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where the network runs.")]
 Precision = Annotated[

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -280,6 +281,14 @@ def test_pipe(picture, tmp_path):
     answer = subprocess.run([*COMMAND, "derain", "-"], input=picture.read_bytes(), capture_output=True, check=True)
     assert opened(io.BytesIO(answer.stdout))[0] == "PNG"
     assert answer.stderr == b""
+
+
+def test_results_stay_on_stdout_under_a_progress_bar(picture):
+    terminal, end = pty.openpty()
+    answer = subprocess.run([*COMMAND, "derain", picture, "--json"], stdout=subprocess.PIPE, stderr=end, check=True)
+    os.close(end)
+    os.close(terminal)
+    assert json.loads(answer.stdout)["output"] == "a_derained.png"
 
 
 def started(*arguments):

@@ -6,10 +6,10 @@ import logging
 import numpy as np
 import pytest
 import torch
-from conftest import photo
+from conftest import TINY, photo
 from torch import nn
 
-from drsformer import ConfigError, DeviceError, ImageError, Restorer, derain, inference
+from drsformer import ConfigError, DeviceError, DRSformer, ImageError, Restorer, derain, inference
 from drsformer.fast import accelerate
 from drsformer.inference import measure_bytes_per_pixel, pad_to_multiple, tile_starts
 
@@ -201,6 +201,15 @@ def test_tta_averages_the_eight_symmetries(tiny):
         expected.append(back[:, ::-1] if flip else back)
     # Sizes are multiples of 8, and nothing is clamped: the order of clamp and mean does not matter.
     assert np.allclose(derain(tiny, image, tile=None, tta=True), np.mean(expected, axis=0), atol=0.02)
+
+
+def test_a_subclass_keeps_its_own_forward():
+    class Darker(DRSformer):
+        def forward(self, x):
+            return x * 0.5
+
+    image = random_image(16, 16, np.float32)
+    assert np.allclose(derain(Darker(TINY), image), image * 0.5)
 
 
 def test_strength_blends_with_the_input(general):

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,11 +20,12 @@ from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Future, ThreadPoolExecutor
     from pathlib import Path
 
     from drsformer.inference import Restorer
+    from drsformer.model import DRSformer
     from drsformer_cli.images import Picture
 
 HARDLY_CHANGED = 0.2
@@ -98,15 +99,17 @@ def derain(
     Several GPUs: torchrun --nproc-per-node N -m drsformer_cli derain FOLDER -o OUT
     """
     ranks = Ranks()
-    todo = _shared_plan(
+    todo = _shared(
         ranks,
-        inputs,
-        output,
-        recursive=recursive,
-        image_format=image_format,
-        compare=compare,
-        overwrite=overwrite,
-        skip_existing=skip_existing,
+        lambda: plan(
+            inputs,
+            output,
+            recursive=recursive,
+            image_format=image_format,
+            compare=compare,
+            overwrite=overwrite,
+            skip_existing=skip_existing,
+        ),
     )
     _check_streams(todo.jobs, results=as_json or dry_run)
     if ranks.first and todo.skipped and not quiet:
@@ -120,21 +123,18 @@ def derain(
     weights = zoo.resolve(model)
     mine = ranks.share(todo.jobs)
     if mine:
-        from drsformer_cli import images  # noqa: PLC0415 - slow imports wait until there is work
+        from drsformer.inference import Restorer  # noqa: PLC0415 - slow imports wait until there is work
+        from drsformer_cli import images  # noqa: PLC0415
 
         console.show_log(verbose=verbose, quiet=quiet)
         images.allow_megapixels(max_megapixels)
-        restorer = _load(
-            weights,
-            device,
-            threads,
-            {
-                "tile": options.parse_tile(tile),
-                "overlap": overlap,
-                "precision": precision,
-                "strength": strength,
-                "tta": tta,
-            },
+        restorer = Restorer(
+            _load(weights, device, threads),
+            tile=options.parse_tile(tile),
+            overlap=overlap,
+            precision=precision,
+            strength=strength,
+            tta=tta,
         )
         if verbose:
             console.say(f"model {weights}, device {restorer.device}, rank {ranks.rank} of {ranks.size}")
@@ -158,12 +158,12 @@ def _check_streams(jobs: list[Job], *, results: bool) -> None:
         raise UsageError("the picture goes to stdout: send it to a file or a pipe, without --json or --dry-run")
 
 
-def _shared_plan(ranks: Ranks, inputs: list[str], output: str | None, **settings: Any) -> Plan:  # noqa: ANN401
+def _shared(ranks: Ranks, make_plan: Callable[[], Plan]) -> Plan:
     """The first rank plans for all, before any of them writes what another would find."""
     planned: Plan | DRSformerError = Plan([], [])
     if ranks.first:
         try:
-            planned = plan(inputs, output, **settings)
+            planned = make_plan()
         except DRSformerError as error:
             planned = error
         except OSError as error:  # a name that is too long, a folder that may not be searched
@@ -176,14 +176,13 @@ def _shared_plan(ranks: Ranks, inputs: list[str], output: str | None, **settings
     return planned
 
 
-def _load(weights: Path, device: str, threads: int | None, settings: dict[str, Any]) -> Restorer:
+def _load(weights: Path, device: str, threads: int | None) -> DRSformer:
     from drsformer.checkpoint import load_checkpoint  # noqa: PLC0415
-    from drsformer.inference import Restorer  # noqa: PLC0415
     from drsformer_cli.device import keep_freed_memory, resolve_device, set_threads  # noqa: PLC0415
 
     keep_freed_memory()
     set_threads(threads)
-    return Restorer(load_checkpoint(weights).to(resolve_device(device)), **settings)
+    return load_checkpoint(weights).to(resolve_device(device))
 
 
 @dataclass
@@ -309,14 +308,14 @@ def _restore_all(jobs: list[Job], restorer: Restorer, encoding: _Encoding, repor
     try:
         with console.progress_bar(visible=bar) as progress:
             task = progress.add_task("", total=len(jobs))
+
+            def tiles_of(i: int) -> Callable[[int, int], None]:
+                return lambda done, total: progress.update(task, completed=i + done / total)
+
             for i, (job, picture) in enumerate(_read_ahead(jobs, reader)):
                 progress.update(task, description=job.name, completed=i)
                 try:
-                    result = _restore(
-                        picture.result(),
-                        restorer,
-                        lambda done, total, i=i: progress.update(task, completed=i + done / total),
-                    )
+                    result = _restore(picture.result(), restorer, tiles_of(i))
                 except _PICTURE_ERRORS as error:
                     report.failure(job, error)
                     continue
@@ -366,7 +365,7 @@ def _read(job: Job) -> Picture:
     return picture
 
 
-def _restore(picture: Picture, restorer: Restorer, progress: Any) -> _Restored:  # noqa: ANN401
+def _restore(picture: Picture, restorer: Restorer, progress: Callable[[int, int], None]) -> _Restored:
     start = time.perf_counter()
     pixels = restorer(picture.pixels, progress)
     seconds = time.perf_counter() - start

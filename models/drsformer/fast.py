@@ -32,7 +32,7 @@ BLOCK = 32
 Twice as many enter them. Lower levels have fewer pixels and take proportionally more.
 """
 
-LEVELS = {
+HALVINGS = {
     "encoder_level1": 0,
     "encoder_level2": 1,
     "encoder_level3": 2,
@@ -56,10 +56,10 @@ def accelerate(model: DRSformer) -> DRSformer:
     with torch.device("meta"):
         fast = DRSformer(model.config)
     fast.load_state_dict({key: tensor.clone() for key, tensor in model.state_dict().items()}, assign=True)
-    for name, level in LEVELS.items():
+    for name, halvings in HALVINGS.items():
         for block in getattr(fast, name):
             block.attn = FastTKSA(block.attn)
-            block.ffn = FastMSFN(block.ffn, BLOCK * 4**level)
+            block.ffn = FastMSFN(block.ffn, BLOCK * 4**halvings)
     for name in ("encoder_level0", "refinement"):
         if isinstance(mefc := getattr(fast, name), MEFC):
             setattr(fast, name, FastMEFC(mefc))

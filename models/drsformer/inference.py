@@ -117,8 +117,8 @@ class Restorer:
         tta: bool = False,
     ) -> None:
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        # The rearrangement was measured on CPUs only.
-        self._network = accelerate(model) if isinstance(model, DRSformer) and self.device.type == "cpu" else model
+        # The rearrangement was measured on CPUs only; it knows nothing of what a subclass may have changed.
+        self._network = accelerate(model) if type(model) is DRSformer and self.device.type == "cpu" else model
         self.tile = _checked_tile(tile)
         self.overlap = _checked_overlap(overlap, self.tile)
         if not 0 <= strength <= 1:
