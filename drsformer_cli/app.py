@@ -16,7 +16,6 @@ from drsformer_cli.errors import ExitCode, exit_code, reason
 
 app = typer.Typer(
     name="drsformer",
-    help="Take the rain out of photos with DRSformer, the sparse Transformer for image deraining (CVPR 2023).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help starts three times as fast and reads well in a pipe

@@ -350,8 +350,7 @@ def _decode_16_bits(file: BinaryIO) -> Channels:
     decoded = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16:
         raise ImageError("damaged picture, or a 16-bit layout that is not supported")
-    order = {2: None, 3: [2, 1, 0]}.get(decoded.ndim if decoded.ndim == 2 else decoded.shape[2], [2, 1, 0, 3])
-    channels: Channels = decoded if order is None else decoded[..., order]
+    channels: Channels = decoded if decoded.ndim == 2 else decoded[..., [2, 1, 0, 3][: decoded.shape[2]]]
     return channels
 
 
