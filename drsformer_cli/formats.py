@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 FORMAT_OF_ENDING = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -16,5 +18,8 @@ FORMAT_OF_ENDING = {
 }
 """Pillow's name of the format of an output; also what counts as a picture in a folder."""
 
-FORMAT_NAMES = ("jpg", "jpeg", "png", "tif", "tiff", "webp", "bmp", "avif")
+FormatName = Literal["jpg", "jpeg", "png", "tif", "tiff", "webp", "bmp", "avif"]
 """What --format takes: the endings without their dot."""
+
+DEFAULT_QUALITY = 95
+"""Of JPEG, WebP and AVIF."""

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
 
 from drsformer.errors import ImageError
-from drsformer_cli.formats import FORMAT_OF_ENDING
+from drsformer_cli.formats import DEFAULT_QUALITY, FORMAT_OF_ENDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     Channels = NDArray[Any]  # uint8 or uint16
 
 READABLE = "JPEG, PNG, TIFF, WebP, BMP or AVIF"
-
-DEFAULT_QUALITY = 95
 
 _WITH_ALPHA = {"PNG", "TIFF", "WEBP", "AVIF"}
 _WITH_16_BITS = {"PNG", "TIFF"}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-TileSetting = int | Literal["auto"] | None
+if TYPE_CHECKING:
+    from drsformer.inference import Tile as TileSetting
 
 
 def parse_tile(text: str) -> TileSetting:

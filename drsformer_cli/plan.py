@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ def plan(
         inputs: Files, folders, globs that the shell left alone, or "-" alone for stdin.
         output: File, folder, "-" for stdout, or None for a name beside the input.
         recursive: Whether folders are searched to any depth; the tree is mirrored.
-        image_format: One of FORMAT_NAMES; replaces the ending of every output.
+        image_format: A FormatName; replaces the ending of every output.
         compare: Whether a side-by-side picture is written as well.
         overwrite: Whether existing outputs may be replaced.
         skip_existing: Whether pictures whose output exists are left alone.
@@ -77,12 +77,12 @@ def plan(
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other")
     if STANDARD_STREAM in inputs or output == STANDARD_STREAM:
-        jobs = [_stream_job(inputs, output, image_format, compare=compare)]
+        jobs = [_stream_job(inputs, output, image_format)]
     else:
-        jobs = list(_file_jobs(inputs, output, recursive=recursive, image_format=image_format))
-        if compare:
-            jobs = [Job(job.source, job.target, _compared(job.target)) for job in jobs]
-        jobs = list(dict.fromkeys(jobs))  # the same picture given twice is one
+        found = _file_jobs(inputs, output, recursive=recursive, image_format=image_format)
+        jobs = list(dict.fromkeys(found))  # the same picture given twice is one
+    if compare:
+        jobs = [_with_comparison(job) for job in jobs]
     if not jobs:
         raise UsageError(f"no pictures in {', '.join(inputs)}; expected files ending in {_known_endings()}")
     _refuse_clashes(jobs)
@@ -100,20 +100,18 @@ def plan(
     return Plan(jobs, [])
 
 
-def _stream_job(inputs: list[str], output: str | None, image_format: str | None, *, compare: bool) -> Job:
+def _stream_job(inputs: list[str], output: str | None, image_format: str | None) -> Job:
     if len(inputs) != 1:
         raise UsageError(f"'-' stands for one picture, but {len(inputs)} inputs were given")
     source = None if inputs[0] == STANDARD_STREAM else _existing(inputs[0])
     if source is not None and source.is_dir():
         raise UsageError(f"{source} is a folder; one picture can go to stdout")
     target = None if output in (None, STANDARD_STREAM) else Path(str(output))
-    if target is None and compare:
-        raise UsageError("--compare needs an output file to write its picture beside, not stdout")
     if target is not None:
         if target.is_dir():
             raise UsageError(f"{target} is a folder; a picture from stdin needs a file name")
         _check_ending(target, image_format)
-    return Job(source, target, _compared(target) if target is not None and compare else None)
+    return Job(source, target)
 
 
 def _file_jobs(inputs: list[str], output: str | None, *, recursive: bool, image_format: str | None) -> Iterator[Job]:
@@ -197,8 +195,11 @@ def _target(source: Path, relative: Path, folder: Path | None, image_format: str
     return folder / relative.with_name(f"{relative.stem}{ending}")
 
 
-def _compared(target: Path | None) -> Path | None:
-    return None if target is None else target.with_name(f"{target.stem}{COMPARE_SUFFIX}{target.suffix}")
+def _with_comparison(job: Job) -> Job:
+    if job.target is None:
+        raise UsageError("--compare needs an output file to write its picture beside, not stdout")
+    name = f"{job.target.stem}{COMPARE_SUFFIX}{job.target.suffix}"
+    return replace(job, compare=job.target.with_name(name))
 
 
 def _check_ending(target: Path, image_format: str | None) -> None:

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
 from drsformer import ImageError
-from drsformer_cli.formats import FORMAT_NAMES, FORMAT_OF_ENDING
+from drsformer_cli.formats import FORMAT_OF_ENDING, FormatName
 from drsformer_cli.images import Metadata, Picture, allow_megapixels, encode, losses, read, side_by_side
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -302,4 +303,4 @@ def test_side_by_side():
 
 
 def test_every_format_name_is_an_ending():
-    assert {f".{name}" for name in FORMAT_NAMES} <= set(FORMAT_OF_ENDING)
+    assert {f".{name}" for name in get_args(FormatName)} <= set(FORMAT_OF_ENDING)

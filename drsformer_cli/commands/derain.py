@@ -7,14 +7,14 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from drsformer.errors import DRSformerError
 from drsformer_cli import console, options, zoo
 from drsformer_cli.errors import ExitCode, UsageError, exit_code, reason
-from drsformer_cli.formats import FORMAT_OF_ENDING
+from drsformer_cli.formats import DEFAULT_QUALITY, FORMAT_OF_ENDING, FormatName
 from drsformer_cli.plan import Job, Plan, plan
 from drsformer_cli.ranks import Ranks
 
@@ -69,14 +69,14 @@ def derain(
         bool, typer.Option("--skip-existing", help="Leave pictures alone whose output exists.")
     ] = False,
     image_format: Annotated[
-        Literal["jpg", "jpeg", "png", "tif", "tiff", "webp", "bmp", "avif"] | None,
+        FormatName | None,
         typer.Option(
             "--format", metavar="FORMAT", help="Of the outputs, as an ending (png): else that of their names."
         ),
     ] = None,
     quality: Annotated[
         int, typer.Option(min=1, max=100, metavar="1..100", help="Of JPEG (always 4:4:4), WebP and AVIF.")
-    ] = 95,
+    ] = DEFAULT_QUALITY,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write NAME_compare: input and output side by side.")
     ] = False,

@@ -45,9 +45,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> DRSformer:
             in one line what was found.
     """
     path = Path(path)
-    content = _read(path)
-    state, stored_config = _unwrap(content, path)
     try:
+        state, stored_config = _unwrap(_read(path))
         _check_values(state, path.stat().st_size)
         config = infer_config(state)
         if stored_config is not None:
@@ -82,34 +81,34 @@ def _read(path: Path) -> object:
         _check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise CheckpointError(f"cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError as error:
         # torch names the refused global in its message: the one fact worth keeping.
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
             raise CheckpointError(
-                f"{path}: refused: it wants to run {refused[1]} while loading; expected tensors only"
+                f"refused: it wants to run {refused[1]} while loading; expected tensors only"
             ) from None
-        raise CheckpointError(f"{path}: not a checkpoint{_first_bytes(path)}") from None
+        raise CheckpointError(f"not a checkpoint{_first_bytes(path)}") from None
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged pickle can raise anything from inside torch
         kind = type(error).__name__
-        raise CheckpointError(f"{path}: not a checkpoint, or a damaged one ({kind}){_first_bytes(path)}") from None
+        raise CheckpointError(f"not a checkpoint, or a damaged one ({kind}){_first_bytes(path)}") from None
 
 
 def _check_archive(path: Path) -> None:
     """Refuse folders, empty files, and archives that unpack to far more than their size."""
     if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; expected a weight file (.pth)")
+        raise CheckpointError("is a folder; expected a weight file (.pth)")
     size = path.stat().st_size
     if size == 0:
-        raise CheckpointError(f"{path}: not a checkpoint: the file is empty")
+        raise CheckpointError("not a checkpoint: the file is empty")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > _MAX_EXPANSION * size + _SLACK:
-            raise CheckpointError(f"{path}: not a checkpoint: {size} bytes that unpack to {unpacked}")
+            raise CheckpointError(f"not a checkpoint: {size} bytes that unpack to {unpacked}")
 
 
 def _first_bytes(path: Path) -> str:
@@ -120,10 +119,10 @@ def _first_bytes(path: Path) -> str:
     return ""
 
 
-def _unwrap(content: object, path: Path) -> tuple[StateDict, object]:
+def _unwrap(content: object) -> tuple[StateDict, object]:
     """State dict without wrappers and prefixes, and the configuration where the file carries one."""
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a checkpoint: holds a {type(content).__name__}, expected a state dict")
+        raise CheckpointError(f"not a checkpoint: holds a {type(content).__name__}, expected a state dict")
     stored_config = content.get("config")
     state: Any = content
     for wrapper in WRAPPERS:
@@ -131,11 +130,11 @@ def _unwrap(content: object, path: Path) -> tuple[StateDict, object]:
             state = content[wrapper]
             break
     if not state:
-        raise CheckpointError(f"{path}: not a checkpoint: holds no tensors")
+        raise CheckpointError("not a checkpoint: holds no tensors")
     wrong = [(key, value) for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if wrong:
         key, value = wrong[0]
-        raise CheckpointError(f"{path}: not a state dict: {key!r} is a {type(value).__name__}, expected a tensor")
+        raise CheckpointError(f"not a state dict: {key!r} is a {type(value).__name__}, expected a tensor")
     state = {re.sub(r"^(module\.)+", "", key): value for key, value in state.items()}
     return state, stored_config
 

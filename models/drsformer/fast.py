@@ -83,11 +83,8 @@ class FastTKSA(nn.Module):
         q, k, v = qkv.chunk(3, dim=-1)  # each (B, HW, C)
         with torch.autocast(x.device.type, enabled=False):
             full = torch.promote_types(x.dtype, torch.float32)
-            q, k = q.to(full), k.to(full)
-            products = q.view(B, H * W, N, D).permute(0, 2, 3, 1) @ k.view(B, H * W, N, D).transpose(1, 2)
-            q_norm = torch.linalg.vector_norm(q, dim=1).clamp_min(1e-12).view(B, N, D, 1)
-            k_norm = torch.linalg.vector_norm(k, dim=1).clamp_min(1e-12).view(B, N, 1, D)
-            attention = tksa.sparse_attention(products / (q_norm * k_norm) * tksa.temperature)  # (B, N, D, D)
+            q, k = (part.to(full).view(B, H * W, N, D).permute(0, 2, 3, 1) for part in (q, k))  # each (B, N, D, HW)
+            attention = tksa.sparse_attention(tksa.scores(q, k))  # (B, N, D, D)
             project = tksa.project_out.weight.to(full).view(C, N, D)
             matrix = torch.einsum("bnij,cni->bnjc", attention, project).reshape(B, C, C)  # from v's channels to C
         y = v @ matrix.to(v.dtype)  # (B, HW, C)
