@@ -29,10 +29,11 @@ class Answer:
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch):
-    """No setting of the machine that runs the tests reaches them."""
+def _alone(monkeypatch, tmp_path_factory):
+    """No setting or file of the machine that runs the tests reaches them."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DRSFORMER_HOME", str(tmp_path_factory.getbasetemp() / "home"))
 
 
 @pytest.fixture
