@@ -123,6 +123,24 @@ def read(source: Path | bytes) -> Picture:
             raise ImageError(f"damaged picture: {error!r}") from None
 
 
+def size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture, upright; only the file's head is read.
+
+    Raises:
+        ImageError: It is no picture of a known format.
+        OSError: The file cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Pillow swaps those of TIFF by itself.
+            turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except UnidentifiedImageError:
+        with path.open("rb") as file:
+            raise ImageError(_unidentified(file)) from None
+    return (height, width) if turned else (width, height)
+
+
 def encode(picture: Picture, image_format: str, *, quality: int = DEFAULT_QUALITY) -> bytes:
     """The bytes of a file.
 
@@ -139,7 +157,7 @@ def encode(picture: Picture, image_format: str, *, quality: int = DEFAULT_QUALIT
     if alpha is not None and image_format not in _WITH_ALPHA:
         alpha = None
     if pixels.dtype == np.uint16 and image_format not in _WITH_16_BITS:
-        pixels, alpha = _to_8_bits(pixels), None if alpha is None else _to_8_bits(alpha)
+        pixels, alpha = to_8_bits(pixels), None if alpha is None else to_8_bits(alpha)
     # 16-bit gray with alpha is a kind that OpenCV cannot write and Pillow cannot read.
     no_gray = image_format not in _WITH_GRAY or (alpha is not None and pixels.dtype == np.uint16)
     if gray:
@@ -376,7 +394,10 @@ def _unidentified(file: BinaryIO) -> str:
     return f"not a picture: expected {READABLE}" if found is None else f"is {found}; expected {READABLE}"
 
 
-def _to_8_bits(channels: Channels) -> Channels:
+def to_8_bits(channels: Channels) -> Channels:
+    """uint16 -> uint8, rounded; uint8 as it is."""
+    if channels.dtype == np.uint8:
+        return channels
     return np.rint(channels / np.float32(257)).astype(np.uint8)
 
 
