@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 from drsformer_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
+
+    from drsformer.model import DRSformer
 
 
 def resolve_device(name: str) -> torch.device:
@@ -41,6 +45,20 @@ def resolve_device(name: str) -> torch.device:
     # Convolutions default to TF32, which is 1e-3 away from the published results; float32 shall mean float32.
     torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda", wanted)
+
+
+def load_network(weights: Path, device: str, threads: int | None) -> DRSformer:
+    """The network of a weight file, on its device, with threads and allocator set for it.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or foreign.
+        UsageError: There is no such device.
+    """
+    from drsformer.checkpoint import load_checkpoint  # noqa: PLC0415
+
+    keep_freed_memory()
+    set_threads(threads)
+    return load_checkpoint(weights).to(resolve_device(device))
 
 
 def set_threads(number: int | None) -> None:

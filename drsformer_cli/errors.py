@@ -19,6 +19,10 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
+# What one picture can raise without stopping the others; anything else is a bug and keeps its traceback.
+PICTURE_ERRORS = (DRSformerError, OSError, MemoryError)
+
+
 class UsageError(DRSformerError):
     """The command line asks for something impossible or dangerous; nothing was done."""
 

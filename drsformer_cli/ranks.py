@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from drsformer_cli.errors import UsageError
+import typer
+
+from drsformer.errors import DRSformerError
+from drsformer_cli.errors import UsageError, exit_code, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
 
@@ -55,6 +58,28 @@ class Ranks:
             dist.broadcast_object_list(values, src=0)
             value = values[0]
         return value
+
+    def agree(self, decide: Callable[[], T]) -> T:
+        """What the first rank decides, for all; its errors are raised on the first and end the others quietly.
+
+        Raises:
+            DRSformerError: What `decide` raised; an OSError becomes a UsageError.
+            typer.Exit: On the other ranks, since the first has said it.
+        """
+        decided: T | DRSformerError | None = None
+        if self.first:
+            try:
+                decided = decide()
+            except DRSformerError as error:
+                decided = error
+            except OSError as error:  # a name that is too long, a folder that may not be searched
+                decided = UsageError(f"{error.filename}: {reason(error)}")
+        agreed = self.broadcast(decided)
+        if isinstance(agreed, DRSformerError):
+            if self.first:
+                raise agreed
+            raise typer.Exit(exit_code(agreed))
+        return cast("T", agreed)
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value in order, on the first rank; an empty list on the others."""

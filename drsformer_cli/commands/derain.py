@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from drsformer.errors import DRSformerError
 from drsformer_cli import console, options, zoo
-from drsformer_cli.errors import ExitCode, UsageError, exit_code, reason
+from drsformer_cli.errors import PICTURE_ERRORS, ExitCode, UsageError, reason
 from drsformer_cli.formats import DEFAULT_QUALITY, FORMAT_OF_ENDING, FormatName
-from drsformer_cli.plan import Job, Plan, plan
+from drsformer_cli.plan import Job, plan
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -25,14 +24,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from drsformer.inference import Restorer
-    from drsformer.model import DRSformer
     from drsformer_cli.images import Picture
 
 HARDLY_CHANGED = 0.2
 """Mean change, of 255, under which the user is told that the model may not suit the rain."""
-
-# What one picture can raise without stopping the others; anything else is a bug and keeps its traceback.
-_PICTURE_ERRORS = (DRSformerError, OSError, MemoryError)
 
 
 def derain(
@@ -99,8 +94,8 @@ def derain(
     Several GPUs: torchrun --nproc-per-node N -m drsformer_cli derain FOLDER -o OUT
     """
     ranks = Ranks()
-    todo = _shared(
-        ranks,
+    # Before any rank writes what another would find.
+    todo = ranks.agree(
         lambda: plan(
             inputs,
             output,
@@ -125,11 +120,12 @@ def derain(
     if mine:
         from drsformer.inference import Restorer  # noqa: PLC0415 - slow imports wait until there is work
         from drsformer_cli import images  # noqa: PLC0415
+        from drsformer_cli.device import load_network  # noqa: PLC0415
 
         console.show_log(verbose=verbose, quiet=quiet)
         images.allow_megapixels(max_megapixels)
         restorer = Restorer(
-            _load(weights, device, threads),
+            load_network(weights, device, threads),
             tile=options.parse_tile(tile),
             overlap=overlap,
             precision=precision,
@@ -156,33 +152,6 @@ def _check_streams(jobs: list[Job], *, results: bool) -> None:
         raise UsageError("'-' reads the picture from stdin, which is closed")
     if any(job.target is None for job in jobs) and (results or sys.stdout is None or sys.stdout.isatty()):
         raise UsageError("the picture goes to stdout: send it to a file or a pipe, without --json or --dry-run")
-
-
-def _shared(ranks: Ranks, make_plan: Callable[[], Plan]) -> Plan:
-    """The first rank plans for all, before any of them writes what another would find."""
-    planned: Plan | DRSformerError = Plan([], [])
-    if ranks.first:
-        try:
-            planned = make_plan()
-        except DRSformerError as error:
-            planned = error
-        except OSError as error:  # a name that is too long, a folder that may not be searched
-            planned = UsageError(f"{error.filename}: {reason(error)}")
-    planned = ranks.broadcast(planned)
-    if isinstance(planned, DRSformerError):
-        if ranks.first:
-            raise planned
-        raise typer.Exit(exit_code(planned))  # said once
-    return planned
-
-
-def _load(weights: Path, device: str, threads: int | None) -> DRSformer:
-    from drsformer.checkpoint import load_checkpoint  # noqa: PLC0415
-    from drsformer_cli.device import keep_freed_memory, resolve_device, set_threads  # noqa: PLC0415
-
-    keep_freed_memory()
-    set_threads(threads)
-    return load_checkpoint(weights).to(resolve_device(device))
 
 
 @dataclass
@@ -300,7 +269,7 @@ def _restore_all(jobs: list[Job], restorer: Restorer, encoding: _Encoding, repor
         job, result, future = writing
         try:
             future.result()
-        except _PICTURE_ERRORS as error:
+        except PICTURE_ERRORS as error:
             report.failure(job, error)
         else:
             report.success(job, result)
@@ -316,7 +285,7 @@ def _restore_all(jobs: list[Job], restorer: Restorer, encoding: _Encoding, repor
                 progress.update(task, description=job.name, completed=i)
                 try:
                     result = _restore(picture.result(), restorer, tiles_of(i))
-                except _PICTURE_ERRORS as error:
+                except PICTURE_ERRORS as error:
                     report.failure(job, error)
                     continue
                 image_format = encoding.format_for(job.target, result.picture)
@@ -340,7 +309,7 @@ def _read_ahead(jobs: list[Job], reader: ThreadPoolExecutor) -> Iterator[tuple[J
     following: Future[Picture] = Future()
     try:
         following.set_result(_read(jobs[0]))
-    except _PICTURE_ERRORS as error:
+    except PICTURE_ERRORS as error:
         following.set_exception(error)
     for i, job in enumerate(jobs):
         current = following
