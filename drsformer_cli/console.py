@@ -8,10 +8,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Table
 
 
 @cache
@@ -35,9 +36,22 @@ def error(message: str) -> None:
     say(f"drsformer: {message}", style="red")
 
 
+def some(names: Sequence[str]) -> str:
+    """The first three of many, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def result(text: str) -> None:
     """One line on stdout, at once."""
     print(text, flush=True)  # noqa: T201 - stdout is for results
+
+
+def table(rows: Table) -> None:
+    """A table on stdout, as wide as it needs to be where nobody's terminal wraps it."""
+    from rich.console import Console  # noqa: PLC0415
+
+    to_terminal = sys.stdout is not None and sys.stdout.isatty()
+    Console(highlight=False, markup=False, emoji=False, width=None if to_terminal else 200).print(rows)
 
 
 def json_line(facts: Mapping[str, object]) -> str:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 SideBySide = Literal["clean-left", "rainy-left"]
 """Which half of a picture is the rain-free one, where one file holds both."""
 
-RAINY_FOLDERS = ("input", "rain", "rainy", "rainy_image", "lq")
-CLEAN_FOLDERS = ("target", "norain", "clean", "ground_truth", "gt")
+RAINY_FOLDERS = ("input", "rain", "rainy", "rainy_image", "lq", "inputs")
+CLEAN_FOLDERS = ("target", "norain", "clean", "ground_truth", "gt", "targets")
 """What the two folders of a data set are called in the wild, in any case."""
 
 _TEST_FOLDERS = ("test", "testing", "testset")
@@ -192,11 +192,13 @@ class Pairs:
 
     Attributes:
         pairs: In natural order of their names.
-        problems: What could not be paired, a line each.
+        problems: Rainy pictures that could not be paired, a line each.
+        unused: Clean pictures that belong to no rainy one.
     """
 
     pairs: list[Pair]
     problems: list[str] = field(default_factory=list)
+    unused: list[Path] = field(default_factory=list)
 
 
 def read_rgb8(path: Path) -> NDArray[np.uint8]:
@@ -225,19 +227,28 @@ def _check_sizes(pair: Pair, rainy: tuple[int, int], clean: tuple[int, int]) -> 
     )
 
 
+def known(name: str) -> Dataset | None:
+    """A data set by its name or an alias, in any spelling; None if there is none of that name."""
+    return next((row for row in DATASETS.values() if _plain(name) in _folder_names(row)), None)
+
+
 def find_dataset(name: str) -> Dataset:
-    """A data set by its name or an alias, in any case.
+    """A data set by its name or an alias, in any spelling.
 
     Raises:
         UsageError: There is none of that name.
     """
-    for dataset in DATASETS.values():
-        if _plain(name) in _folder_names(dataset):
-            return dataset
+    if dataset := known(name):
+        return dataset
     close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]}" if close else ""
-    known = ", ".join(DATASETS)
-    raise UsageError(f"--dataset {name}: no such folder, and no data set of that name{hint}; known: {known}")
+    all_names = ", ".join(DATASETS)
+    raise UsageError(f"--dataset {name}: no such folder, and no data set of that name{hint}; known: {all_names}")
+
+
+def is_role(folder: Path) -> bool:
+    """Whether a folder's name says only that its pictures are rainy or clean."""
+    return _plain(folder.name) in {_plain(name) for name in (*RAINY_FOLDERS, *CLEAN_FOLDERS)}
 
 
 def locate(dataset: Dataset, root: Path) -> Path | None:
@@ -366,11 +377,10 @@ def _pair_by(
         if len(partners) == 1:
             pairs.append(Pair(name, path, partners[0]))
         elif partners:
-            problems.append(f"{path.name}: {len(partners)} clean pictures fit: {', '.join(p.name for p in partners)}")
+            problems.append(f"{path.name}: {len(partners)} partners fit: {', '.join(p.name for p in partners)}")
         else:
-            problems.append(f"{path.name}: no clean picture of that name")
-    problems += [f"{path.name}: no rainy picture for this clean one" for path in clean if path not in used]
-    return Pairs(pairs, problems)
+            problems.append(f"{path.name}: no partner in {clean[0].parent.name if clean else 'an empty folder'}")
+    return Pairs(pairs, problems, [path for path in clean if path not in used])
 
 
 def _pair_together(files: Sequence[Path]) -> Pairs:
@@ -387,8 +397,8 @@ def _roles(folder: Path) -> tuple[Path, Path] | None:
     """The rainy and the clean folder in this one; twice this folder where it holds rain-1 and norain-1 together."""
     by_role: dict[bool, list[Path]] = {True: [], False: []}
     for inner in _folders(folder):
-        for is_rainy, known in ((True, RAINY_FOLDERS), (False, CLEAN_FOLDERS)):
-            if _plain(inner.name) in {_plain(name) for name in known}:
+        for is_rainy, words in ((True, RAINY_FOLDERS), (False, CLEAN_FOLDERS)):
+            if _plain(inner.name) in {_plain(word) for word in words}:
                 by_role[is_rainy].append(inner)
     rainy, clean = by_role[True], by_role[False]
     if len(rainy) == len(clean) == 1:

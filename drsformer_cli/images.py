@@ -133,8 +133,9 @@ def size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            # Pillow swaps those of TIFF by itself.
-            turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            # Pillow swaps those of TIFF by itself, and would decode a whole PNG in search of EXIF at its end.
+            tells = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+            turned = tells and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     except UnidentifiedImageError:
         with path.open("rb") as file:
             raise ImageError(_unidentified(file)) from None

@@ -26,8 +26,11 @@ def _checked_tile(text: str) -> str:
     return text
 
 
-Model = Annotated[
-    str, typer.Option("--model", "-m", metavar="NAME|FILE", help="Bundled model, or a checkpoint file (.pth).")
+_MODEL_HELP = "Bundled model, or a checkpoint file (.pth)."
+
+Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME|FILE", help=_MODEL_HELP)]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", "-m", metavar="NAME|FILE", help=f"{_MODEL_HELP} Repeat for several.")
 ]
 Tile = Annotated[
     str,
@@ -42,8 +45,9 @@ Overlap = Annotated[
     int | None, typer.Option("--overlap", metavar="N", min=0, help="Pixels that neighbouring tiles share; else 32.")
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where the network runs.")]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 Precision = Annotated[
-    Literal["auto", "fp32", "bf16", "fp16"],
+    PrecisionName,
     typer.Option(
         "--precision",
         metavar="auto|fp32|bf16|fp16",
@@ -52,6 +56,9 @@ Precision = Annotated[
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads of the network.")
+]
+Tta = Annotated[
+    bool, typer.Option("--tta", help="Average over 8 flips and rotations: a little better, 8 times slower.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr, nothing on stdout.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about each picture.")]

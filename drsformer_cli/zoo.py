@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import drsformer
 from drsformer.errors import CheckpointError
@@ -31,3 +32,13 @@ def resolve(model: str) -> Path:
         raise CheckpointError(f"--model {model}: {error.strerror}") from None
     names = ", ".join(BUNDLED)
     raise CheckpointError(f"--model {model}: no such file, and no model of that name; bundled: {names}")
+
+
+MODELS: dict[str, Any] = {}
+
+
+def parameter_file(name: str) -> Path:
+    """Stand-in."""
+    from drsformer_cli.home import home  # noqa: PLC0415
+
+    return home() / "metrics" / name

@@ -66,15 +66,16 @@ def test_pairing_rules(rainy, clean, expected):
 
 
 def test_one_rule_for_all_so_that_no_picture_gets_a_stranger():
-    found = datasets.pair([Path("1.png"), Path("1_2.png")], [Path("1.png"), Path("3.png")])
+    found = datasets.pair([Path("1.png"), Path("1_2.png")], [Path("gt/1.png"), Path("gt/3.png")])
     assert names_of(found) == [("1.png", "1.png")]
-    assert found.problems == ["1_2.png: no clean picture of that name", "3.png: no rainy picture for this clean one"]
+    assert found.problems == ["1_2.png: no partner in gt"]
+    assert found.unused == [Path("gt/3.png")]
 
 
 def test_ambiguous_partners_are_named_not_chosen():
     found = datasets.pair([Path("1.png"), Path("2.png")], [Path("1.png"), Path("1.jpg"), Path("2.png")])
     assert names_of(found) == [("2.png", "2.png")]
-    assert found.problems == ["1.png: 2 clean pictures fit: 1.png, 1.jpg"]
+    assert found.problems == ["1.png: 2 partners fit: 1.png, 1.jpg"]
 
 
 def test_equal_stems_keep_their_endings_in_their_names():

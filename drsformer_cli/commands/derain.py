@@ -56,9 +56,7 @@ def derain(
         float,
         typer.Option(min=0, max=1, metavar="0..1", help="Blend with the input: 0 keeps it, 1 is the full effect."),
     ] = 1.0,
-    tta: Annotated[
-        bool, typer.Option("--tta", help="Average over 8 flips and rotations: a little better, 8 times slower.")
-    ] = False,
+    tta: options.Tta = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave pictures alone whose output exists.")
@@ -220,9 +218,8 @@ class _Report:
         for name, text in failures:
             console.error(f"{name}: {text}")
         if unchanged and not self.quiet:
-            names = ", ".join(unchanged[:3]) + (f" and {len(unchanged) - 3} more" if len(unchanged) > 3 else "")
             console.say(
-                f"hardly changed (less than {HARDLY_CHANGED} of 255 on average): {names}. "
+                f"hardly changed (less than {HARDLY_CHANGED} of 255 on average): {console.some(unchanged)}. "
                 f"No rain, or a kind that the model {self.model!r} does not know: another --model may do better."
             )
 

@@ -154,6 +154,11 @@ class Restorer:
             restored[top : top + len(rows_done)] = rows_done
         return restored
 
+    @property
+    def precision(self) -> str:
+        """What it computes in: fp32, bf16 or fp16."""
+        return {None: "fp32", torch.bfloat16: "bf16"}.get(self._half, "fp16")
+
     def choose_tile(self, height: int, width: int) -> int | None:
         """Tile for a picture of that size, in pixels; None is the whole picture."""
         if self.tile != "auto":

@@ -1,0 +1,190 @@
+"""Which pictures `eval` scores: data sets, pairs of folders, existing results, photos without ground truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drsformer_cli import console, datasets, zoo
+from drsformer_cli.datasets import Pair, read_rgb8
+from drsformer_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from drsformer_cli.datasets import Dataset, Pairs
+    from drsformer_cli.metrics import Protocol
+
+    Pixels = NDArray[np.uint8]
+
+_DEFAULT_PROTOCOL: Protocol = "uint8-Y"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture to score.
+
+    Attributes:
+        name: Unique in its set.
+        source: A pair, or a rainy picture without ground truth.
+        result: An existing result to score.
+    """
+
+    name: str
+    source: Pair | Path
+    result: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What its numbers depend on, apart from the network; the rainy picture comes first."""
+        return (self.source.rainy, self.source.clean) if isinstance(self.source, Pair) else (self.source,)
+
+    @property
+    def scene(self) -> str:
+        """What pictures of one scene have in common: they are no independent observations."""
+        return str(self.files[-1])
+
+    def read(self) -> tuple[Pixels, Pixels | None]:
+        """The rainy picture, and the clean one where there is one.
+
+        Raises:
+            ImageError: A file is no picture, or the two differ in size.
+            OSError: A file cannot be read.
+        """
+        return self.source.read() if isinstance(self.source, Pair) else (read_rgb8(self.source), None)
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """What is scored together, in one table.
+
+    Attributes:
+        name: In tables and in the paths of saved results.
+        samples: The pictures.
+        protocol: Of PSNR and SSIM; None without ground truth.
+        dataset: Its row in the table of published data sets, where it is one.
+        problems: What was found but cannot be scored, a line each.
+        warnings: Why its numbers may not be comparable, a line each.
+    """
+
+    name: str
+    samples: Sequence[Sample]
+    protocol: Protocol | None = None
+    dataset: Dataset | None = None
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, str]:
+        """Names of its two metrics."""
+        return ("psnr", "ssim") if self.protocol else ("niqe", "brisque")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be scored, as the command line says it; `gather` turns it into picture sets."""
+
+    datasets: Sequence[str]
+    real: Sequence[Path]
+    root: Path
+    inputs: Path | None
+    targets: Path | None
+    results: Path | None
+    protocol: Protocol | None
+    limit: int | None
+    models: Sequence[str]
+
+    def gather(self) -> list[PictureSet]:
+        """The picture sets, found and paired.
+
+        Raises:
+            UsageError: The options do not fit together, data is absent, or two sets would share a name.
+        """
+        if self.inputs and not self.targets:
+            raise UsageError("--inputs: needs the rain-free pictures too, as --targets")
+        if self.targets and not (self.inputs or self.results):
+            raise UsageError("--targets: needs --inputs to restore, or --results to score")
+        if self.results and (self.real or len(self.datasets) + bool(self.targets) != 1):
+            raise UsageError("--results: needs either --targets or one --dataset")
+        found = [self._of_dataset(name) for name in self.datasets]
+        if self.targets:
+            found.append(self._of_folders(self.targets))
+        found += [_of_photos(folder) for folder in self.real]
+        if not found:
+            raise UsageError("nothing to score: expected --dataset, --inputs with --targets, --results or --real")
+        names = [pictures.name for pictures in found]
+        if twins := [name for name in names if names.count(name) > 1]:
+            raise UsageError(f"two sets of pictures are called {twins[0]}; score them one after the other")
+        return [_limited(pictures, self.limit) for pictures in found]
+
+    def _of_dataset(self, name: str) -> PictureSet:
+        """A known data set by name or by folder, or any folder with a rainy and a clean one in it."""
+        folder = Path(name)
+        dataset = datasets.known(folder.name)
+        if dataset is not None and (folder.name == name or not folder.is_dir()):
+            folder = datasets.locate(dataset, self.root) or folder
+        if not folder.is_dir():
+            dataset = dataset or datasets.find_dataset(name)
+            console.say(datasets.advice(dataset, self.root))
+            raise UsageError(f"--dataset {name}: not found in {self.root}")
+        pairs = datasets.find_pairs(folder, side_by_side=dataset.side_by_side if dataset else None)
+        return self._paired(dataset.name if dataset else folder.resolve().name, dataset, pairs)
+
+    def _of_folders(self, targets: Path) -> PictureSet:
+        """--inputs, or else --results, with --targets."""
+        pairs = datasets.pair(datasets.pictures(self.inputs or self.results or targets), datasets.pictures(targets))
+        folder = targets.resolve()
+        return self._paired(folder.parent.name if datasets.is_role(folder) else folder.name, None, pairs)
+
+    def _paired(self, name: str, dataset: Dataset | None, pairs: Pairs) -> PictureSet:
+        """Pairs whose sizes agree, each with its existing result where results are scored."""
+        sizes = datasets.size_problems(pairs.pairs)
+        good = [pair for pair in pairs.pairs if pair not in sizes]
+        problems = [*pairs.problems, *sizes.values()]
+        result_of: dict[Path, Path] = {}
+        if self.results and self.targets and not self.inputs:
+            result_of = {pair.rainy: pair.rainy for pair in good}
+        elif self.results:
+            of_results = datasets.pair(datasets.pictures(self.results), [pair.rainy for pair in good])
+            result_of = {pair.clean: pair.rainy for pair in of_results.pairs}
+            problems += of_results.problems
+        protocol = self.protocol or (dataset.protocol if dataset else _DEFAULT_PROTOCOL)
+        warnings = [] if dataset is None else [*self._doubts(dataset, good, protocol)]
+        if pairs.unused:
+            warnings.append(f"rain-free pictures without a rainy one: {console.some([p.name for p in pairs.unused])}")
+        samples = [Sample(pair.name, pair, result_of.get(pair.rainy)) for pair in good]
+        return PictureSet(name, samples, protocol, dataset, tuple(problems), tuple(warnings))
+
+    def _doubts(self, dataset: Dataset, pairs: Sequence[Pair], protocol: Protocol) -> Iterator[str]:
+        """Why numbers on a known data set may not be comparable."""
+        if len(pairs) != dataset.count:
+            numbers = [str(number) for number in datasets.missing_numbers(dataset, pairs)]
+            missing = f", missing {console.some(numbers)}" if numbers else ""
+            yield f"{len(pairs)} of {dataset.count} pairs found{missing}"
+        if protocol != dataset.protocol:
+            yield f"papers report {dataset.protocol} on it, not {protocol}"
+        for model in self.models:
+            trained_on = zoo.MODELS[model].trained_on if model in zoo.MODELS else None
+            if trained_on in datasets.DATASETS and trained_on != dataset.name:
+                yield f"{model} was trained on {trained_on}: on other kinds of rain such models can lose 20 dB"
+            if dataset.caution and trained_on == dataset.caution[0]:
+                yield f"{model} was trained on {trained_on}: {dataset.caution[1]}"
+
+
+def _of_photos(folder: Path) -> PictureSet:
+    photos = datasets.pictures(folder)
+    if not photos:
+        raise UsageError(f"{folder}: no pictures in it")
+    samples = [Sample(name, photo) for name, photo in zip(datasets.names(photos), photos, strict=True)]
+    return PictureSet(folder.resolve().name, samples)
+
+
+def _limited(pictures: PictureSet, limit: int | None) -> PictureSet:
+    if limit is None or limit >= len(pictures.samples):
+        return pictures
+    warnings = (*pictures.warnings, f"only its first {limit} pictures (--limit)")
+    return replace(pictures, samples=pictures.samples[:limit], warnings=warnings)

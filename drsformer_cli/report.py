@@ -1,0 +1,180 @@
+"""Evaluation runs as a table for people, as JSON and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from drsformer_cli import console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rich.table import Table
+
+    from drsformer_cli.evaluation import Run
+
+_DIGITS = {"psnr": 2, "ssim": 4, "niqe": 3, "brisque": 2}
+_TITLES = {"psnr": "PSNR", "ssim": "SSIM", "niqe": "NIQE", "brisque": "BRISQUE"}
+
+
+def tables(runs: Sequence[Run]) -> Iterator[Table]:
+    """One table a picture set: the rainy input, every method, and what papers report."""
+    for _, group in groupby(runs, key=lambda run: run.pictures.name):
+        yield _table(list(group))
+
+
+def notes(runs: Sequence[Run]) -> list[str]:
+    """What a reader needs to repeat the numbers, and to doubt them where they should be doubted."""
+    lines = []
+    for _, group in groupby(runs, key=lambda run: run.pictures.name):
+        of_set = list(group)
+        pictures = of_set[0].pictures
+        lines += [f"{pictures.name}: {text}" for text in pictures.warnings]
+        lines += [f"{pictures.name}: {text}" for text in _exceptions(of_set)]
+    for name, settings in {run.method.name: run.method.settings for run in runs}.items():
+        if settings:
+            facts = ", ".join(f"{key} {_setting(value)}" for key, value in settings.items())
+            lines.append(f"{name}: {facts}")
+    return lines
+
+
+def as_dict(run: Run) -> dict[str, object]:
+    """A run as plain values; a number that does not exist or is infinite is None."""
+    first, second = run.pictures.metrics
+    facts: dict[str, object] = {
+        "dataset": run.pictures.name,
+        "model": run.method.name,
+        "protocol": run.pictures.protocol,
+        "count": len(run.scored),
+        "expected": run.pictures.dataset.count if run.pictures.dataset else None,
+    }
+    for metric in (first, second):
+        facts[metric] = run.mean(metric)
+        facts[f"{metric}_interval"] = run.interval(metric)
+        facts[f"{metric}_input"] = run.mean(f"{metric}_input")
+    if run.pictures.protocol:
+        facts["identical"] = run.identical
+        facts["reported"] = [
+            {"method": method, "psnr": psnr, "ssim": ssim}
+            for method, psnr, ssim in (run.pictures.dataset.reported if run.pictures.dataset else ())
+        ]
+        facts["to_paper"] = _to_paper(run)
+    facts["seconds"] = run.seconds
+    facts |= run.method.settings
+    facts["warnings"] = [*run.pictures.warnings]
+    facts["failures"] = [{"name": score.name, "error": score.error} for score in run.scores if score.error]
+    facts["images"] = [
+        {
+            "name": score.name,
+            **{metric: value if math.isfinite(value) else None for metric, value in score.values.items()},
+            **({"identical": True} if math.isinf(score.values.get("psnr", 0.0)) else {}),
+            "seconds": score.seconds,
+        }
+        for score in run.scored
+    ]
+    return facts
+
+
+def as_csv(runs: Iterable[Run]) -> str:
+    """One row a picture and method. Infinite values are `inf`, undefined ones empty."""
+    numbers = [f"{metric}{of}" for metric in _TITLES for of in ("", "_input")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["dataset", "model", "protocol", "name", *numbers, "seconds", "error"])
+    for run in runs:
+        for score in run.scores:
+            values = [_csv_number(score.values.get(number)) for number in numbers]
+            seconds = _csv_number(score.seconds)
+            writer.writerow(
+                [run.pictures.name, run.method.name, run.pictures.protocol, score.name, *values, seconds, score.error]
+            )
+    return text.getvalue()
+
+
+def _table(runs: Sequence[Run]) -> Table:
+    from rich.table import Table  # noqa: PLC0415 - only tables need it
+
+    pictures = runs[0].pictures
+    first = pictures.metrics[0]
+    reported = pictures.dataset.reported if pictures.dataset else ()
+    to_paper = [_signed(_to_paper(run), first) for run in runs]
+    table = Table(title=_title(runs), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("")
+    titles = [*(_TITLES[metric] for metric in pictures.metrics), "gain" if pictures.protocol else "change", "s/picture"]
+    if any(to_paper):
+        titles.append("to paper")
+    for title in titles:
+        table.add_column(title, justify="right")
+    if runs[0].mean(f"{first}_input") is not None:
+        table.add_row("rainy input", *_cells(runs[0], "_input"))
+    for run, difference in zip(runs, to_paper, strict=True):
+        mean, mean_input = run.mean(first), run.mean(f"{first}_input")
+        gain = mean - mean_input if mean is not None and mean_input is not None else None
+        seconds = "" if run.seconds is None else f"{run.seconds:.2f}"
+        cells = [run.method.name, *_cells(run, ""), _signed(gain, first), seconds]
+        table.add_row(*cells, *([difference] if any(to_paper) else []))
+    for method, psnr, ssim in reported:
+        text = method if all(run.comparable for run in runs) else f"{method}, not comparable"
+        table.add_row(text, _number(psnr, "psnr"), _number(ssim, "ssim"), style="dim")
+    return table
+
+
+def _title(runs: Sequence[Run]) -> str:
+    pictures = runs[0].pictures
+    scored = min(len(run.scored) for run in runs)
+    total = pictures.dataset.count if pictures.dataset else len(pictures.samples)
+    kind = pictures.protocol or "no ground truth (lower is better)"
+    return f"{pictures.name}: {scored} of {total} pictures, {kind}"
+
+
+def _cells(run: Run, of: str) -> list[str]:
+    """Mean and half of the 95 % interval, of both metrics."""
+    cells = []
+    for metric in run.pictures.metrics:
+        interval = run.interval(metric + of)
+        plus_minus = "" if interval is None else f" \u00b1 {_number((interval[1] - interval[0]) / 2, metric)}"
+        cells.append(_number(run.mean(metric + of), metric) + plus_minus)
+    return cells
+
+
+def _exceptions(runs: Sequence[Run]) -> Iterator[str]:
+    """What the means leave out."""
+    for run in runs:
+        if run.identical:
+            yield f"{run.method.name}: {run.identical} identical to the clean picture, not in the mean PSNR"
+        for metric in run.pictures.metrics:
+            undefined = [score.name for score in run.scored if math.isnan(score.values.get(metric, 0.0))]
+            if undefined:
+                names = console.some(undefined)
+                yield f"{run.method.name}: no {_TITLES[metric]} for {names} (too small, or of one colour)"
+
+
+def _to_paper(run: Run) -> float | None:
+    """PSNR above what this network's paper reports, where the two may be compared."""
+    mean, dataset = run.mean("psnr"), run.pictures.dataset
+    if mean is None or dataset is None or not run.comparable:
+        return None
+    paper = next((psnr for method, psnr, _ in dataset.reported if method.startswith("DRSformer")), None)
+    return None if paper is None else mean - paper
+
+
+def _signed(value: float | None, metric: str) -> str:
+    return "" if value is None else f"{value:+.{_DIGITS[metric]}f}"
+
+
+def _number(value: float | None, metric: str) -> str:
+    return "" if value is None else f"{value:.{_DIGITS[metric]}f}"
+
+
+def _csv_number(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else str(value)
+
+
+def _setting(value: object) -> str:
+    """Hashes are shown by their beginning."""
+    text = str(value)
+    return text[:12] if len(text) == 64 else text

@@ -1,0 +1,52 @@
+"""Contact sheets: pictures beside each other, with a line of text above each row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+WIDTH = 400
+"""Pixels of each picture on the sheet, at most."""
+
+ERROR_GAIN = 4
+"""By how much an error map is brightened: errors of 64 levels and more are white."""
+
+_LINE = 22
+_GAP = 4
+
+
+def row(text: str, pictures: Sequence[Pixels]) -> Pixels:
+    """(H, W, 3) pictures of one size beside each other under a line of text, shrunk to `WIDTH` each."""
+    H, W = pictures[0].shape[:2]
+    width = min(W, WIDTH)
+    height = max(1, round(H * width / W))
+    shrunk = [np.asarray(cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA), np.uint8) for p in pictures]
+    sheet = Image.new("RGB", (len(shrunk) * (width + _GAP) - _GAP, height + _LINE), "white")
+    ImageDraw.Draw(sheet).text((2, 2), text, fill="black", font=ImageFont.load_default(14))
+    for i, picture in enumerate(shrunk):
+        sheet.paste(Image.fromarray(picture), (i * (width + _GAP), _LINE))
+    return np.asarray(sheet)
+
+
+def stack(rows: Sequence[Pixels]) -> Pixels:
+    """Rows of any width below each other on white."""
+    width = max(part.shape[1] for part in rows)
+    padded = [np.pad(part, ((0, _GAP), (0, width - part.shape[1]), (0, 0)), constant_values=255) for part in rows]
+    return np.concatenate(padded)
+
+
+def error_map(restored: Pixels, clean: Pixels) -> Pixels:
+    """(H, W, 3): mean absolute error over the channels, times `ERROR_GAIN`, from black over red to white."""
+    error = np.abs(restored.astype(np.int16) - clean).mean(axis=2) * ERROR_GAIN
+    coloured = cv2.applyColorMap(np.minimum(error, 255).astype(np.uint8), cv2.COLORMAP_HOT)
+    return np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB), np.uint8)

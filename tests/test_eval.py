@@ -1,0 +1,202 @@
+"""`drsformer eval`, as a user runs it."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import photo
+from PIL import Image
+
+from drsformer_cli import zoo
+from drsformer_cli.metrics import psnr, ssim
+
+
+def save(path, pixels):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch, tiny_file):
+    """Three pairs of a known data set, and a checkpoint, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for i in (1, 2, 3):
+        save(f"data/Rain100L/input/rain-{i}.png", photo(seed=i))
+        save(f"data/Rain100L/target/norain-{i}.png", photo(seed=i, noise=0.02))
+    monkeypatch.setenv("DRSFORMER_DATA", "data")
+    Path("tiny.pth").write_bytes(tiny_file.read_bytes())
+    return tmp_path
+
+
+def runs(answer):
+    assert answer.out.count("\n") == 1
+    return json.loads(answer.out)["runs"]
+
+
+def test_a_table_for_people(run, data):
+    answer = run("eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--model", "general")
+    assert (answer.code, answer.err) == (0, "")
+    lines = [line.split() for line in answer.out.splitlines()]
+    assert lines[0] == ["Rain100L:", "3", "of", "100", "pictures,", "uint8-Y"]
+    assert [line[0] for line in lines[2:5]] == ["rainy", "tiny", "general"]
+    assert "Rain100L: 3 of 100 pairs found, missing 4, 5, 6 and 94 more" in answer.out
+    assert "tiny: checkpoint " in answer.out
+
+
+def test_json_is_what_the_metrics_say_of_what_derain_writes(run, data):
+    (facts,) = runs(run("eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--json", "--save", "out"))
+    assert run("derain", "data/Rain100L/input", "-o", "restored", "--model", "tiny.pth").code == 0
+    assert {"dataset": "Rain100L", "model": "tiny", "protocol": "uint8-Y", "count": 3}.items() <= facts.items()
+    for image in facts["images"]:
+        restored = np.asarray(Image.open(f"restored/{image['name']}.png"))
+        clean = np.asarray(Image.open(f"data/Rain100L/target/no{image['name']}.png"))
+        assert np.array_equal(restored, np.asarray(Image.open(f"out/Rain100L/tiny/{image['name']}.png")))
+        assert image["psnr"] == pytest.approx(psnr(restored, clean), abs=1e-9)
+        assert image["ssim"] == pytest.approx(ssim(restored, clean), abs=1e-9)
+    assert facts["psnr"] == pytest.approx(np.mean([image["psnr"] for image in facts["images"]]))
+    low, high = facts["psnr_interval"]
+    assert low <= facts["psnr"] <= high
+
+
+def test_results_of_any_tool(run, data):
+    for i in (1, 2, 3):
+        save(f"theirs/rain-{i}.png", photo(seed=i))
+    (alone,) = runs(run("eval", "--results", "theirs", "--targets", "data/Rain100L/target", "--json"))
+    (of_set,) = runs(run("eval", "--results", "theirs", "--dataset", "Rain100L", "--json"))
+    assert alone["model"] == of_set["model"] == "theirs"
+    assert alone["psnr"] == of_set["psnr"] == of_set["psnr_input"]
+    assert alone["psnr_input"] is None
+    (perfect,) = runs(run("eval", "--results", "data/Rain100L/target", "--dataset", "Rain100L", "--json"))
+    assert (perfect["psnr"], perfect["identical"], perfect["ssim"]) == (None, 3, pytest.approx(1))
+
+
+def test_folders_limit_protocol_and_csv(run, data):
+    arguments = ["--inputs", "data/Rain100L/input", "--targets", "data/Rain100L/target", "--limit", 2]
+    answer = run("eval", *arguments, "--protocol", "float-Y", "--csv", "scores.csv", "--model", "tiny.pth", "--quiet")
+    assert (answer.code, answer.out, answer.err) == (0, "", "")
+    rows = list(csv.DictReader(Path("scores.csv").read_text().splitlines()))
+    assert [(row["dataset"], row["model"], row["protocol"], row["name"]) for row in rows] == [
+        ("Rain100L", "tiny", "float-Y", "rain-1"),
+        ("Rain100L", "tiny", "float-Y", "rain-2"),
+    ]
+    again = run("eval", *arguments, "--csv", "scores.csv")
+    assert (again.code, "scores.csv exists" in again.err) == (2, True)
+
+
+def test_odd_data_is_named_and_the_rest_scored(run, data):
+    save("data/Rain100L/input/rain-4.png", photo())
+    save("data/Rain100L/input/rain-5.png", photo(56, 40))
+    save("data/Rain100L/target/norain-5.png", photo(40, 56))
+    save("data/Rain100L/input/rain-6.png", photo())
+    save("data/Rain100L/target/norain-6.png", photo())
+    os.truncate("data/Rain100L/input/rain-6.png", 2000)
+    answer = run("eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--json")
+    (facts,) = runs(answer)
+    assert answer.code == 3
+    assert facts["count"] == 3
+    assert [failure["name"] for failure in facts["failures"]] == ["rain-6"]
+    problems = [
+        "rain-4.png: no partner in target",
+        "rain-5.png is 40x56 and norain-5.png is 56x40",
+        "rain-6: rain-6.png",
+    ]
+    for text in problems:
+        assert text in answer.err
+
+
+def test_nothing_scored(run, data):
+    for i in (1, 2, 3):
+        Path(f"data/Rain100L/input/rain-{i}.png").write_bytes(b"text")
+    answer = run("eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--sheet", "sheet.png")
+    assert answer.code == 1
+    assert answer.err.count("not a picture") == 3
+    assert not Path("sheet.png").exists()
+
+
+@pytest.mark.parametrize("side", [40, 112])
+def test_photos_without_ground_truth(run, data, shared, monkeypatch, side):
+    monkeypatch.setattr(zoo, "parameter_file", lambda name: shared / "data" / "iqa" / name)
+    save("street/a.jpg", photo(side, 2 * side, noise=0.1))
+    save("street/b.jpg", photo(200, 230, seed=1, noise=0.1))
+    answer = run("eval", "--real", "street", "--model", "tiny.pth", "--json", "--sheet", "sheet.jpg")
+    (facts,) = runs(answer)
+    assert answer.code == 0
+    assert (facts["dataset"], facts["protocol"], facts["count"]) == ("street", None, 2)
+    large = facts["images"][1]
+    assert set(large) == {"name", "niqe", "brisque", "niqe_input", "brisque_input", "seconds"}
+    assert (facts["images"][0]["niqe"] is None) == (side == 40)
+    if side == 40:
+        assert facts["niqe"] == large["niqe"]
+    with Image.open("sheet.jpg") as sheet:
+        assert sheet.width == 2 * 230 + 4
+
+
+def test_a_sheet_shows_rainy_restored_clean_and_error(run, data):
+    assert run("eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--sheet", "sheet.png").code == 0
+    sheet = np.asarray(Image.open("sheet.png"))
+    assert sheet.shape == (3 * (22 + 40 + 4), 4 * 56 + 3 * 4, 3)
+    shown = sheet[22:62]
+    assert any(np.array_equal(shown[:, :56], photo(seed=i)) for i in (1, 2, 3))
+
+
+def test_a_run_that_was_cut_off_goes_on(run, data):
+    arguments = ["--dataset", "Rain100L", "--model", "tiny.pth", "--save", "out", "--json"]
+    (first,) = runs(run("eval", *arguments))
+    Path("out/Rain100L/tiny/rain-2.png").unlink()
+    kept = Path("out/Rain100L/tiny/rain-1.png").stat().st_mtime_ns
+    (again,) = runs(run("eval", *arguments))
+    assert again["psnr"] == first["psnr"]
+    assert again["images"][0]["seconds"] == first["images"][0]["seconds"]
+    assert Path("out/Rain100L/tiny/rain-1.png").stat().st_mtime_ns == kept
+    refused = run("eval", *arguments, "--tile", 16)
+    assert refused.code == 2
+    assert "rain-1.png was not made by this run; --overwrite replaces it" in refused.err
+    assert run("eval", *arguments, "--tile", 16, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "nothing to score"),
+        (["--dataset", "Rain200M"], 2, "did you mean Rain200L"),
+        (["--dataset", "Rain200L"], 2, "--dataset Rain200L: not found in data"),
+        (["--dataset", "Rain100L", "--model", "none.pth"], 4, "none.pth"),
+        (["--dataset", "Rain100L", "--model", "tiny.pth", "--model", "./tiny.pth"], 2, "two are called tiny"),
+        (["--results", "data/Rain100L/input", "--dataset", "Rain100L", "--model", "general"], 2, "leave out --model"),
+        (["--dataset", "Rain100L", "--sheet", "sheet.gif"], 2, "unknown ending"),
+        (["--dataset", "Rain100L", "--csv", "none/scores.csv"], 2, "there is no folder none"),
+        (["--dataset", "Rain100L", "--limit", "0"], 2, "--limit"),
+        (["--dataset", "Rain100L", "--protocol", "Y"], 2, "--protocol"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_any_work(run, data, arguments, code, message):
+    answer = run("eval", *arguments)
+    assert (answer.code, answer.out) == (code, "")
+    assert message in " ".join(answer.err.replace("│", " ").split())
+
+
+def test_two_ranks_give_what_one_gives(run, data):
+    arguments = ["eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--json", "--threads", "1"]
+    (alone,) = runs(run(*arguments))
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "drsformer_cli",
+        *arguments,
+    ]
+    shared_work = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    (together,) = json.loads(shared_work.stdout)["runs"]
+    for images in (alone["images"], together["images"]):
+        for image in images:
+            image.pop("seconds")
+    assert together["images"] == alone["images"]

@@ -1,0 +1,150 @@
+"""Which pictures `eval` scores."""
+
+from pathlib import Path
+
+import pytest
+from conftest import photo
+from PIL import Image
+
+from drsformer_cli.errors import UsageError
+from drsformer_cli.picture_sets import Request
+
+
+def save(path, *, height=16, width=24):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo(height, width)).save(path)
+
+
+def request(**settings):
+    nothing = dict.fromkeys(("inputs", "targets", "results", "protocol", "limit"))
+    return Request(**{"datasets": [], "real": [], "root": Path("root"), "models": ["general"], **nothing, **settings})
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def names(pictures):
+    return [sample.name for sample in pictures.samples]
+
+
+def test_a_known_data_set_with_holes():
+    for number in (1, 2, 4):
+        save(f"root/Rain200L/test/input/rain-{number}.png")
+        save(f"root/Rain200L/test/target/norain-{number}.png")
+    save("root/Rain200L/test/input/rain-5.png")
+    save("root/Rain200L/test/target/norain-6.png")
+    (pictures,) = request(datasets=["rain200l"]).gather()
+    assert (pictures.name, pictures.protocol) == ("Rain200L", "uint8-Y")
+    assert names(pictures) == ["rain-1", "rain-2", "rain-4"]
+    assert pictures.problems == ("rain-5.png: no partner in target",)
+    assert pictures.warnings == (
+        "3 of 200 pairs found, missing 3, 5, 6 and 194 more",
+        "rain-free pictures without a rainy one: norain-6.png",
+    )
+
+
+def test_sizes_that_differ_are_problems_before_any_work():
+    save("set/input/1.png")
+    save("set/target/1.png", height=24, width=16)
+    save("set/input/2.png")
+    save("set/target/2.png")
+    (pictures,) = request(datasets=["set"]).gather()
+    assert names(pictures) == ["2"]
+    assert pictures.problems == ("1.png is 24x16 and 1.png is 16x24: one of them is turned",)
+
+
+def test_a_folder_of_a_known_name_is_that_set_wherever_it_lies():
+    save("here/Rain100L/input/1.png")
+    save("here/Rain100L/target/1.png")
+    (pictures,) = request(datasets=["here/Rain100L"]).gather()
+    assert pictures.dataset.name == "Rain100L"
+    (pictures,) = request(datasets=["Rain100L"], root=Path("here")).gather()
+    assert pictures.dataset.name == "Rain100L"
+
+
+@pytest.mark.parametrize(("given", "name"), [("mine/rain/target", "rain"), ("mine/dry", "dry")])
+def test_any_pair_of_folders(given, name):
+    save("wet/a.png")
+    save(f"{given}/a.png")
+    (pictures,) = request(inputs=Path("wet"), targets=Path(given)).gather()
+    assert (pictures.name, names(pictures), pictures.protocol) == (name, ["a"], "uint8-Y")
+
+
+def test_results_of_a_data_set_are_matched_with_its_rainy_pictures():
+    """Of two rainy versions of one scene, each result belongs to one."""
+    for version in (1, 2):
+        save(f"root/DDN/rainy_image/7_{version}.jpg")
+        save(f"results/7_{version}.png")
+    save("root/DDN/ground_truth/7.jpg")
+    (pictures,) = request(datasets=["DDN-Data"], results=Path("results"), models=[]).gather()
+    assert pictures.protocol == "float-Y"
+    assert [(s.name, s.result.name, s.source.clean.name) for s in pictures.samples] == [
+        ("7_1", "7_1.png", "7.jpg"),
+        ("7_2", "7_2.png", "7.jpg"),
+    ]
+    assert len({sample.scene for sample in pictures.samples}) == 1
+
+
+def test_results_and_targets_alone():
+    save("results/1.png")
+    save("results/2.png")
+    save("targets/1.png")
+    (pictures,) = request(results=Path("results"), targets=Path("targets"), models=[]).gather()
+    assert [(s.name, s.result, s.source.clean) for s in pictures.samples] == [
+        ("1", Path("results/1.png"), Path("targets/1.png"))
+    ]
+    assert pictures.problems == ("2.png: no partner in targets",)
+
+
+def test_photos_and_limit():
+    for name in ("10.jpg", "9.jpg", "9.png"):
+        save(f"real/{name}")
+    (pictures,) = request(real=[Path("real")], limit=2).gather()
+    assert names(pictures) == ["9.jpg", "9.png"]
+    assert pictures.metrics == ("niqe", "brisque")
+    assert pictures.warnings == ("only its first 2 pictures (--limit)",)
+
+
+def test_a_protocol_that_papers_do_not_use_is_mentioned():
+    save("root/Rain800/test/1.jpg")
+    (pictures,) = request(datasets=["Rain800"], protocol="float-Y").gather()
+    assert "papers report uint8-Y on it, not float-Y" in pictures.warnings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "nothing to score"),
+        ({"inputs": "a"}, "--inputs: needs the rain-free pictures"),
+        ({"targets": "a"}, "--targets: needs --inputs"),
+        ({"results": "a"}, "--results: needs either"),
+        ({"results": "a", "targets": "a", "datasets": ["Rain800"]}, "--results: needs either"),
+        ({"results": "a", "targets": "a", "real": ["a"]}, "--results: needs either"),
+        ({"datasets": ["Rain200M"]}, "did you mean Rain200L"),
+        ({"datasets": ["Rain200L"]}, "Rain200L: not found in root"),
+        ({"real": ["none"]}, "none: No such file"),
+        ({"real": ["a"]}, "a: no pictures in it"),
+        ({"inputs": "set/input", "targets": "set/target", "datasets": ["set"]}, "two sets of pictures are called set"),
+    ],
+)
+def test_what_cannot_be_asked(settings, message):
+    Path("a").mkdir()
+    save("set/input/1.png")
+    save("set/target/1.png")
+    for name in ("inputs", "targets", "results"):
+        if name in settings:
+            settings = {**settings, name: Path(settings[name])}
+    settings = {**settings, "real": [Path(path) for path in settings.get("real", [])]}
+    with pytest.raises(UsageError, match=message):
+        request(**settings).gather()
+
+
+def test_where_to_get_a_data_set(capfd):
+    with pytest.raises(UsageError):
+        request(datasets=["SPA"]).gather()
+    advice = capfd.readouterr().err
+    for part in ("SPA-Data in root", "kaggle", "SPA-Data/test/input/*.png", "DRSFORMER_DATA"):
+        assert part.lower() in advice.lower()
