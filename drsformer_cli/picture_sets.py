@@ -168,7 +168,8 @@ class Request:
         if protocol != dataset.protocol:
             yield f"papers report {dataset.protocol} on it, not {protocol}"
         for model in self.models:
-            trained_on = zoo.MODELS[model].trained_on if model in zoo.MODELS else None
+            row = zoo.MODELS.get(Path(model).stem)  # also rain200h.pth, placed by hand
+            trained_on = row.trained_on if row else None
             if trained_on in datasets.DATASETS and trained_on != dataset.name:
                 yield f"{model} was trained on {trained_on}: on other kinds of rain such models can lose 20 dB"
             if dataset.caution and trained_on == dataset.caution[0]:

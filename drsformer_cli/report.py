@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from drsformer_cli.evaluation import Run
+    from drsformer_cli.evaluation import Run, Score
 
 _DIGITS = {"psnr": 2, "ssim": 4, "niqe": 3, "brisque": 2}
 _TITLES = {"psnr": "PSNR", "ssim": "SSIM", "niqe": "NIQE", "brisque": "BRISQUE"}
@@ -39,7 +39,15 @@ def notes(runs: Sequence[Run]) -> list[str]:
         if settings:
             facts = ", ".join(f"{key} {_setting(value)}" for key, value in settings.items())
             lines.append(f"{name}: {facts}")
-    return lines
+    return [*lines, "\u00b1: half of the 95 % interval of the mean, by bootstrap over scenes"]
+
+
+def line(score: Score) -> str:
+    """The numbers of one picture."""
+    if score.error:
+        return f"{score.name}: {score.error}"
+    numbers = (f"{name} {_number(value, name.removesuffix('_input'))}" for name, value in score.values.items())
+    return f"{score.name}: {', '.join(numbers)}"
 
 
 def as_dict(run: Run) -> dict[str, object]:

@@ -59,7 +59,14 @@ def test_notes_say_what_the_means_leave_out():
         "Rain100L: mine: 1 identical to the clean picture, not in the mean PSNR",
         "Rain100L: mine: no SSIM for tiny (too small, or of one colour)",
         "mine: checkpoint ffffffffffff, tile auto",
+        "\u00b1: half of the 95 % interval of the mean, by bootstrap over scenes",
     ]
+
+
+def test_one_picture_in_a_line():
+    values = {"psnr": 31.239, "ssim": 0.91239, "psnr_input": math.inf}
+    assert report.line(Score("a", "a", values)) == "a: psnr 31.24, ssim 0.9124, psnr_input inf"
+    assert report.line(Score("a", "a", error="damaged")) == "a: damaged"
 
 
 def test_json_has_plain_values_only():

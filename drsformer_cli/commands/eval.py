@@ -128,7 +128,7 @@ def evaluate(
     if not overwrite:
         ranks.agree(lambda: _refuse_foreign(evaluators))
     try:
-        runs = _score_all(evaluators, ranks, bar=ranks.first and not quiet)
+        runs = _score_all(evaluators, ranks, bar=ranks.first and not quiet, verbose=verbose)
     except (KeyboardInterrupt, SystemExit):
         if save and ranks.first:
             console.say(f"what is in {save} stays: the same command goes on from there")
@@ -215,7 +215,7 @@ def _refuse_foreign(evaluators: Sequence[Evaluator]) -> None:
             raise UsageError(f"{path} was not made by this run; --overwrite replaces it, or choose another --save")
 
 
-def _score_all(evaluators: Sequence[Evaluator], ranks: Ranks, *, bar: bool) -> list[Run]:
+def _score_all(evaluators: Sequence[Evaluator], ranks: Ranks, *, bar: bool, verbose: bool) -> list[Run]:
     """Every method on every set of pictures; complete on the first rank, empty on the others."""
     from drsformer_cli.evaluation import Run  # noqa: PLC0415
 
@@ -227,6 +227,9 @@ def _score_all(evaluators: Sequence[Evaluator], ranks: Ranks, *, bar: bool) -> l
             scores = {}
             for sample in progress.track(mine, description=evaluator.pictures.name):
                 scores[sample.name] = evaluator.score(sample)
+                for method, score in zip(evaluator.methods, scores[sample.name], strict=True):
+                    if verbose:
+                        console.say(f"{method.name}: {report.line(score)}")
             gathered = {name: row for of_rank in ranks.gather(scores) for name, row in of_rank.items()}
             if ranks.first:
                 for i, method in enumerate(evaluator.methods):
@@ -246,9 +249,8 @@ def _sheet(path: Path, evaluators: Sequence[Evaluator], runs: Sequence[Run]) -> 
             sample = samples[score.name]
             rainy, clean = sample.read()
             restored, _ = evaluator.restored(sample, run.method)
-            numbers = "  ".join(f"{metric} {value:.4g}" for metric, value in score.values.items())
             shown = [rainy, restored] if clean is None else [rainy, restored, clean, sheet.error_map(restored, clean)]
-            rows.append(sheet.row(f"{run.pictures.name}, {run.method.name}, {kind}: {score.name}  {numbers}", shown))
+            rows.append(sheet.row(f"{run.pictures.name}, {run.method.name}, {kind}: {report.line(score)}", shown))
     if not rows:
         raise ImageError("nothing was scored: there is nothing to show on a sheet")
     return images.encode(images.Picture(sheet.stack(rows)), FORMAT_OF_ENDING[path.suffix.lower()])
