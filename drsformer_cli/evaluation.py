@@ -23,7 +23,7 @@ from drsformer_cli.datasets import read_rgb8
 from drsformer_cli.errors import PICTURE_ERRORS, reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -92,15 +92,15 @@ class Run:
         dataset = self.pictures.dataset
         return dataset is not None and len(self.scored) == dataset.count and self.pictures.protocol == dataset.protocol
 
-    def values(self, metric: str) -> list[float]:
-        """The finite values of a metric."""
-        values = (score.values.get(metric, math.nan) for score in self.scores)
-        return [value for value in values if math.isfinite(value)]
-
     def mean(self, metric: str) -> float | None:
         """Mean of the finite values; None if there are none."""
-        values = self.values(metric)
-        return math.fsum(values) / len(values) if values else None
+        return _mean(score.values.get(metric, math.nan) for score in self.scores)
+
+    def gain(self, metric: str) -> float | None:
+        """Mean difference to the rainy input, over the pictures where both are finite; None if there are none."""
+        return _mean(
+            score.values.get(metric, math.nan) - score.values.get(f"{metric}_input", math.nan) for score in self.scores
+        )
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """95 % interval of the mean, by bootstrap over scenes; None for fewer than two.
@@ -141,8 +141,7 @@ class Run:
     @property
     def seconds(self) -> float | None:
         """Mean time in the network a picture."""
-        seconds = [score.seconds for score in self.scores if score.seconds is not None]
-        return math.fsum(seconds) / len(seconds) if seconds else None
+        return _mean(math.nan if score.seconds is None else score.seconds for score in self.scores)
 
 
 class Evaluator:
@@ -265,6 +264,12 @@ def file_hash(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    """Of the finite ones; None if there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(finite) / len(finite) if finite else None
 
 
 def _or_nan(score: Scorer, picture: Pixels) -> float:

@@ -64,6 +64,7 @@ def as_dict(run: Run) -> dict[str, object]:
         facts[metric] = run.mean(metric)
         facts[f"{metric}_interval"] = run.interval(metric)
         facts[f"{metric}_input"] = run.mean(f"{metric}_input")
+        facts[f"{metric}_gain"] = run.gain(metric)
     if run.pictures.protocol:
         facts["identical"] = run.identical
         facts["reported"] = [
@@ -74,6 +75,7 @@ def as_dict(run: Run) -> dict[str, object]:
     facts["seconds"] = run.seconds
     facts |= run.method.settings
     facts["warnings"] = [*run.pictures.warnings]
+    facts["problems"] = [*run.pictures.problems]
     facts["failures"] = [{"name": score.name, "error": score.error} for score in run.scores if score.error]
     facts["images"] = [
         {
@@ -120,10 +122,8 @@ def _table(runs: Sequence[Run]) -> Table:
     if runs[0].mean(f"{first}_input") is not None:
         table.add_row("rainy input", *_cells(runs[0], "_input"))
     for run, difference in zip(runs, to_paper, strict=True):
-        mean, mean_input = run.mean(first), run.mean(f"{first}_input")
-        gain = mean - mean_input if mean is not None and mean_input is not None else None
         seconds = "" if run.seconds is None else f"{run.seconds:.2f}"
-        cells = [run.method.name, *_cells(run, ""), _signed(gain, first), seconds]
+        cells = [run.method.name, *_cells(run, ""), _signed(run.gain(first), first), seconds]
         table.add_row(*cells, *([difference] if any(to_paper) else []))
     for method, psnr, ssim in reported:
         text = method if all(run.comparable for run in runs) else f"{method}, not comparable"

@@ -171,6 +171,7 @@ def test_a_run_that_was_cut_off_goes_on(run, data):
         (["--results", "data/Rain100L/input", "--dataset", "Rain100L", "--model", "general"], 2, "leave out --model"),
         (["--dataset", "Rain100L", "--sheet", "sheet.gif"], 2, "unknown ending"),
         (["--dataset", "Rain100L", "--csv", "none/scores.csv"], 2, "there is no folder none"),
+        (["--dataset", "Rain100L", "--save", "tiny.pth/out"], 2, "tiny.pth/out: Not a directory"),
         (["--dataset", "Rain100L", "--limit", "0"], 2, "--limit"),
         (["--dataset", "Rain100L", "--protocol", "Y"], 2, "--protocol"),
     ],

@@ -30,6 +30,13 @@ def test_mean_leaves_out_what_has_no_number_and_says_so():
     assert run_of(math.inf).mean("psnr") is None
 
 
+def test_gain_is_over_the_pictures_that_have_both():
+    """An identical result must not leave its rainy input alone in the other mean."""
+    values = [{"psnr": 30.0, "psnr_input": 20.0}, {"psnr": math.inf, "psnr_input": 40.0}]
+    run = Run(PictureSet("set", (), "uint8-Y"), Method("m"), [Score(str(i), str(i), v) for i, v in enumerate(values)])
+    assert (run.mean("psnr"), run.mean("psnr_input"), run.gain("psnr")) == (30.0, 30.0, 10.0)
+
+
 def test_interval_covers_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(1)
     covered = 0

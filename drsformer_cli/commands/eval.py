@@ -125,8 +125,8 @@ def evaluate(
     methods = [Method(str(results))] if results else [restoring.method(name) for name in models]
     no_reference = _no_reference() if real else {}
     evaluators = [Evaluator(pictures, methods, save=save, no_reference=no_reference) for pictures in found]
-    if not overwrite:
-        ranks.agree(lambda: _refuse_foreign(evaluators))
+    if save:
+        ranks.agree(lambda: _prepare(save, evaluators, overwrite=overwrite))
     try:
         runs = _score_all(evaluators, ranks, bar=ranks.first and not quiet, verbose=verbose)
     except (KeyboardInterrupt, SystemExit):
@@ -209,9 +209,11 @@ def _no_reference() -> dict[str, Scorer]:
     return {"niqe": Niqe(zoo.parameter_file(NIQE_FILE)), "brisque": Brisque(model, scaling)}
 
 
-def _refuse_foreign(evaluators: Sequence[Evaluator]) -> None:
+def _prepare(save: Path, evaluators: Sequence[Evaluator], *, overwrite: bool) -> None:
+    """Refuse before the work what would replace others' files or could not be saved."""
+    save.mkdir(parents=True, exist_ok=True)
     for evaluator in evaluators:
-        if path := evaluator.foreign():
+        if not overwrite and (path := evaluator.foreign()):
             raise UsageError(f"{path} was not made by this run; --overwrite replaces it, or choose another --save")
 
 
