@@ -27,7 +27,13 @@ def _checked_tile(text: str) -> str:
 
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", metavar="NAME|FILE", help="Bundled model, or a checkpoint file (.pth).")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|FILE",
+        help="Model of `drsformer download --list`, fetched where it is missing, or a checkpoint file (.pth).",
+    ),
 ]
 Tile = Annotated[
     str,
