@@ -12,6 +12,7 @@ import typer
 from drsformer.errors import DRSformerError
 from drsformer_cli import __version__, console
 from drsformer_cli.commands.derain import derain
+from drsformer_cli.commands.download import download
 from drsformer_cli.errors import ExitCode, exit_code, reason
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(derain)
+app.command()(download)
 
 
 def _print_version(wanted: bool) -> None:
