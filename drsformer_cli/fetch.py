@@ -41,6 +41,8 @@ BACK_OFF_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
 """Whoever asks for more in Retry-After is not waited for."""
 
+KEPT = "bytes are kept, the same command goes on from there"
+
 _ANSWERS = (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
 _MAX_HOPS = 10
 _CHUNK = 2**18
@@ -113,6 +115,16 @@ class Part:
             return None
         return version if version.source == source else None
 
+    def keep(self, source: str) -> int:
+        """Bytes that a later download from there can go on from.
+
+        They are removed where the source gives no validator: by then it may well have another file.
+        """
+        version = self.version(source)
+        if version is None or version.validator is None:
+            self.discard()
+        return self.size
+
 
 class _TemporaryError(Exception):
     """Worth another attempt, after that many seconds or the usual wait."""
@@ -137,10 +149,7 @@ def fetch(url: str, part: Part, size: tuple[int, int], progress: Progress) -> No
         DownloadError: The server cannot be reached, refuses, or sends something else; the caller says which.
         OSError: The part cannot be written; it is removed.
     """
-    version = part.version(shown(url))
-    if version is None or version.validator is None:  # after so long, it may well be another file
-        part.discard()
-    failures, most = 0, part.size
+    failures, most = 0, part.keep(shown(url))
     while True:
         try:
             with _network_errors():
@@ -149,8 +158,8 @@ def fetch(url: str, part: Part, size: tuple[int, int], progress: Progress) -> No
             failures = 0 if part.size - most > size[0] / 100 else failures + 1
             most = max(most, part.size)
             if failures == ATTEMPTS:
-                kept = f"; {part.size} bytes are kept, the same command goes on from there" if part.size else ""
-                raise DownloadError(f"{error}{kept}") from None
+                kept = part.keep(shown(url))
+                raise DownloadError(f"{error}{f'; {kept} {KEPT}' if kept else ''}") from None
             time.sleep(BACK_OFF_SECONDS * 2 ** max(failures - 1, 0) if error.wait is None else error.wait)
         else:
             return

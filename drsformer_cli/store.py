@@ -210,8 +210,8 @@ def _fetch(row: Published, url: str, *, quiet: bool) -> None:
         try:
             fetch.fetch(url, part, row.size, lambda done, total: bar.update(task, completed=done, total=total))
         except KeyboardInterrupt:
-            if part.size:
-                console.say(f"{row.name}: {part.size} bytes are kept, the same command goes on from there")
+            if kept := part.keep(fetch.shown(url)):
+                console.say(f"{row.name}: {kept} {fetch.KEPT}")
             raise
 
 
@@ -224,14 +224,14 @@ def _admit(row: Published, source: str, *, force: bool, quiet: bool) -> Path:
         sha256 = _check(row, part.path)
         if known is not None and not force:
             _compared(sha256, known, "; --force accepts it")
+        # In this order a process that is killed leaves a file without a record, which is checked before it is used.
+        _record_path(row).unlink(missing_ok=True)
+        part.path.replace(row.path)
+        part.note.unlink(missing_ok=True)
+        _write_record(row, sha256, source, _now())
     except (DownloadError, CheckpointError, OSError):
         part.discard()
         raise
-    # In this order a process that is killed leaves a file without a record, which is checked before it is used.
-    _record_path(row).unlink(missing_ok=True)
-    part.path.replace(row.path)
-    part.discard()
-    _write_record(row, sha256, source, _now())
     if not quiet:
         console.say(f"{row.name}: {row.path.stat().st_size / 1e6:.1f} MB, verified; licence: {row.licence}")
     return row.path
@@ -316,7 +316,8 @@ def _file_errors(row: Published) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.strerror is None:  # as requests puts it when the certificates of the environment are missing
+            raise DownloadError(f"{row.name}: {error}") from None
         where = error.filename or row.path.parent
-        raise DownloadError(
-            f"{row.name}: {where}: {error.strerror or error} (the cache is {home()}, DRSFORMER_HOME moves it)"
-        ) from None
+        hint = f"the cache is {home()}, DRSFORMER_HOME moves it"
+        raise DownloadError(f"{row.name}: {where}: {error.strerror} ({hint})") from None

@@ -209,12 +209,16 @@ def test_pickle_of_countless_objects_is_not_loaded(zipped, tmp_path, monkeypatch
         load_checkpoint(path)
 
 
-def test_check_for_one_network(tiny_file, tmp_path):
+def test_check_for_one_network(tiny, tiny_file, tmp_path):
     check_checkpoint(tiny_file, TINY)
-    with pytest.raises(CheckpointError, match=r"^norm1\.body\.bias \(7 times\) and 7 others unexpected$"):
+    with pytest.raises(CheckpointError, match=r"^another network: norm_bias = True, expected False$"):
         check_checkpoint(tiny_file, replace(TINY, norm_bias=False))
-    with pytest.raises(CheckpointError, match=r"temperature has shape 1x1x1, expected 2x1x1$"):
+    with pytest.raises(CheckpointError, match=r"^another network: num_heads = \(1, 2, 4, 8\), expected"):
         check_checkpoint(tiny_file, replace(TINY, num_heads=(2, 2, 4, 8)))
+    with pytest.raises(CheckpointError, match=r"has shape .*, expected"):
+        check_checkpoint(tiny_file, replace(TINY, ffn_expansion_factor=2.0))
+    with pytest.raises(CheckpointError, match=r"^num_heads\[3\]"):
+        check_checkpoint(saved({**tiny.state_dict(), "latent.0.attn.temperature": torch.ones(3, 1, 1)}, tmp_path), TINY)
 
 
 def test_check_finds_a_flipped_bit(tiny_file, tmp_path):

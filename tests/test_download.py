@@ -88,7 +88,7 @@ def test_derain_fetches(run, home, published, server, tmp_path, monkeypatch):
     ("fault", "message", "left"),
     [
         (partial(honest, cut=2000), "the connection broke; 8000 bytes are kept", True),
-        (misbehaving.shorter_than_said, "the connection broke; ", True),
+        (misbehaving.shorter_than_said, "the connection broke; ", False),
         (misbehaving.longer_than_said, "not a checkpoint, or a damaged one", False),
         (misbehaving.endless, "sends more than", False),
         (page("<html>hello</html>"), "answers with a web page instead of the file", False),

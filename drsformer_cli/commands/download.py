@@ -196,7 +196,7 @@ def _list(rows: list[Published], *, as_json: bool) -> None:
         return
     lines = [("name", "trained on", "variant", "size", "cached", "PSNR / SSIM", "licence")]
     for row in rows:
-        size = f"{_size(row) / 1e6:.1f} MB"
+        size = f"{_size(row) / 1e6:.1f} MB" if _size(row) > 1e6 else f"{_size(row) / 1e3:.0f} kB"
         if isinstance(row, Model):
             score = f"{row.psnr:.2f} / {row.ssim:.4f} on {row.tested_on}, {row.protocol}"
             lines.append((row.name, row.trained_on, row.variant or "", size, _state(row), score, row.licence))

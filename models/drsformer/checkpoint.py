@@ -7,6 +7,7 @@ import pickletools
 import re
 import zipfile
 from collections import Counter
+from dataclasses import fields
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -77,6 +78,12 @@ def check_checkpoint(path: str | os.PathLike[str], config: DRSformerConfig) -> N
     path = Path(path)
     state, _ = _unwrap(_read(path, checksums=True))
     _check_values(state, path.stat().st_size)
+    try:
+        found = infer_config(state)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    if name := _first_difference(found, config):
+        raise CheckpointError(f"another network: {name} = {getattr(found, name)}, expected {getattr(config, name)}")
     _check_against(config, state)
 
 
@@ -229,11 +236,20 @@ def _agreed_config(stored: object, inferred: DRSformerConfig) -> DRSformerConfig
     if not isinstance(stored, dict):
         raise CheckpointError(f"its config is a {type(stored).__name__}, expected a dictionary")
     config = DRSformerConfig.from_dict(stored)
-    for name, value in inferred.to_dict().items():
-        # Many factors give the same widths; the shapes of all levels are checked afterwards.
-        if name != "ffn_expansion_factor" and config.to_dict()[name] != value:
-            raise CheckpointError(f"its config says {name} = {config.to_dict()[name]}, its weights say {value}")
+    if name := _first_difference(config, inferred):
+        raise CheckpointError(
+            f"its config says {name} = {getattr(config, name)}, its weights say {getattr(inferred, name)}"
+        )
     return config
+
+
+def _first_difference(one: DRSformerConfig, other: DRSformerConfig) -> str | None:
+    """The first setting in which two configurations disagree, but for the factor.
+
+    Many factors give the same widths; the shapes of all levels are checked afterwards.
+    """
+    names = (field.name for field in fields(one) if field.name != "ffn_expansion_factor")
+    return next((name for name in names if getattr(one, name) != getattr(other, name)), None)
 
 
 def _check_against(config: DRSformerConfig, state: StateDict) -> None:
