@@ -43,7 +43,6 @@ LONGEST_WAIT_SECONDS = 60.0
 
 KEPT = "bytes are kept, the same command goes on from there"
 
-_ANSWERS = (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
 _MAX_HOPS = 10
 _CHUNK = 2**18
 _MAX_PAGE = 2**18
@@ -177,20 +176,19 @@ def _attempt(url: str, part: Part, size: tuple[int, int], progress: Progress) ->
         if version.validator:
             headers["If-Range"] = version.validator
     with _session() as session, _answer(session, url, headers) as (response, chunks):
-        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if response.headers.get("Content-Encoding", "").lower() not in {"", "identity"}:
             raise DownloadError(f"sends the file encoded as {response.headers['Content-Encoding']!r:.20}, unasked")
         if response.status_code == HTTPStatus.OK:
             offset, version = 0, _Version(shown(url), _validator(response), _content_length(response))
-            part.discard()
+            part.begin(version)
         elif version is None or not _continues(response, offset, version.total):
             part.discard()
             raise _TemporaryError("answers with a wrong range", wait=0)
         total = version.total
         if total is not None and not size[0] <= total <= size[1]:
+            part.discard()
             raise DownloadError(wrong_size(total, size))
         check_free_space(part.path.parent, (total or size[1]) - offset)
-        if offset == 0:
-            part.begin(version)
         _write(chunks, part, offset, total, size, progress)
 
 
@@ -261,7 +259,7 @@ def _answer(
             if target is None:
                 chunks = _chunks(response)
                 head = _first_bytes(chunks, 512)
-                if not _is_page(response, head) and response.status_code in _ANSWERS:
+                if response.status_code in {200, 206, 416} and not _is_page(response, head):
                     yield response, chain([head], chunks)
                     return
                 page = _Page((head + _first_bytes(chunks, _MAX_PAGE)).decode("utf-8", "replace"))
@@ -307,7 +305,7 @@ def _first_bytes(chunks: Iterator[bytes], number: int) -> bytes:
 
 
 def _is_page(response: requests.Response, head: bytes) -> bool:
-    if response.status_code == HTTPStatus.PARTIAL_CONTENT or b"\0" in head[:512]:
+    if response.status_code in {206, 416} or b"\0" in head[:512]:
         return False
     kind = response.headers.get("Content-Type", "").lower()
     return "html" in kind or head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
@@ -365,7 +363,7 @@ def _refusal(response: requests.Response, page: _Page) -> Exception:
     status = response.status_code
     if page.caption.strip():
         return DownloadError(f"refused: {printable(page.caption)}")
-    if status in _ANSWERS:
+    if status == HTTPStatus.OK:
         return DownloadError("answers with a web page instead of the file")
     phrase = f" {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else ""
     if status != HTTPStatus.TOO_MANY_REQUESTS and status < HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -74,6 +74,7 @@ def test_goes_on_after_every_cut(server, bring):
         ([cut(50_000), misbehaving.no_ranges], 2),
         ([cut(50_000), misbehaving.wrong_range], 3),
         ([cut(50_000), status(416)], 3),
+        ([cut(50_000), page("<html>416 Range Not Satisfiable</html>", 416)], 3),
         ([partial(misbehaving.chunked, cut=50_000)], 2),
         ([partial(honest, cut=50_000, ETag=None)], 2),
         ([partial(honest, cut=50_000, ETag='W/"weak"', Last_Modified=None)], 2),
@@ -198,7 +199,7 @@ def test_trickle(server, bring, monkeypatch):
 def test_waits_as_asked(server, bring, monkeypatch):
     waits = []
     monkeypatch.setattr(fetch, "BACK_OFF_SECONDS", 1)
-    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(fetch, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic, time=time.time))
     server.faults = [status(503), status(503), status(429, Retry_After=7)]
     bring()
     assert waits == [1, 2, 7]

@@ -56,21 +56,22 @@ def download(
     if sum((listing, verify, remove, file is not None)) > 1:
         raise UsageError("--list, --verify, --remove and --from: expected one of them")
     every = zoo.rows([*zoo.MODELS, zoo.METRICS])
-    chosen = every if everything else zoo.rows(names or [])
     if listing:
-        _list(chosen or every, as_json=as_json)
+        _list(zoo.rows(names) if names else every, as_json=as_json)
         return
+    foreign = [row for row in every if not _bundled(row)]
+    chosen = foreign if everything else zoo.rows(names or [])
     if verify and not chosen:
-        chosen = [row for row in every if _present(row) and not _bundled(row)]
+        chosen = [row for row in foreign if _present(row)]
     elif not chosen:
         raise UsageError("expected a NAME or --all; --list shows the names")
-    wish = _Wish(verify, remove, Path(file) if file is not None else None, force, mirror, dry_run, quiet)
-    wish.check(chosen)
-    raise typer.Exit(_each(chosen, wish.grant, as_json=as_json, quiet=quiet))
+    task = _Task(verify, remove, Path(file) if file is not None else None, force, mirror, dry_run, quiet)
+    task.check(chosen)
+    raise typer.Exit(_each(chosen, task.run, as_json=as_json, quiet=quiet))
 
 
 @dataclass(frozen=True)
-class _Wish:
+class _Task:
     """What is to be done with each name."""
 
     verify: bool
@@ -89,7 +90,7 @@ class _Wish:
         if self.file is not None and len(rows) > 1:
             raise UsageError(f"--from takes one file, expected one of {', '.join(row.name for row in rows)}")
 
-    def grant(self, row: Published) -> str:
+    def run(self, row: Published) -> str:
         """Do it, and say what was done, or what would be."""
         if _bundled(row):
             return "bundled"
@@ -126,12 +127,15 @@ class _Wish:
         return status
 
 
+_PRESENT = ("cached", "unverified")
+
+
 def _bundled(row: Published) -> bool:
     return isinstance(row, Model) and row.bundled is not None
 
 
 def _present(row: Published) -> bool:
-    return store.state(row) in {"cached", "unverified"}
+    return store.state(row) in _PRESENT
 
 
 def _each(rows: list[Published], act: Callable[[Published], str], *, as_json: bool, quiet: bool) -> ExitCode:
@@ -177,22 +181,16 @@ def _state(row: Published) -> str:
     return "bundled" if _bundled(row) else store.state(row)
 
 
-_MODEL_FACTS = ("variant", "parameters", "trained_on", "tested_on", "psnr", "ssim", "protocol", "paper")
+_FACTS = ("licence", "variant", "parameters", "trained_on", "tested_on", "psnr", "ssim", "protocol", "paper")
 
 
 def _list(rows: list[Published], *, as_json: bool) -> None:
     if as_json:
         for row in rows:
-            cached = _bundled(row) or _present(row)
-            facts = {
-                "name": row.name,
-                "cached": cached,
-                "state": _state(row),
-                **_file_facts(row),
-                "licence": row.licence,
-            }
-            facts |= {name: getattr(row, name, None) for name in _MODEL_FACTS}
-            console.result(console.json_line(facts))
+            state = _state(row)
+            cache = {"cached": state in {"bundled", *_PRESENT}, "state": state, **_file_facts(row)}
+            facts = {name: getattr(row, name, None) for name in _FACTS}
+            console.result(console.json_line({"name": row.name, **cache, **facts}))
         return
     lines = [("name", "trained on", "variant", "size", "cached", "PSNR / SSIM", "licence")]
     for row in rows:
