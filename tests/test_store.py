@@ -204,6 +204,12 @@ def test_sources_in_order(home, published, server):
         store.obtain(row, force=True)
 
 
+def test_certificates_that_are_not_there(obtain, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere")
+    with pytest.raises(DownloadError, match=r"^rain200h: Could not find a suitable TLS CA .*/nowhere$"):
+        obtain(mirror="https://127.0.0.1:9")
+
+
 def test_offline(home, published, obtain, server, monkeypatch):
     monkeypatch.setenv("DRSFORMER_OFFLINE", "1")
     with pytest.raises(DownloadError, match=r"^rain200h is missing and DRSFORMER_OFFLINE .*drsformer download --from"):
