@@ -12,6 +12,7 @@ import typer
 from drsformer.errors import DRSformerError
 from drsformer_cli import __version__, console
 from drsformer_cli.commands.derain import derain
+from drsformer_cli.commands.download import download
 from drsformer_cli.commands.eval import evaluate
 from drsformer_cli.errors import ExitCode, exit_code, reason
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(derain)
 app.command("eval")(evaluate)
+app.command()(download)
 
 
 def _print_version(wanted: bool) -> None:

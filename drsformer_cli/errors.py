@@ -27,11 +27,15 @@ class UsageError(DRSformerError):
     """The command line asks for something impossible or dangerous; nothing was done."""
 
 
+class DownloadError(DRSformerError):
+    """A published file is not there and cannot be fetched, or is not what it should be."""
+
+
 def exit_code(error: DRSformerError) -> ExitCode:
     """The exit code that an error ends the process with."""
     if isinstance(error, UsageError | ConfigError):
         return ExitCode.WRONG_USAGE
-    if isinstance(error, CheckpointError):
+    if isinstance(error, CheckpointError | DownloadError):
         return ExitCode.WEIGHTS_UNAVAILABLE
     return ExitCode.FAILED
 

@@ -5,7 +5,6 @@ Shapes: pictures (H, W, 3) RGB uint8.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -17,7 +16,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from drsformer.errors import ImageError
-from drsformer.files import atomic_write
+from drsformer.files import atomic_write, sha256_of
 from drsformer_cli import metrics
 from drsformer_cli.datasets import read_rgb8
 from drsformer_cli.errors import PICTURE_ERRORS, reason
@@ -253,17 +252,7 @@ class Evaluator:
         return self.save / self.pictures.name / method.name / f"{sample.name}.png"
 
     def _made_by(self, sample: Sample, method: Method) -> dict[str, object]:
-        return {**method.settings, "input": file_hash(sample.files[0]) if self.save else None}
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hex.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return {**method.settings, "input": sha256_of(sample.files[0]) if self.save else None}
 
 
 def _mean(values: Iterable[float]) -> float | None:

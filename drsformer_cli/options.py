@@ -26,7 +26,7 @@ def _checked_tile(text: str) -> str:
     return text
 
 
-_MODEL_HELP = "Bundled model, or a checkpoint file (.pth)."
+_MODEL_HELP = "Model of `drsformer download --list`, fetched where it is missing, or a checkpoint file (.pth)."
 
 Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME|FILE", help=_MODEL_HELP)]
 Models = Annotated[

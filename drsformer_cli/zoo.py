@@ -1,27 +1,165 @@
-"""Models by name, and what `--model` stands for."""
+"""Models by name, what `--model` stands for, and the parameter files of the metrics."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import drsformer
 from drsformer.errors import CheckpointError
+from drsformer_cli import fetch, store
+from drsformer_cli.datasets import DATASETS
+from drsformer_cli.errors import DownloadError
+from drsformer_cli.store import Published
 
-BUNDLED = {"general": drsformer.GENERAL}
-"""Models that come inside the package."""
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Published):
+    """A trained network.
+
+    Attributes:
+        parameters: How many.
+        trained_on: The data set, or a word for the mixture.
+        tested_on: Where the scores were measured.
+        psnr: As reported, in dB.
+        ssim: As reported.
+        protocol: How luma was rounded for the scores: uint8-Y or float-Y.
+        paper: Where the scores stand.
+        bundled: The file inside this package; None: it is fetched.
+    """
+
+    parameters: int
+    trained_on: str
+    tested_on: str
+    psnr: float
+    ssim: float | None
+    protocol: str
+    paper: str
+    bundled: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where its weights lie, or would."""
+        return self.bundled or super().path
+
 
 DEFAULT = "general"
 
+_PAPER = "https://arxiv.org/abs/2303.11950"
 
-def resolve(model: str) -> Path:
-    """Weight file of a model's name, or of a path.
+# Parameters, and bytes of a float32 file with some room for other ways of saving it; 134.6 and 130.4 MB are published.
+_VARIANTS = {"mefc": (33_655_424, (128_000_000, 142_000_000)), "plain": (32_610_304, (124_000_000, 138_000_000))}
+
+# Name, data set, variant, Google Drive id.
+_AUTHORS = (
+    ("rain200l", "Rain200L", "plain", "1Mm6hWdpjo9eEoNlCHAxd03etY3ks-zyy"),
+    ("rain200h", "Rain200H", "mefc", "1mt8ydHE540_qtytger4dVcv6xqZ5YMhh"),
+    ("did", "DID-Data", "mefc", "1U_UEGPhYRJ-G10-Dypr7FbwDRGmroAHC"),
+    ("ddn", "DDN-Data", "mefc", "1kwPOfufdUf9bCZ-OvwIziw-6ZRdcT2RX"),
+    ("spa", "SPA-Data", "plain", "1i33Zmb1YXdLcalJOIP7YTegjnuTsVcC1"),
+)
+
+
+def _published(name: str, data: str, variant: str, drive_id: str) -> Model:
+    parameters, size = _VARIANTS[variant]
+    dataset = DATASETS[data]
+    _, psnr, ssim = dataset.reported[0]
+    return Model(
+        name=name,
+        file=f"weights/{name}.pth",
+        size=size,
+        licence="none stated by the authors, assume research use",
+        urls=(fetch.drive_url(drive_id),),
+        page=f"https://drive.google.com/file/d/{drive_id}/view",
+        variant=variant,
+        parameters=parameters,
+        trained_on=data,
+        tested_on=data,
+        psnr=psnr,
+        ssim=ssim,
+        protocol=dataset.protocol,
+        paper=_PAPER,
+    )
+
+
+_GENERAL = Model(
+    name="general",
+    file="",
+    size=(1_900_000, 2_100_000),
+    licence="MIT",
+    urls=(),
+    page="",
+    variant="small",
+    parameters=975_194,
+    trained_on="mixed rain",
+    tested_on="Rain100L",
+    psnr=33.28,
+    ssim=0.9476,
+    protocol="uint8-Y",
+    paper="",
+    bundled=drsformer.GENERAL,
+)
+
+MODELS: Mapping[str, Model] = MappingProxyType(
+    {row.name: row for row in (_GENERAL, *(_published(*facts) for facts in _AUTHORS))}
+)
+"""Every model by name."""
+
+_BASICSR = "https://raw.githubusercontent.com/XPixelGroup/BasicSR/8d56e3a045f9fb3e1d8872f92ee4a4f07f886b0a"
+_OPENCV = "https://raw.githubusercontent.com/opencv/opencv_contrib/2a5154a4479e841aa1282ef83d139c4870d17b8f"
+
+
+_PARAMETER_FILES = (
+    (
+        f"{_BASICSR}/basicsr/metrics/niqe_pris_params.npz",
+        11_850,
+        "2a7c182a68c9e7f1b2e2e5ec723279d6f65d912b6fcaf37eb2bf03d7367c4296",
+    ),
+    (
+        f"{_OPENCV}/modules/quality/samples/brisque_model_live.yml",
+        567_815,
+        "4c44c7eec9e5139830c0bb0e4a044c9cd351ba5bbc9e3798beca3243e2782ff4",
+    ),
+    (
+        f"{_OPENCV}/modules/quality/samples/brisque_range_live.yml",
+        1_356,
+        "a18427f4f7ad087524bd0d63389649a3899b51ca6d44a4d5f8d8171f1f914a9c",
+    ),
+)
+
+
+def _parameter_file(url: str, size: int, sha256: str) -> Published:
+    name = url.rpartition("/")[2]
+    return Published(
+        name=name, file=f"metrics/{name}", size=(size, size), licence="Apache-2.0", urls=(url,), page=url, sha256=sha256
+    )
+
+
+PARAMETER_FILES: Mapping[str, Published] = MappingProxyType(
+    {row.name: row for row in (_parameter_file(*facts) for facts in _PARAMETER_FILES)}
+)
+"""What NIQE and BRISQUE are computed with, by file name."""
+
+METRICS = "metrics"
+"""The name of the parameter files together."""
+
+
+def resolve(model: str, *, quiet: bool = False) -> Path:
+    """Weight file of a model's name, fetched where it is missing, or of a path.
 
     Raises:
         CheckpointError: It is neither a name nor an existing file.
+        DownloadError: The named model cannot be fetched, or its cached file is not what it was.
     """
-    if model in BUNDLED:
-        return BUNDLED[model]
+    if model in MODELS:
+        row = MODELS[model]
+        return row.bundled or store.obtain(row, quiet=quiet)
     path = Path(model)
     try:
         if path.is_file():
@@ -30,15 +168,34 @@ def resolve(model: str) -> Path:
             raise CheckpointError(f"--model {model}: is not a file; expected a weight file (.pth)")
     except OSError as error:
         raise CheckpointError(f"--model {model}: {error.strerror}") from None
-    names = ", ".join(BUNDLED)
-    raise CheckpointError(f"--model {model}: no such file, and no model of that name; bundled: {names}")
+    raise CheckpointError(f"--model {model}: no such file, and no model of that name; {_meant(model, MODELS)}")
 
 
-MODELS: dict[str, Any] = {}
+def parameter_file(name: str, *, quiet: bool = False) -> Path:
+    """The file of this name in `PARAMETER_FILES`, fetched where it is missing, with the published contents.
+
+    Raises:
+        DownloadError: It cannot be fetched, or its cached file is not what it was.
+    """
+    return store.obtain(PARAMETER_FILES[name], quiet=quiet)
 
 
-def parameter_file(name: str) -> Path:
-    """Stand-in."""
-    from drsformer_cli.home import home  # noqa: PLC0415
+def rows(names: list[str]) -> list[Published]:
+    """The models and parameter files of these names, each once.
 
-    return home() / "metrics" / name
+    Raises:
+        DownloadError: There is no such name.
+    """
+    known: dict[str, list[Published]] = {name: [row] for name, row in {**MODELS, **PARAMETER_FILES}.items()}
+    known[METRICS] = list(PARAMETER_FILES.values())
+    for name in names:
+        if name not in known:
+            raise DownloadError(f"{name}: no model of that name; {_meant(name, known)}")
+    return list(dict.fromkeys(row for name in names for row in known[name]))
+
+
+def _meant(name: str, known: Mapping[str, object]) -> str:
+    """The nearest name, and all of them."""
+    near = get_close_matches(Path(name).stem.lower(), known, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"{guess}known: {', '.join(known)}"

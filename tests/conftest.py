@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from misbehaving import serving
 
 import drsformer
-from drsformer import DRSformer, DRSformerConfig
-from drsformer_cli import app
+from drsformer import PRESETS, DRSformer, DRSformerConfig
+from drsformer_cli import app, fetch, zoo
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -31,7 +32,11 @@ class Answer:
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch, tmp_path_factory):
     """No setting or file of the machine that runs the tests reaches them."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NO_COLOR", "FORCE_COLOR"):
+    for name in (
+        *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NO_COLOR", "FORCE_COLOR"),
+        *("DRSFORMER_MIRROR", "DRSFORMER_OFFLINE"),
+        *("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DRSFORMER_HOME", str(tmp_path_factory.getbasetemp() / "home"))
 
@@ -78,6 +83,33 @@ def tiny_file(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "tiny.pth"
     torch.save({"params": tiny.state_dict()}, path)
     return path
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    """An empty cache."""
+    monkeypatch.setenv("DRSFORMER_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def published(monkeypatch, tiny_file):
+    """The row of rain200h, if it were the tiny network that the authors had published."""
+    size = tiny_file.stat().st_size
+    row = replace(zoo.MODELS["rain200h"], size=(size - 20_000, size + 20_000), variant="tiny")
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    monkeypatch.setattr(zoo, "MODELS", {**zoo.MODELS, "rain200h": row})
+    return row
+
+
+@pytest.fixture
+def server(monkeypatch, tiny_file):
+    """A web server that hands out the tiny network, and a client that is quick to give up."""
+    monkeypatch.setattr(fetch, "BACK_OFF_SECONDS", 0)
+    monkeypatch.setattr(fetch, "READ_SECONDS", 1)
+    with serving() as server:
+        server.body = tiny_file.read_bytes()
+        yield server
 
 
 def photo(height: int = 40, width: int = 56, dtype: type = np.uint8, seed: int = 0, noise: float = 0.05):

@@ -2,13 +2,15 @@
 
 import pickle
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import TINY
 
 import drsformer
-from drsformer import CheckpointError, DRSformer, DRSformerConfig, load_checkpoint, save_checkpoint
+from drsformer import CheckpointError, DRSformer, DRSformerConfig, checkpoint, load_checkpoint, save_checkpoint
+from drsformer.checkpoint import check_checkpoint
 
 
 @pytest.fixture
@@ -191,6 +193,42 @@ def test_archive_bomb_is_not_unpacked(tmp_path):
         archive.writestr("archive/data.pkl", b"\0" * 50_000_000)
     with pytest.raises(CheckpointError, match="that unpack to"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickle_of_countless_objects_is_not_loaded(zipped, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_MAX_OPERATIONS", 100_000)
+    path = tmp_path / "bomb.pth"
+    bomb = b"\x80\x02(" + b"]" * 100_000 + b"l."
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", bomb)
+    else:
+        path.write_bytes(pickle.dumps(1, 2) + bomb)
+    with pytest.raises(CheckpointError, match="builds more than 100000 objects"):
+        load_checkpoint(path)
+
+
+def test_check_for_one_network(tiny, tiny_file, tmp_path):
+    check_checkpoint(tiny_file, TINY)
+    with pytest.raises(CheckpointError, match=r"^another network: norm_bias = True, expected False$"):
+        check_checkpoint(tiny_file, replace(TINY, norm_bias=False))
+    with pytest.raises(CheckpointError, match=r"^another network: num_heads = \(1, 2, 4, 8\), expected"):
+        check_checkpoint(tiny_file, replace(TINY, num_heads=(2, 2, 4, 8)))
+    with pytest.raises(CheckpointError, match=r"has shape .*, expected"):
+        check_checkpoint(tiny_file, replace(TINY, ffn_expansion_factor=2.0))
+    with pytest.raises(CheckpointError, match=r"^num_heads\[3\]"):
+        check_checkpoint(saved({**tiny.state_dict(), "latent.0.attn.temperature": torch.ones(3, 1, 1)}, tmp_path), TINY)
+
+
+def test_check_finds_a_flipped_bit(tiny_file, tmp_path):
+    data = bytearray(tiny_file.read_bytes())
+    data[len(data) // 2] ^= 1
+    path = tmp_path / "flipped.pth"
+    path.write_bytes(data)
+    load_checkpoint(path)
+    with pytest.raises(CheckpointError, match=r"^damaged: the checksum of tiny/data/\d+ inside it is wrong$"):
+        check_checkpoint(path, TINY)
 
 
 def test_tensors_larger_than_the_file_are_refused(state, tmp_path):

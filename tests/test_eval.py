@@ -121,7 +121,7 @@ def test_nothing_scored(run, data):
 
 @pytest.mark.parametrize("side", [40, 112])
 def test_photos_without_ground_truth(run, data, shared, monkeypatch, side):
-    monkeypatch.setattr(zoo, "parameter_file", lambda name: shared / "data" / "iqa" / name)
+    monkeypatch.setattr(zoo, "parameter_file", lambda name, quiet: shared / "data" / "iqa" / name)
     save("street/a.jpg", photo(side, 2 * side, noise=0.1))
     save("street/b.jpg", photo(200, 230, seed=1, noise=0.1))
     answer = run("eval", "--real", "street", "--model", "tiny.pth", "--json", "--sheet", "sheet.jpg")
@@ -154,10 +154,10 @@ def test_a_run_that_was_cut_off_goes_on(run, data):
     assert again["psnr"] == first["psnr"]
     assert again["images"][0]["seconds"] == first["images"][0]["seconds"]
     assert Path("out/Rain100L/tiny/rain-1.png").stat().st_mtime_ns == kept
-    refused = run("eval", *arguments, "--tile", 16)
+    refused = run("eval", *arguments, "--overlap", 3)
     assert refused.code == 2
     assert "rain-1.png was not made by this run; --overwrite replaces it" in refused.err
-    assert run("eval", *arguments, "--tile", 16, "--overwrite").code == 0
+    assert run("eval", *arguments, "--overlap", 3, "--overwrite").code == 0
 
 
 @pytest.mark.parametrize(

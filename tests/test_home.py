@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from drsformer_cli.errors import UsageError
 from drsformer_cli.home import home
 
 
@@ -10,6 +13,12 @@ def test_the_user_decides(monkeypatch, tmp_path):
     assert home() == tmp_path
     monkeypatch.setenv("DRSFORMER_HOME", "~/rain")
     assert home() == Path.home() / "rain"
+
+
+def test_no_such_user(monkeypatch):
+    monkeypatch.setenv("DRSFORMER_HOME", "~nobody-of-that-name/rain")
+    with pytest.raises(UsageError, match="no such user"):
+        home()
 
 
 def test_else_the_data_folder_of_the_platform(monkeypatch):

@@ -113,7 +113,7 @@ def derain(
             console.result(console.json_line(paths) if as_json else f"{job.name} -> {job.target}")
         return
     report = _Report(model, as_json=as_json, quiet=quiet, single=len(todo.jobs) == 1)
-    weights = zoo.resolve(model)
+    weights = zoo.resolve(model, quiet=quiet)
     mine = ranks.share(todo.jobs)
     if mine:
         from drsformer.inference import Restorer  # noqa: PLC0415 - slow imports wait until there is work

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from drsformer.errors import ImageError
-from drsformer.files import atomic_write
+from drsformer.files import atomic_write, sha256_of
 from drsformer_cli import console, options, report, zoo
 from drsformer_cli.errors import ExitCode, UsageError
 from drsformer_cli.formats import FORMAT_OF_ENDING
@@ -121,9 +121,9 @@ def evaluate(
     console.show_log(verbose=verbose, quiet=quiet)
     from drsformer_cli.evaluation import Evaluator, Method  # noqa: PLC0415 - slow imports wait until there is work
 
-    restoring = _Restoring(tile, overlap, precision, device, threads, tta)
+    restoring = _Restoring(tile, overlap, precision, device, threads, tta, quiet)
     methods = [Method(str(results))] if results else [restoring.method(name) for name in models]
-    no_reference = _no_reference() if real else {}
+    no_reference = _no_reference(quiet=quiet) if real else {}
     evaluators = [Evaluator(pictures, methods, save=save, no_reference=no_reference) for pictures in found]
     if save:
         ranks.agree(lambda: _prepare(save, evaluators, overwrite=overwrite))
@@ -180,18 +180,19 @@ class _Restoring:
     device: str
     threads: int | None
     tta: bool
+    quiet: bool
 
     def method(self, model: str) -> Method:
         from drsformer.inference import Restorer  # noqa: PLC0415
         from drsformer_cli.device import load_network  # noqa: PLC0415
-        from drsformer_cli.evaluation import Method, file_hash  # noqa: PLC0415
+        from drsformer_cli.evaluation import Method  # noqa: PLC0415
 
-        weights = zoo.resolve(model)
+        weights = zoo.resolve(model, quiet=self.quiet)
         network = load_network(weights, self.device, self.threads)
         tile = options.parse_tile(self.tile)
         restorer = Restorer(network, tile=tile, overlap=self.overlap, precision=self.precision, tta=self.tta)
         settings: dict[str, object] = {
-            "checkpoint": file_hash(weights),
+            "checkpoint": sha256_of(weights),
             "device": restorer.device.type,
             "precision": restorer.precision,
             "tile": self.tile,
@@ -201,12 +202,12 @@ class _Restoring:
         return Method(Path(model).stem, restorer, settings)
 
 
-def _no_reference() -> dict[str, Scorer]:
+def _no_reference(*, quiet: bool) -> dict[str, Scorer]:
     """NIQE and BRISQUE with their parameters."""
     from drsformer_cli.metrics import BRISQUE_FILES, NIQE_FILE, Brisque, Niqe  # noqa: PLC0415
 
-    model, scaling = (zoo.parameter_file(name) for name in BRISQUE_FILES)
-    return {"niqe": Niqe(zoo.parameter_file(NIQE_FILE)), "brisque": Brisque(model, scaling)}
+    parameters, *of_brisque = (zoo.parameter_file(name, quiet=quiet) for name in (NIQE_FILE, *BRISQUE_FILES))
+    return {"niqe": Niqe(parameters), "brisque": Brisque(*of_brisque)}
 
 
 def _prepare(save: Path, evaluators: Sequence[Evaluator], *, overwrite: bool) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
 import zipfile
 from collections import Counter
+from dataclasses import fields
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,6 +34,10 @@ ENCODER = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 # Floating-point files in half precision grow by 2 at the most when they are unpacked; anything more is no weight file.
 _MAX_EXPANSION = 4
 _SLACK = 2**20
+# The published files build some 30 thousand, a training state ten times that.
+_MAX_OPERATIONS = 2_000_000
+# Files of torch before 1.6 are so many pickles in a row, and the values behind them.
+_OLD_PICKLES = 5
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> DRSformer:
@@ -59,6 +66,27 @@ def load_checkpoint(path: str | os.PathLike[str]) -> DRSformer:
     return model.eval()
 
 
+def check_checkpoint(path: str | os.PathLike[str], config: DRSformerConfig) -> None:
+    """Refuse a file that is damaged, foreign, or holds another network; nothing in it is executed.
+
+    Stricter than loading: the network must be this one, and the checksums inside the archive must be right. The
+    published files come without a checksum of their own, so these are all that tells a flipped bit.
+
+    Raises:
+        CheckpointError: In one line what was found; the caller says where.
+    """
+    path = Path(path)
+    state, _ = _unwrap(_read(path, checksums=True))
+    _check_values(state, path.stat().st_size)
+    try:
+        found = infer_config(state)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+    if name := _first_difference(found, config):
+        raise CheckpointError(f"another network: {name} = {getattr(found, name)}, expected {getattr(config, name)}")
+    _check_against(config, state)
+
+
 def save_checkpoint(model: DRSformer, path: str | os.PathLike[str], *, half: bool = False) -> None:
     """Write {"params": state dict, "config": configuration}: the published format plus what shapes cannot tell.
 
@@ -76,9 +104,9 @@ def save_checkpoint(model: DRSformer, path: str | os.PathLike[str], *, half: boo
         torch.save({"params": state, "config": model.config.to_dict()}, file)
 
 
-def _read(path: Path) -> object:
+def _read(path: Path, *, checksums: bool = False) -> object:
     try:
-        _check_archive(path)
+        _check_archive(path, checksums=checksums)
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror or error}") from None
@@ -97,8 +125,8 @@ def _read(path: Path) -> object:
         raise CheckpointError(f"not a checkpoint, or a damaged one ({kind}){_first_bytes(path)}") from None
 
 
-def _check_archive(path: Path) -> None:
-    """Refuse folders, empty files, and archives that unpack to far more than their size."""
+def _check_archive(path: Path, *, checksums: bool) -> None:
+    """Refuse folders, empty files, archives that unpack to far more than their size, and damaged ones."""
     if path.is_dir():
         raise CheckpointError("is a folder; expected a weight file (.pth)")
     size = path.stat().st_size
@@ -107,8 +135,28 @@ def _check_archive(path: Path) -> None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > _MAX_EXPANSION * size + _SLACK:
-            raise CheckpointError(f"not a checkpoint: {size} bytes that unpack to {unpacked}")
+            if unpacked > _MAX_EXPANSION * size + _SLACK:
+                raise CheckpointError(f"not a checkpoint: {size} bytes that unpack to {unpacked}")
+            damaged = archive.testzip() if checksums else None
+            if damaged is not None:
+                raise CheckpointError(f"damaged: the checksum of {damaged} inside it is wrong")
+            for entry in archive.infolist():
+                if entry.filename.endswith("/data.pkl"):
+                    with archive.open(entry) as file:
+                        _check_pickles(file, 1)
+    else:
+        with path.open("rb") as file:
+            _check_pickles(file, _OLD_PICKLES)
+
+
+def _check_pickles(file: IO[bytes], number: int) -> None:
+    """Refuse pickles of more objects than any network has: a byte each in the file, they fill the memory."""
+    operations = chain.from_iterable(pickletools.genops(file) for _ in range(number))
+    try:
+        if next(islice(operations, _MAX_OPERATIONS, None), None) is not None:
+            raise CheckpointError(f"not a checkpoint: builds more than {_MAX_OPERATIONS} objects")
+    except ValueError:
+        return  # damaged, or no pickle: torch stops there too
 
 
 def _first_bytes(path: Path) -> str:
@@ -188,11 +236,20 @@ def _agreed_config(stored: object, inferred: DRSformerConfig) -> DRSformerConfig
     if not isinstance(stored, dict):
         raise CheckpointError(f"its config is a {type(stored).__name__}, expected a dictionary")
     config = DRSformerConfig.from_dict(stored)
-    for name, value in inferred.to_dict().items():
-        # Many factors give the same widths; the shapes of all levels are checked afterwards.
-        if name != "ffn_expansion_factor" and config.to_dict()[name] != value:
-            raise CheckpointError(f"its config says {name} = {config.to_dict()[name]}, its weights say {value}")
+    if name := _first_difference(config, inferred):
+        raise CheckpointError(
+            f"its config says {name} = {getattr(config, name)}, its weights say {getattr(inferred, name)}"
+        )
     return config
+
+
+def _first_difference(one: DRSformerConfig, other: DRSformerConfig) -> str | None:
+    """The first setting in which two configurations disagree, but for the factor.
+
+    Many factors give the same widths; the shapes of all levels are checked afterwards.
+    """
+    names = (field.name for field in fields(one) if field.name != "ffn_expansion_factor")
+    return next((name for name in names if getattr(one, name) != getattr(other, name)), None)
 
 
 def _check_against(config: DRSformerConfig, state: StateDict) -> None:

@@ -1,0 +1,205 @@
+"""`drsformer download`: published weights and metric parameters into the cache, and what lies there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from drsformer.errors import DRSformerError
+from drsformer_cli import console, fetch, options, store, zoo
+from drsformer_cli.errors import DownloadError, ExitCode, UsageError, reason
+from drsformer_cli.zoo import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from drsformer_cli.store import Published
+
+    Facts = dict[str, object]
+
+
+def download(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help=f"Models, or {zoo.METRICS}: the parameter files of NIQE and BRISQUE."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every name.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="Show what there is, and what of it is cached.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash what is cached again.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove these names from the cache.")] = False,
+    file: Annotated[
+        str | None, typer.Option("--from", metavar="FILE", help="Take this file, fetched by hand, as NAME.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Fetch what is cached too, and accept that it has changed.")
+    ] = False,
+    mirror: Annotated[
+        str | None,
+        typer.Option("--mirror", metavar="URL", help="Fetch from URL/NAME.pth instead; else DRSFORMER_MIRROR."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a name on stdout.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Fetch published weights, verify them and keep them.
+
+    A name in `derain --model` fetches what is missing too. What came before an interruption is kept and continued. A
+    file enters the cache only as the network that it is published as, and is not accepted when it changes later.
+
+    Exit codes: 0 all done; 2 wrong usage, nothing was done; 4 weights unavailable; 130 interrupted.
+
+    DRSFORMER_HOME: folder of the cache. DRSFORMER_MIRROR: as --mirror. DRSFORMER_OFFLINE=1: never open a connection.
+    """
+    if sum((listing, verify, remove, file is not None)) > 1:
+        raise UsageError("--list, --verify, --remove and --from: expected one of them")
+    every = zoo.rows([*zoo.MODELS, zoo.METRICS])
+    if listing:
+        _list(zoo.rows(names) if names else every, as_json=as_json)
+        return
+    foreign = [row for row in every if not _bundled(row)]
+    chosen = foreign if everything else zoo.rows(names or [])
+    if verify and not chosen:
+        chosen = [row for row in foreign if _present(row)]
+    elif not chosen:
+        raise UsageError("expected a NAME or --all; --list shows the names")
+    task = _Task(verify, remove, Path(file) if file is not None else None, force, mirror, dry_run, quiet)
+    task.check(chosen)
+    raise typer.Exit(_each(chosen, task.run, as_json=as_json, quiet=quiet))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be done with each name."""
+
+    verify: bool
+    remove: bool
+    file: Path | None
+    force: bool
+    mirror: str | None
+    dry_run: bool
+    quiet: bool
+
+    def check(self, rows: list[Published]) -> None:
+        """Refuse what is impossible before anything is done."""
+        bundled = [row.name for row in rows if _bundled(row)]
+        if bundled and (self.remove or self.file is not None):
+            raise UsageError(f"{bundled[0]} is part of the package and stays as it is")
+        if self.file is not None and len(rows) > 1:
+            raise UsageError(f"--from takes one file, expected one of {', '.join(row.name for row in rows)}")
+
+    def run(self, row: Published) -> str:
+        """Do it, and say what was done, or what would be."""
+        if _bundled(row):
+            return "bundled"
+        if self.verify:
+            return self._verified(row)
+        if self.remove:
+            return self._removed(row)
+        if self.file is not None:
+            return self._installed(row, self.file)
+        return self._fetched(row)
+
+    def _verified(self, row: Published) -> str:
+        if store.verified(row, rehash=True) is None:
+            raise DownloadError(f"{row.name}: is not cached")
+        return "verified"
+
+    def _removed(self, row: Published) -> str:
+        if self.dry_run:
+            return "would be removed" if store.state(row) != "absent" else "was not cached"
+        return "removed" if store.remove(row) else "was not cached"
+
+    def _installed(self, row: Published, file: Path) -> str:
+        if self.dry_run:
+            return f"would be installed from {file}"
+        store.install(row, file, force=self.force, quiet=self.quiet)
+        return "installed"
+
+    def _fetched(self, row: Published) -> str:
+        status = "cached" if _present(row) and not self.force else "fetched"
+        if self.dry_run:
+            urls = ", ".join(map(fetch.shown, store.urls_of(row, self.mirror)))
+            return status if status == "cached" else f"would be fetched from {urls}"
+        store.obtain(row, mirror=self.mirror, force=self.force, quiet=self.quiet)
+        return status
+
+
+_PRESENT = ("cached", "unverified")
+
+
+def _bundled(row: Published) -> bool:
+    return isinstance(row, Model) and row.bundled is not None
+
+
+def _present(row: Published) -> bool:
+    return store.state(row) in _PRESENT
+
+
+def _each(rows: list[Published], act: Callable[[Published], str], *, as_json: bool, quiet: bool) -> ExitCode:
+    """Do one after the other and report; one that fails leaves the others alone."""
+    code = ExitCode.DONE
+    for row in rows:
+        try:
+            status = act(row)
+        except UsageError:
+            raise
+        except DRSformerError as error:
+            code = ExitCode.WEIGHTS_UNAVAILABLE
+            console.error(reason(error))
+            if as_json:
+                console.result(console.json_line({"name": row.name, "error": reason(error)}))
+            continue
+        if as_json:
+            console.result(console.json_line({"name": row.name, "status": status, **_file_facts(row)}))
+        elif not quiet:
+            console.result(f"{row.name}: {status}, {row.path}")
+    return code
+
+
+def _file_facts(row: Published) -> Facts:
+    known = store.record(row)
+    return {
+        "path": str(row.path),
+        "size": _size(row),
+        "sha256": known.sha256 if known else row.sha256,
+        "source": known.source if known else None,
+        "date": known.date if known else None,
+    }
+
+
+def _size(row: Published) -> int:
+    """Bytes of the file, about as many as are published where there is none yet."""
+    if row.path.is_file():
+        return row.path.stat().st_size
+    return 4 * row.parameters if isinstance(row, Model) else row.size[0]
+
+
+def _state(row: Published) -> str:
+    return "bundled" if _bundled(row) else store.state(row)
+
+
+_FACTS = ("licence", "variant", "parameters", "trained_on", "tested_on", "psnr", "ssim", "protocol", "paper")
+
+
+def _list(rows: list[Published], *, as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            state = _state(row)
+            cache = {"cached": state in {"bundled", *_PRESENT}, "state": state, **_file_facts(row)}
+            facts = {name: getattr(row, name, None) for name in _FACTS}
+            console.result(console.json_line({"name": row.name, **cache, **facts}))
+        return
+    lines = [("name", "trained on", "variant", "size", "cached", "PSNR / SSIM", "licence")]
+    for row in rows:
+        size = f"{_size(row) / 1e6:.1f} MB" if _size(row) > 1e6 else f"{_size(row) / 1e3:.0f} kB"
+        if isinstance(row, Model):
+            score = f"{row.psnr:.2f} / {row.ssim:.4f} on {row.tested_on}, {row.protocol}"
+            lines.append((row.name, row.trained_on, row.variant or "", size, _state(row), score, row.licence))
+        else:
+            lines.append((row.name, "", "", size, _state(row), "", row.licence))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        console.result("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
