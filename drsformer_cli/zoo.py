@@ -90,8 +90,8 @@ def _published(name: str, data: str, variant: str, drive_id: str) -> Model:
 
 _GENERAL = Model(
     name="general",
-    file="",
-    size=(1_900_000, 2_100_000),
+    file="",  # what concerns fetching is empty: it is bundled
+    size=(0, 0),
     licence="MIT",
     urls=(),
     page="",
