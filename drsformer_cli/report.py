@@ -21,10 +21,11 @@ _DIGITS = {"psnr": 2, "ssim": 4, "niqe": 3, "brisque": 2}
 _TITLES = {"psnr": "PSNR", "ssim": "SSIM", "niqe": "NIQE", "brisque": "BRISQUE"}
 
 
-def tables(runs: Sequence[Run]) -> Iterator[Table]:
-    """One table a picture set: the rainy input, every method, and what papers report."""
+def tables(runs: Sequence[Run]) -> Iterator[tuple[str, Table]]:
+    """A title and a table for each picture set: the rainy input, every method, and what papers report."""
     for _, group in groupby(runs, key=lambda run: run.pictures.name):
-        yield _table(list(group))
+        of_set = list(group)
+        yield _title(of_set), _table(of_set)
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
@@ -39,7 +40,9 @@ def notes(runs: Sequence[Run]) -> list[str]:
         if settings:
             facts = ", ".join(f"{key} {_setting(value)}" for key, value in settings.items())
             lines.append(f"{name}: {facts}")
-    return [*lines, "\u00b1: half of the 95 % interval of the mean, by bootstrap over scenes"]
+    if any(run.interval(metric) for run in runs for metric in run.pictures.metrics):
+        lines.append("\u00b1: half of the 95 % interval of the mean, by bootstrap over scenes")
+    return lines
 
 
 def line(score: Score) -> str:
@@ -112,7 +115,7 @@ def _table(runs: Sequence[Run]) -> Table:
     first = pictures.metrics[0]
     reported = pictures.dataset.reported if pictures.dataset else ()
     to_paper = [_signed(_to_paper(run), first) for run in runs]
-    table = Table(title=_title(runs), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("")
     titles = [*(_TITLES[metric] for metric in pictures.metrics), "gain" if pictures.protocol else "change", "s/picture"]
     if any(to_paper):

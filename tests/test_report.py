@@ -24,7 +24,8 @@ def run_on(dataset, psnr, count=None, name="mine", extra=()):
 
 def text_of(*runs):
     console = Console(width=200, file=io.StringIO())
-    for table in report.tables(runs):
+    for title, table in report.tables(runs):
+        console.print(title)
         console.print(table)
     return console.file.getvalue()
 

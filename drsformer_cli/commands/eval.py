@@ -272,7 +272,8 @@ def _print(runs: Sequence[Run], *, as_json: bool, quiet: bool) -> None:
     if as_json:
         console.result(console.json_line({"runs": [report.as_dict(run) for run in runs]}))
     elif not quiet:
-        for table in report.tables(runs):
+        for title, table in report.tables(runs):
+            console.result(title)
             console.table(table)
         for note in report.notes(runs):
             console.result(note)
