@@ -13,6 +13,7 @@ from drsformer.errors import DRSformerError
 from drsformer_cli import __version__, console
 from drsformer_cli.commands.derain import derain
 from drsformer_cli.commands.eval import evaluate
+from drsformer_cli.commands.train import train
 from drsformer_cli.errors import ExitCode, exit_code, reason
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(derain)
 app.command("eval")(evaluate)
+app.command()(train)
 
 
 def _print_version(wanted: bool) -> None:
