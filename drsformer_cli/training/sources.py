@@ -185,9 +185,9 @@ def _leave_out_unusable(found: _Found, config: Config, store: Store, progress: C
     lists: list[list[Any]] = [*found.pairs.values(), *found.photos.values(), *found.measured.values()]
     checks: dict[Photo, Callable[[], object]] = {}
     for photo in itertools.chain(*lists):
-        checks[photo] = partial(_decode if config.data.decode else _look, store, photo)
+        checks[photo] = partial(_decode, store, photo) if config.data.decode else partial(_look, photo)
     for layer in itertools.chain(*found.layers.values()):
-        checks[layer] = partial(store.layer, layer) if config.data.decode else partial(images.size, layer)
+        checks[layer] = partial(store.layer if config.data.decode else _look, layer)
     unusable = set()
     with ThreadPoolExecutor(max(1, config.data.workers)) as pool:
         failures = pool.map(_failure, checks.values())
@@ -210,13 +210,16 @@ def _decode(store: Store, photo: Photo) -> None:
         raise ImageError(f"{name}: {W}x{H} pixels; expected at least {SMALLEST_SSIM_SIDE} a side")
 
 
-def _look(_store: Store, photo: Photo) -> None:
+def _look(photo: Photo) -> None:
     """Check the head of the file only."""
     if isinstance(photo, Pair):
         for problem in size_problems([photo]).values():
             raise ImageError(problem)
-    else:
+        photo = photo.rainy
+    try:
         images.size(photo)
+    except ImageError as error:
+        raise ImageError(f"{photo.name}: {error}") from None
 
 
 def _failure(check: Callable[[], object]) -> Exception | None:
