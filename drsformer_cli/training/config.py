@@ -159,7 +159,8 @@ class DataSection:
     Attributes:
         sources: By name; each sample comes from one of them, drawn by weight.
         clean: Folders of rain-free photos for the sources that make their own rain.
-        patch: Side of the random crops, in pixels, a multiple of 8; smaller pictures are padded by reflection.
+        patch: Side of the crops, in pixels, a multiple of 8; smaller pictures are padded by reflection.
+        crop: Where they are taken; centre: always the middle, to see whether a network can overfit.
         flips: Whether crops are mirrored at random, both ways.
         turns: Whether they are turned by quarters at random.
         mixup: Probability that a sample is blended with another one.
@@ -171,6 +172,7 @@ class DataSection:
     sources: dict[str, Source]
     clean: Paths = ()
     patch: Annotated[int, Limits(8, 4096)] = 128
+    crop: Literal["random", "centre"] = "random"
     flips: bool = True
     turns: bool = True
     mixup: Share = 0.0

@@ -83,8 +83,8 @@ def _to_gray(pixels: Pixels) -> Pixels:
 class Drawer(Protocol):
     """Something that samples are drawn from."""
 
-    def __call__(self, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
-        """Rainy and clean patch of that side."""
+    def __call__(self, rng: np.random.Generator, side: int, *, centre: bool = False) -> tuple[Pixels, Pixels]:
+        """Rainy and clean patch of that side, from anywhere or from the centre of a picture."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ class PairedDrawer:
     pairs: Sequence[Pair]
     store: Store
 
-    def __call__(self, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
-        """A random part of a random pair."""
+    def __call__(self, rng: np.random.Generator, side: int, *, centre: bool = False) -> tuple[Pixels, Pixels]:
+        """A part of a random pair."""
         rainy, clean = self.store.pair(_one(self.pairs, rng))
-        top, left = _corner(clean, side, rng)
+        top, left = _corner(clean, side, rng, centre=centre)
         return _crop(rainy, top, left, side), _crop(clean, top, left, side)
 
     def __str__(self) -> str:
@@ -113,10 +113,10 @@ class RainDrawer:
     store: Store
     source: Layers | Rendered | Clean
 
-    def __call__(self, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
-        """A random part of a random photo, and the same in the rain."""
+    def __call__(self, rng: np.random.Generator, side: int, *, centre: bool = False) -> tuple[Pixels, Pixels]:
+        """A part of a random photo, in the rain and as it is."""
         photo = self.store.photo(_one(self.photos, rng))
-        clean = _crop(photo, *_corner(photo, side, rng), side)
+        clean = _crop(photo, *_corner(photo, side, rng, centre=centre), side)
         if isinstance(self.source, Clean):
             return clean, clean
         if isinstance(self.source, Rendered):
@@ -136,9 +136,11 @@ def _one(items: Sequence[T], rng: np.random.Generator) -> T:
     return items[int(rng.integers(len(items)))]
 
 
-def _corner(picture: Pixels, side: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Top and left of a random crop; 0 where the picture is smaller."""
+def _corner(picture: Pixels, side: int, rng: np.random.Generator, *, centre: bool) -> tuple[int, int]:
+    """Top and left of a crop; 0 where the picture is smaller."""
     H, W = picture.shape[:2]
+    if centre:
+        return max(0, H - side) // 2, max(0, W - side) // 2
     return int(rng.integers(max(1, H - side + 1))), int(rng.integers(max(1, W - side + 1)))
 
 
@@ -178,7 +180,7 @@ class Samples:
     def _draw(self, rng: np.random.Generator) -> Pixels:
         number = int(np.searchsorted(self._limits[:-1], rng.random(), side="right"))
         drawer = self._drawers[number]
-        pair = np.stack(drawer(rng, self._data.patch))  # (2, P, P, 3)
+        pair = np.stack(drawer(rng, self._data.patch, centre=self._data.crop == "centre"))  # (2, P, P, 3)
         if self._data.flips:
             vertical, horizontal = rng.random(2) < 0.5
             pair = pair[:, :: -1 if vertical else 1, :: -1 if horizontal else 1]
