@@ -114,7 +114,7 @@ def test_a_run_and_what_it_leaves_behind(run, folder):
     assert [row["step"] for row in measured] == [3, 6]
     assert set(measured[0]) == {"step", "psnr", "ssim", "psnr_input", "psnr pairs"}
     assert images.size(Path("out/curves.png")) == (640, 720)
-    assert images.size(Path("out/validation/step_00000006.png")) == (3 * 16 + 2 * 4, 2 * 16 + 4)
+    assert images.size(Path("out/validation/step_00000006.png"))[0] == 3 * 16 + 2 * 4
     for name in ("best.pth", "step_00000006.pth"):
         assert run("derain", "photos/0.png", "-o", f"{name}.png", "-m", f"out/{name}").code == 0
     best = content("out/best.pth")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from drsformer.errors import DRSformerError
 from drsformer_cli import console, options
-from drsformer_cli.errors import ExitCode, UsageError
+from drsformer_cli.errors import ExitCode, UsageError, exit_code
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -62,20 +63,27 @@ def train(
     ranks = Ranks()
     try:
         run, folder = ranks.agree(lambda: _plan(config, output, settings or [], ranks.size, resume=resume, check=check))
-        from drsformer_cli.training import sources  # noqa: PLC0415 - slow imports wait until there is work
+        from drsformer_cli import images  # noqa: PLC0415 - slow imports wait until there is work
+        from drsformer_cli.device import keep_freed_memory, resolve_device, set_threads  # noqa: PLC0415
+        from drsformer_cli.training import sources  # noqa: PLC0415
 
+        keep_freed_memory()
+        set_threads(threads)
+        images.allow_megapixels(None)
+        place = resolve_device(device)
         with console.progress_bar(visible=ranks.first) as bar:
             task = bar.add_task("reading pictures", total=None)
             data = sources.load(
                 run, config or str(folder.path), lambda done, total: bar.update(task, completed=done, total=total)
             )
-    except UsageError as error:
+        if ranks.first:
+            _say_data(data)
+        code = _run(run, folder, data, place, ranks, resume=resume, check=check)
+    except DRSformerError as error:
         if not ranks.first:
-            raise typer.Exit(ExitCode.WRONG_USAGE) from None  # said once
+            raise typer.Exit(exit_code(error)) from None  # the first rank says it
         raise _listed(error) from None
-    if ranks.first:
-        _say_data(data)
-    raise typer.Exit(_run(run, folder, data, device, threads, ranks, resume=resume, check=check))
+    raise typer.Exit(code)
 
 
 def _plan(
@@ -85,27 +93,27 @@ def _plan(
     from drsformer_cli.training.config import load  # noqa: PLC0415
     from drsformer_cli.training.runs import CONFIG, RunFolder  # noqa: PLC0415
 
-    if name is None and not (resume and output):
-        raise UsageError(f"--config is missing: a TOML file, or one of {RECIPES}; --resume takes that of --output")
-    if name is None and output is not None:
+    if resume and output and not RunFolder(output).checkpoints():
+        raise UsageError(f"--resume: no checkpoint in {output}; leave --resume out to begin a run")
+    if name is None:
+        if not (resume and output):
+            raise UsageError(f"--config is missing: a TOML file, or one of {RECIPES}; --resume takes that of --output")
         name = str(output / CONFIG)
-    config = load(str(name), settings)
+    config = load(name, settings)
     share = config.training.accumulate * processes
     if config.training.batch % share:
         raise UsageError(
             f"training.batch: {config.training.batch} cannot be shared by {processes} processes "
             f"with training.accumulate {config.training.accumulate}; expected a multiple of {share}"
         )
-    folder = RunFolder(output or Path("runs") / Path(str(name)).stem)
+    folder = RunFolder(output or Path("runs") / Path(name).stem)
     if folder.checkpoints() and not (resume or check):
         raise UsageError(f"--output {folder.path}: holds a run already; --resume goes on with it")
-    if resume and not folder.checkpoints():
-        raise UsageError(f"--resume: no checkpoint in {folder.path}; leave --resume out to begin a run")
     folder.prepare()
     return config, folder
 
 
-def _listed(error: UsageError) -> UsageError:
+def _listed(error: DRSformerError) -> DRSformerError:
     """The error itself; where it stands for many mistakes, they are said first, a line each."""
     from drsformer_cli.toml_config import MistakesError  # noqa: PLC0415
 
@@ -131,8 +139,7 @@ def _run(
     config: Config,
     folder: RunFolder,
     data: Data,
-    device_name: str,
-    threads: int | None,
+    device: torch.device,
     ranks: Ranks,
     *,
     resume: bool,
@@ -140,15 +147,9 @@ def _run(
 ) -> ExitCode:
     from drsformer.errors import DeviceError  # noqa: PLC0415
     from drsformer.inference import is_out_of_memory  # noqa: PLC0415
-    from drsformer_cli import images  # noqa: PLC0415
-    from drsformer_cli.device import keep_freed_memory, resolve_device, set_threads  # noqa: PLC0415
     from drsformer_cli.toml_config import differences, plain  # noqa: PLC0415
     from drsformer_cli.training.loop import train as loop  # noqa: PLC0415
 
-    keep_freed_memory()
-    set_threads(threads)
-    images.allow_megapixels(None)
-    device = resolve_device(device_name)
     resumed = folder.latest() if resume else None
     training = config.training
     if ranks.first:
@@ -163,8 +164,6 @@ def _run(
         if check:
             _check(config, folder, data, device, ranks)
             return ExitCode.DONE
-        if ranks.first:
-            folder.write_config(plain(config))
         code = loop(config, data, folder, device, ranks, resumed)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -182,8 +181,9 @@ def _run(
 
 def _check(config: Config, folder: RunFolder, data: Data, device: torch.device, ranks: Ranks) -> None:
     """Try two steps and say what one costs; write samples to look at."""
+    from drsformer_cli import sheet  # noqa: PLC0415
     from drsformer_cli.training.loop import Step, Watch  # noqa: PLC0415
-    from drsformer_cli.training.report import write_grid  # noqa: PLC0415
+    from drsformer_cli.training.report import write_picture  # noqa: PLC0415
     from drsformer_cli.training.state import make_state  # noqa: PLC0415
 
     training = config.training
@@ -196,8 +196,11 @@ def _check(config: Config, folder: RunFolder, data: Data, device: torch.device, 
         watch.count(training.batch)
     if ranks.first:
         samples = [data.samples.sample(1, index) for index in range(16)]  # each (2, P, P, 3)
-        rows = [[part for pair in samples[i : i + 4] for part in pair] for i in range(0, 16, 4)]
-        write_grid(rows, folder.path / CHECK_FILE)
+        rows = [
+            sheet.row("rainy, clean, ...", [part for pair in samples[i : i + 4] for part in pair])
+            for i in range(0, 16, 4)
+        ]
+        write_picture(sheet.stack(rows), folder.path / CHECK_FILE)
         row = watch.row()
         seconds = training.batch / row["samples_per_second"]
         parameters = sum(parameter.numel() for parameter in state.model.parameters())

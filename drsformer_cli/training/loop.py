@@ -75,6 +75,8 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
     if resumed is not None:
         state.restore(resumed)
     step_of = Step(config, state, device, ranks)
+    if ranks.first:
+        folder.write_config(toml_config.plain(config))
     report = Report(folder.path, state.step) if ranks.first else None
     losses: list[Tensor] = []
     watch = Watch(device)
@@ -240,7 +242,7 @@ def _keep_if_best(state: State, scores: Scores, config: Config, folder: RunFolde
     if report is None:
         return
     report.log({"step": state.step, **row})
-    report.draw(state.step, scores.grid)
+    report.draw(state.step, scores.shown)
     console.say(
         f"step {state.step}: PSNR {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f} (input {row['psnr_input']:.2f} dB)"
         f"{', the best so far' if best else ''}"

@@ -10,14 +10,12 @@ import cv2
 import numpy as np
 
 from drsformer.files import atomic_write
-from drsformer_cli import console, images
+from drsformer_cli import console, images, sheet
 from drsformer_cli.errors import reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from drsformer_cli.training.data import Pixels
 
@@ -26,25 +24,18 @@ Row = dict[str, Any]
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 
-_GAP = 4  # pixels between the pictures of a grid
 _PANEL = (640, 240)  # width and height of a curve's panel
 
 
-def write_grid(rows: Sequence[Sequence[Pixels]], path: Path) -> None:
-    """Pictures in rows, cropped to the smallest, as a PNG.
+def write_picture(pixels: Pixels, path: Path) -> None:
+    """A PNG, in a folder that is made for it.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: It cannot be written.
     """
-    height = min(picture.shape[0] for row in rows for picture in row)
-    width = min(picture.shape[1] for row in rows for picture in row)
-    padding = ((0, _GAP), (0, _GAP), (0, 0))
-    grid = np.vstack(
-        [np.hstack([np.pad(picture[:height, :width], padding, constant_values=255) for picture in row]) for row in rows]
-    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
-        file.write(images.encode(images.Picture(grid[:-_GAP, :-_GAP]), "PNG"))
+        file.write(images.encode(images.Picture(pixels), "PNG"))
 
 
 class Report:
@@ -70,11 +61,12 @@ class Report:
                 if isinstance(value, float):
                     self._board.add_scalar(name, value, row["step"])
 
-    def draw(self, step: int, pictures: Sequence[Sequence[Pixels]]) -> None:
-        """Write the curves, and the pictures of a validation."""
-        self._attempt(lambda: _write_curves(self.rows, self._folder / CURVES))
-        if pictures:
-            self._attempt(lambda: write_grid(pictures, self._folder / "validation" / f"step_{step:08d}.png"))
+    def draw(self, step: int, shown: Sequence[Pixels]) -> None:
+        """Write the curves, and what a validation shows."""
+        self._attempt(lambda: write_picture(_curves(self.rows), self._folder / CURVES))
+        if shown:
+            path = self._folder / "validation" / f"step_{step:08d}.png"
+            self._attempt(lambda: write_picture(sheet.stack(shown), path))
 
     def close(self) -> None:
         """Finish what is written in the background."""
@@ -123,13 +115,12 @@ def _tensorboard(folder: Path) -> Any:  # noqa: ANN401 - torch.utils.tensorboard
     return SummaryWriter(str(folder))
 
 
-def _write_curves(rows: Sequence[Row], path: Path) -> None:
-    panels = [_panel(rows, name) for name in ("loss", "psnr", "lr")]
-    with atomic_write(path) as file:
-        file.write(images.encode(images.Picture(np.vstack(panels)), "PNG"))
+def _curves(rows: Sequence[Row]) -> Pixels:
+    """Loss, PSNR and learning rate below each other."""
+    return np.vstack([_panel(rows, name) for name in ("loss", "psnr", "lr")])
 
 
-def _panel(rows: Sequence[Row], name: str) -> NDArray[np.uint8]:
+def _panel(rows: Sequence[Row], name: str) -> Pixels:
     """One quantity over the steps, (H, W, 3); the loss and learning rate on a logarithmic scale."""
     W, H = _PANEL
     left, right, top, bottom = 70, W - 20, 30, H - 30

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from drsformer.errors import ImageError
-from drsformer_cli import images
+from drsformer_cli import console, images
 from drsformer_cli.datasets import Pair, find_pairs, pictures, size_problems
 from drsformer_cli.errors import PICTURE_ERRORS, UsageError, reason
 from drsformer_cli.metrics import SMALLEST_SSIM_SIDE
@@ -156,6 +156,9 @@ def _pairs(found: _Found, key: str, folder: str, side_by_side: SideBySide | None
     if not result.pairs:
         found.mistakes.append(f"{key}: no pairs in {folder}")
     found.problems += [f"{folder}: {problem}" for problem in result.problems]
+    if result.unused:
+        names = console.some([path.name for path in result.unused])
+        found.notes.append(f"{key}: rain-free pictures without a rainy one: {names}")
     return result.pairs
 
 

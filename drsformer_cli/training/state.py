@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from drsformer.ablations import build
 from drsformer.checkpoint import describe, load_checkpoint
+from drsformer.errors import CheckpointError
 from drsformer.inference import half_precision
 from drsformer.trainable import rearrange
 from drsformer_cli import toml_config, zoo
@@ -131,7 +132,10 @@ def make_state(config: Config, device: torch.device) -> State:
 def _network(section: ModelSection) -> DRSformer:
     model = build(section.network(), section.ablation.ablation())
     if section.weights:
-        start = load_checkpoint(zoo.resolve(section.weights))
+        try:
+            start = load_checkpoint(zoo.resolve(section.weights))
+        except CheckpointError as error:
+            raise CheckpointError(f"model.weights: {str(error).removeprefix('--model ')}") from None
         if changes := toml_config.differences(describe(start), describe(model)):
             raise UsageError(f"model.weights: {section.weights} is another network: {'; '.join(changes)}")
         model.load_state_dict(start.state_dict())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from drsformer.inference import Restorer
+from drsformer_cli import sheet
 from drsformer_cli.metrics import psnr, ssim
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 HIGHEST = 100.0
 """PSNR in dB that stands for equality, so that a mean stays a number."""
 
-GRID_ROWS = 4
+SHOWN = 4
 """Pictures that are shown after a validation."""
 
 
@@ -41,11 +42,11 @@ class Scores:
 
     Attributes:
         scores: Of all pictures.
-        grid: Rows of rainy, restored and clean picture, of this process.
+        shown: Rainy, restored and clean picture of some of them, a row each.
     """
 
     scores: Sequence[Score]
-    grid: Sequence[Sequence[Pixels]]
+    shown: Sequence[Pixels]
 
     def row(self) -> dict[str, float]:
         """Means, over all groups alike; PSNR also by group."""
@@ -79,15 +80,17 @@ def validate(
     """Restore the pictures as `derain` would and measure them; None when it was stopped."""
     restorer = Restorer(model)
     scores: list[Score] = []
-    grid: list[Sequence[Pixels]] = []
+    shown: list[Pixels] = []
     for picture in ranks.share(pictures):
         if stopped():
             break
         rainy, clean = picture.read()
         restored = restorer(rainy)
         values = (psnr(restored, clean, protocol), ssim(restored, clean, protocol), psnr(rainy, clean, protocol))
-        scores.append(Score(picture.group, *(min(value, HIGHEST) for value in values)))
-        if len(grid) < GRID_ROWS:
-            grid.append((rainy, restored, clean))
+        score = Score(picture.group, *(min(value, HIGHEST) for value in values))
+        scores.append(score)
+        if len(shown) < SHOWN:
+            text = f"{picture.group}: {score.psnr_input:.2f} to {score.psnr:.2f} dB"
+            shown.append(sheet.row(text, [rainy, restored, clean]))
     everyone = ranks.broadcast(list(itertools.chain(*ranks.gather(scores))))
-    return Scores(everyone, grid) if len(everyone) == len(pictures) else None
+    return Scores(everyone, shown) if len(everyone) == len(pictures) else None
