@@ -60,6 +60,9 @@ class MistakesError(UsageError):
         self.source = source
         self.mistakes = mistakes
 
+    def __reduce__(self) -> tuple[type[MistakesError], tuple[str, list[str]]]:
+        return MistakesError, (self.source, self.mistakes)  # processes tell each other
+
 
 def read(path: Path) -> Table:
     """The tables of a file.

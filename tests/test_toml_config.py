@@ -1,5 +1,6 @@
 """TOML to dataclasses: what is taken, what is refused, and that everything wrong is said at once."""
 
+import pickle
 import tomllib
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -103,6 +104,11 @@ def test_settings_replace_values_and_make_tables():
 def test_bad_settings_are_refused(setting):
     with pytest.raises(UsageError, match="--set"):
         toml_config.override({"name": "x"}, [setting])
+
+
+def test_mistakes_travel_among_processes():
+    error = pickle.loads(pickle.dumps(MistakesError("run.toml", ["a: b", "c: d"])))  # noqa: S301 - our own
+    assert (str(error), error.mistakes) == ("run.toml: 2 mistakes: a: b; c: d", ["a: b", "c: d"])
 
 
 def test_dump_is_read_back():

@@ -46,7 +46,7 @@ clip = 0.1
 ema = 0.9
 
 [validation]
-every = 3
+every = 6
 paired = "pairs"
 crop = 16
 pictures = 2
@@ -104,7 +104,7 @@ def same(a, b):
 
 
 def test_a_run_and_what_it_leaves_behind(run, folder):
-    answer = train(run)
+    answer = train(run, "--set", "validation.every=3")
     assert answer.code == 0
     assert answer.out == "out: done, step_00000006.pth\n"
     assert "batch 2 in effect: 1 process x 1 in turn x 2 of 16x16, on cpu" in answer.err
@@ -282,7 +282,8 @@ def test_a_loss_that_is_no_number_stops(run, folder, monkeypatch):
 
 def test_collapse_is_noticed(run, folder, monkeypatch):
     break_at(monkeypatch, 2, lambda model: model.output.weight.zero_())
-    answer = train(run, "--set", "training.ema=0", "--set", "training.lr=1e-12", "--set", "training.final_lr=0")
+    settings = ("--set", "training.lr=1e-12", "--set", "training.final_lr=0", "--set", "validation.every=3")
+    answer = train(run, "--set", "training.ema=0", *settings)
     assert answer.code == 1
     assert "the network collapsed: at step 3 every validation picture keeps the PSNR of its rainy input" in answer.err
     assert checkpoints() == ["step_00000002.pth"]
@@ -419,9 +420,9 @@ def test_overfitting_four_pairs(run, folder, shared):
     Path("four.toml").write_text(
         '[model]\npreset = "small"\n[data]\npatch = 32\ncrop = "centre"\nflips = false\nturns = false\nworkers = 0\n'
         'sources.four = { kind = "paired", path = "four", side_by_side = "clean-left" }\n'
-        "[training]\nsteps = 30\nbatch = 4\nlr = 2e-3\nwarmup = 5\nclip = 0\n"
-        '[validation]\nevery = 30\npaired = "four"\nside_by_side = "clean-left"\ncrop = 32\n'
+        "[training]\nsteps = 20\nbatch = 4\nlr = 2e-3\nwarmup = 5\nclip = 0\n"
+        '[validation]\nevery = 20\npaired = "four"\nside_by_side = "clean-left"\ncrop = 32\n'
     )
     assert run("train", "-c", "four.toml", "-o", "out").code == 0
     (measured,) = (row for row in rows() if "psnr" in row)
-    assert measured["psnr"] > measured["psnr_input"] + 1
+    assert measured["psnr"] > measured["psnr_input"] + 0.5

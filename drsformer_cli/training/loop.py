@@ -66,9 +66,9 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
         resumed: Checkpoint to go on from.
 
     Raises:
-        TrainingError: The network collapsed, diverged, or its loss is no number.
+        TrainingError: The network collapsed, diverged, or its loss is no number; or the last checkpoint cannot be
+            written.
         UsageError: The checkpoint or the first weights are of another network.
-        OSError: The last checkpoint cannot be written.
     """
     training, validation, output = config.training, config.validation, config.output
     state = make_state(config, device)
@@ -107,8 +107,8 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
             if measuring and data.validation and not stopping:
                 _validate(state, data, config, folder, report, ranks, stop)
                 watch.restart()
-            if saving and ranks.first:
-                _save(state, config, folder, must=ending)
+            if saving:
+                _save(state, config, folder, ranks, must=ending)
             if stopping:
                 break
     if report is not None:
@@ -236,11 +236,10 @@ def _judge_scores(scores: Scores, state: State, training: TrainingSection) -> No
 
 
 def _keep_if_best(state: State, scores: Scores, config: Config, folder: RunFolder, report: Report | None) -> None:
+    if report is None:  # the first rank keeps it
+        return
     row = scores.row()
     best = row["psnr"] > state.best
-    state.best = max(state.best, row["psnr"])
-    if report is None:
-        return
     report.log({"step": state.step, **row})
     report.draw(state.step, scores.shown)
     console.say(
@@ -253,12 +252,16 @@ def _keep_if_best(state: State, scores: Scores, config: Config, folder: RunFolde
             save_checkpoint(state.result, folder.path / BEST, half=config.output.half, training=about)
         except OSError as error:
             console.error(f"{folder.path / BEST}: not saved: {reason(error)}; the one before is kept")
+        else:
+            state.best = row["psnr"]
 
 
-def _save(state: State, config: Config, folder: RunFolder, *, must: bool) -> None:
+def _save(state: State, config: Config, folder: RunFolder, ranks: Ranks, *, must: bool) -> None:
     """Write a checkpoint; one that cannot be written costs only itself, unless it is the last."""
     if not state.finite():
         raise TrainingError(f"weights are no numbers after step {state.step}: lower training.lr; nothing was saved")
+    if not ranks.first:
+        return
     try:
         folder.save(state.step, state.content(toml_config.plain(config)), config.output.keep)
     except OSError as error:

@@ -141,6 +141,7 @@ def _panel(rows: Sequence[Row], name: str) -> Pixels:
     y = bottom - (bottom - top) * (scaled - low) / (high - low)
     line = np.stack([x, y], axis=1).round().astype(np.int32)
     cv2.polylines(panel, [line], isClosed=False, color=(200, 60, 30), lineType=cv2.LINE_AA)
+    cv2.circle(panel, line[-1].tolist(), 3, (200, 60, 30), cv2.FILLED, cv2.LINE_AA)  # seen where there is but one
     for value, height in ((values[scaled.argmin()], bottom), (values[scaled.argmax()], top + 8)):
         write(f"{value:.4g}", 8, height)
     for step, place in ((steps[0], left), (steps[-1], right - 50)):

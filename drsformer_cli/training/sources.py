@@ -236,6 +236,11 @@ def _failure(check: Callable[[], object]) -> Exception | None:
 def _drawers(found: _Found, config: Config, store: Store) -> tuple[dict[str, Drawer], dict[str, Drawer]]:
     """By source: what training draws from, and what is held out of it."""
     share = config.validation.held_out if config.validation.every else 0.0
+    # What one source holds out no other trains on; pairs, which are trained on as they are, are never held out.
+    photos = dict.fromkeys(photo for photos in found.photos.values() for photo in photos if isinstance(photo, Path))
+    kept: set[Photo] = {*_one_in_so_many(list(photos), share)}
+    for layers in found.layers.values():
+        kept.update(_one_in_so_many(layers, share))
     training: dict[str, Drawer] = {}
     held_out: dict[str, Drawer] = {}
     for name, source in config.data.sources.items():
@@ -243,23 +248,22 @@ def _drawers(found: _Found, config: Config, store: Store) -> tuple[dict[str, Dra
             if found.pairs[name]:
                 training[name] = PairedDrawer(found.pairs[name], store)
             continue
-        photos = _split(found.photos[name], share)
-        layers = _split(found.layers.get(name, []), share)
-        for drawers, some_photos, some_layers in zip((training, held_out), photos, layers, strict=True):
-            if some_photos and (some_layers or not isinstance(source, Layers)):
+        for drawers, held in ((training, False), (held_out, True)):
+            some_photos = [photo for photo in found.photos[name] if (photo in kept) == held]
+            some_layers = [layer for layer in found.layers.get(name, []) if (layer in kept) == held]
+            # Photos that only come back as they are would measure nothing.
+            useless = not some_layers if isinstance(source, Layers) else held and isinstance(source, Clean)
+            if some_photos and not useless:
                 drawers[name] = RainDrawer(some_photos, some_layers, store, source)
-    # Photos that only come back as they are would measure nothing.
-    without_rain = [name for name, source in config.data.sources.items() if isinstance(source, Clean)]
-    return training, {name: drawer for name, drawer in held_out.items() if name not in without_rain}
+    return training, held_out
 
 
-def _split(items: Sequence[T], share: float) -> tuple[list[T], list[T]]:
-    """Those for training, and one in so many, evenly spread, that is held out."""
+def _one_in_so_many(items: Sequence[T], share: float) -> Sequence[T]:
+    """That share of the items, evenly spread; none where there is but one."""
     if share == 0 or len(items) < 2:
-        return list(items), []
+        return []
     stride = max(2, round(1 / share))
-    first = min(stride, len(items)) // 2
-    return [item for i, item in enumerate(items) if i % stride != first], list(items[first::stride])
+    return items[min(stride, len(items)) // 2 :: stride]
 
 
 def _spread(items: Sequence[T], most: int) -> list[T]:
