@@ -14,6 +14,7 @@ from drsformer_cli import __version__, console
 from drsformer_cli.commands.derain import derain
 from drsformer_cli.commands.download import download
 from drsformer_cli.commands.eval import evaluate
+from drsformer_cli.commands.train import train
 from drsformer_cli.errors import ExitCode, exit_code, reason
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(derain)
 app.command("eval")(evaluate)
+app.command()(train)
 app.command()(download)
 
 

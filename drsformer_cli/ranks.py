@@ -81,6 +81,17 @@ class Ranks:
             raise typer.Exit(exit_code(agreed))
         return cast("T", agreed)
 
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Sums over the ranks, one for each of the values, on every rank."""
+        if self.size == 1:
+            return list(values)
+        import torch  # noqa: PLC0415
+        import torch.distributed as dist  # noqa: PLC0415
+
+        sums = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(sums)
+        return [float(value) for value in sums]
+
     def gather(self, value: T) -> list[T]:
         """Every rank's value in order, on the first rank; an empty list on the others."""
         if self.size == 1:

@@ -44,7 +44,10 @@ def test_wheel_holds_every_file_and_two_packages(wheel):
     assert {name.split("/")[0] for name in found} == {"drsformer", "drsformer_cli"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["derain", "--help"], ["download", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], *([command, "--help"] for command in ("derain", "download", "eval", "train"))],
+)
 def test_help_and_version_import_nothing_slow(arguments):
     loaded = python(
         "import sys\n"

@@ -15,13 +15,16 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from drsformer.ablations import AblatedDRSformer, Ablation, build
 from drsformer.config import LEVELS, DRSformerConfig
 from drsformer.errors import CheckpointError, ConfigError
 from drsformer.files import atomic_write
-from drsformer.model import DRSformer
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
+
+    from drsformer.model import DRSformer
 
 StateDict = dict[str, Tensor]
 
@@ -53,15 +56,20 @@ def load_checkpoint(path: str | os.PathLike[str]) -> DRSformer:
     """
     path = Path(path)
     try:
-        state, stored_config = _unwrap(_read(path))
+        content = read_content(path)
+        state, stored_config = _unwrap(content)
         _check_values(state, path.stat().st_size)
-        config = infer_config(state)
-        if stored_config is not None:
-            config = _agreed_config(stored_config, config)
-        _check_against(config, state)
+        ablation = Ablation()
+        if isinstance(content, dict) and "ablation" in content:
+            config, ablation = _stated(content)
+        else:
+            config = infer_config(state)
+            if stored_config is not None:
+                config = _agreed_config(stored_config, config)
+        _check_against(config, ablation, state)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from None
-    model = DRSformer(config)
+    model = build(config, ablation)
     model.load_state_dict({key: tensor.float() for key, tensor in state.items()}, strict=True)
     return model.eval()
 
@@ -76,7 +84,7 @@ def check_checkpoint(path: str | os.PathLike[str], config: DRSformerConfig) -> N
         CheckpointError: In one line what was found; the caller says where.
     """
     path = Path(path)
-    state, _ = _unwrap(_read(path, checksums=True))
+    state, _ = _unwrap(read_content(path, checksums=True))
     _check_values(state, path.stat().st_size)
     try:
         found = infer_config(state)
@@ -84,16 +92,19 @@ def check_checkpoint(path: str | os.PathLike[str], config: DRSformerConfig) -> N
         raise CheckpointError(str(error)) from None
     if name := _first_difference(found, config):
         raise CheckpointError(f"another network: {name} = {getattr(found, name)}, expected {getattr(config, name)}")
-    _check_against(config, state)
+    _check_against(config, Ablation(), state)
 
 
-def save_checkpoint(model: DRSformer, path: str | os.PathLike[str], *, half: bool = False) -> None:
+def save_checkpoint(
+    model: DRSformer, path: str | os.PathLike[str], *, half: bool = False, training: Mapping[str, Any] | None = None
+) -> None:
     """Write {"params": state dict, "config": configuration}: the published format plus what shapes cannot tell.
 
     Args:
         model: The network.
         path: Written beside and renamed.
         half: Whether the weights are stored in float16, half the size.
+        training: Plain values that tell how the weights came about, kept beside them.
 
     Raises:
         OSError: The file cannot be written.
@@ -101,10 +112,21 @@ def save_checkpoint(model: DRSformer, path: str | os.PathLike[str], *, half: boo
     dtype = torch.float16 if half else torch.float32
     state = {key: tensor.detach().to("cpu", dtype) for key, tensor in model.state_dict().items()}
     with atomic_write(path) as file:
-        torch.save({"params": state, "config": model.config.to_dict()}, file)
+        torch.save({"params": state, **describe(model), **({"training": training} if training else {})}, file)
 
 
-def _read(path: Path, *, checksums: bool = False) -> object:
+def describe(model: DRSformer) -> dict[str, Any]:
+    """What our files say about a network beside its weights: its configuration, and its ablation where it has one."""
+    described = {"config": model.config.to_dict()}
+    return {**described, "ablation": model.ablation.to_dict()} if isinstance(model, AblatedDRSformer) else described
+
+
+def read_content(path: Path, *, checksums: bool = False) -> object:
+    """What a file holds, without running any of it.
+
+    Raises:
+        CheckpointError: It cannot be read, is damaged, or holds more than tensors and plain values.
+    """
     try:
         _check_archive(path, checksums=checksums)
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -252,10 +274,18 @@ def _first_difference(one: DRSformerConfig, other: DRSformerConfig) -> str | Non
     return next((name for name in names if getattr(one, name) != getattr(other, name)), None)
 
 
-def _check_against(config: DRSformerConfig, state: StateDict) -> None:
+def _stated(content: dict[str, Any]) -> tuple[DRSformerConfig, Ablation]:
+    """Configuration and ablation as the file states them: shapes alone do not tell the second."""
+    config, ablation = content.get("config"), content["ablation"]
+    if not isinstance(config, dict) or not isinstance(ablation, dict):
+        raise CheckpointError("its config or its ablation is no dictionary")
+    return DRSformerConfig.from_dict(config), Ablation.from_dict(ablation)
+
+
+def _check_against(config: DRSformerConfig, ablation: Ablation, state: StateDict) -> None:
     """Exact keys and shapes."""
     with torch.device("meta"):
-        expected = DRSformer(config).state_dict()
+        expected = build(config, ablation).state_dict()
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
     if missing or unexpected:

@@ -126,7 +126,7 @@ class Restorer:
         self.strength = strength
         self.tta = tta
         self.tile_used: int | None = None
-        self._half = _half_precision(precision, self.device)
+        self._half = half_precision(precision, self.device)
         self._largest_tile: int | None = None  # set when the device ran out of memory
         self._bytes_per_pixel: float | None = None
         self._said: set[str] = set()
@@ -221,7 +221,7 @@ class Restorer:
             try:
                 return self._restore_whole(pixels)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             # Outside the handler, whose traceback would keep the tensors alive.
             self._shrink(size)
@@ -388,7 +388,7 @@ def _container_memory() -> float:
         return math.inf
 
 
-def _half_precision(precision: str, device: torch.device) -> torch.dtype | None:
+def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
     """Type of the autocast; None is float32."""
     known: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision in known:
@@ -402,7 +402,8 @@ def _half_precision(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else None
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether that is what an exception of torch means."""
     # The CPU and MPS allocators raise plain RuntimeErrors.
     text = str(error)
     return (

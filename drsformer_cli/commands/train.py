@@ -1,0 +1,212 @@
+"""`drsformer train`: a configuration in, a run folder with checkpoints out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from drsformer.errors import DRSformerError
+from drsformer_cli import console, options
+from drsformer_cli.errors import ExitCode, UsageError, exit_code
+from drsformer_cli.ranks import Ranks
+
+if TYPE_CHECKING:
+    import torch
+
+    from drsformer_cli.training.config import Config
+    from drsformer_cli.training.runs import RunFolder
+    from drsformer_cli.training.sources import Data
+
+RECIPES = "rain200l, rain200h, did, ddn, spa, general"
+MOST_PROBLEMS = 20
+"""Unusable files that are named one by one."""
+
+CHECK_FILE = "batch.png"
+
+
+def train(
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", metavar="FILE|RECIPE", help=f"TOML file, or a bundled recipe: {RECIPES}."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run; else runs/NAME.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from the latest checkpoint in --output."),
+    ] = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the configuration; may be repeated."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help=f"Check everything, try a step, write {CHECK_FILE} with samples, and stop.")
+    ] = False,
+) -> None:
+    """Train a network on pairs, on rain layers over your photos, or on rendered rain.
+
+    The folder of the run holds config.toml, step_N.pth (to --resume from), best.pth (for derain --model),
+    metrics.jsonl, curves.png and pictures of each validation. Ctrl-C finishes the step and saves.
+
+    Exit codes: 0 done; 1 failed (collapsed, diverged, disk full); 2 wrong usage or configuration, nothing was done;
+    4 weights unavailable; 130 interrupted, 143 terminated: saved, --resume goes on.
+
+    From a folder of rain-free photos: drsformer train -c general --set data.clean=PHOTOS
+
+    Several GPUs: torchrun --nproc-per-node N -m drsformer_cli train -c FILE
+    """
+    ranks = Ranks()
+    try:
+        run, folder = ranks.agree(lambda: _plan(config, output, settings or [], ranks.size, resume=resume, check=check))
+        from drsformer_cli import images  # noqa: PLC0415 - slow imports wait until there is work
+        from drsformer_cli.device import keep_freed_memory, resolve_device, set_threads  # noqa: PLC0415
+        from drsformer_cli.training import sources  # noqa: PLC0415
+
+        keep_freed_memory()
+        set_threads(threads)
+        images.allow_megapixels(None)
+        place = resolve_device(device)
+        with console.progress_bar(visible=ranks.first) as bar:
+            task = bar.add_task("reading pictures", total=None)
+            data = sources.load(
+                run, config or str(folder.path), lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        if ranks.first:
+            _say_data(data)
+        code = _run(run, folder, data, place, ranks, resume=resume, check=check)
+    except DRSformerError as error:
+        if not ranks.first:
+            raise typer.Exit(exit_code(error)) from None  # the first rank says it
+        raise _listed(error) from None
+    raise typer.Exit(code)
+
+
+def _plan(
+    name: str | None, output: Path | None, settings: list[str], processes: int, *, resume: bool, check: bool
+) -> tuple[Config, RunFolder]:
+    """The configuration and the folder, ready to be written into."""
+    from drsformer_cli.training.config import load  # noqa: PLC0415
+    from drsformer_cli.training.runs import CONFIG, RunFolder  # noqa: PLC0415
+
+    if resume and output and not RunFolder(output).checkpoints():
+        raise UsageError(f"--resume: no checkpoint in {output}; leave --resume out to begin a run")
+    if name is None:
+        if not (resume and output):
+            raise UsageError(f"--config is missing: a TOML file, or one of {RECIPES}; --resume takes that of --output")
+        name = str(output / CONFIG)
+    config = load(name, settings)
+    share = config.training.accumulate * processes
+    if config.training.batch % share:
+        raise UsageError(
+            f"training.batch: {config.training.batch} cannot be shared by {processes} processes "
+            f"with training.accumulate {config.training.accumulate}; expected a multiple of {share}"
+        )
+    folder = RunFolder(output or Path("runs") / Path(name).stem)
+    if folder.checkpoints() and not (resume or check):
+        raise UsageError(f"--output {folder.path}: holds a run already; --resume goes on with it")
+    folder.prepare()
+    return config, folder
+
+
+def _listed(error: DRSformerError) -> DRSformerError:
+    """The error itself; where it stands for many mistakes, they are said first, a line each."""
+    from drsformer_cli.toml_config import MistakesError  # noqa: PLC0415
+
+    if not isinstance(error, MistakesError) or len(error.mistakes) == 1:
+        return error
+    for mistake in error.mistakes:
+        console.error(mistake)
+    return UsageError(f"{error.source}: {len(error.mistakes)} mistakes")
+
+
+def _say_data(data: Data) -> None:
+    for note in data.notes:
+        console.say(note)
+    for problem in data.problems[:MOST_PROBLEMS]:
+        console.error(f"left out: {problem}")
+    if len(data.problems) > MOST_PROBLEMS:
+        console.error(f"left out: {len(data.problems) - MOST_PROBLEMS} more")
+    if not data.validation:
+        console.say("no validation: there will be no best.pth (see [validation] paired and held_out)")
+
+
+def _run(
+    config: Config,
+    folder: RunFolder,
+    data: Data,
+    device: torch.device,
+    ranks: Ranks,
+    *,
+    resume: bool,
+    check: bool,
+) -> ExitCode:
+    from drsformer.errors import DeviceError  # noqa: PLC0415
+    from drsformer.inference import is_out_of_memory  # noqa: PLC0415
+    from drsformer_cli.toml_config import differences, plain  # noqa: PLC0415
+    from drsformer_cli.training.loop import train as loop  # noqa: PLC0415
+
+    resumed = folder.latest() if resume else None
+    training = config.training
+    if ranks.first:
+        each = training.batch // ranks.size // training.accumulate
+        console.say(
+            f"batch {training.batch} in effect: {ranks.size} process{'es' * (ranks.size != 1)} x "
+            f"{training.accumulate} in turn x {each} of {config.data.patch}x{config.data.patch}, on {device}"
+        )
+        for change in differences(resumed["training"]["run"], plain(config)) if resumed else []:
+            console.say(f"changed since the checkpoint: {change}")
+    try:
+        if check:
+            _check(config, folder, data, device, ranks)
+            return ExitCode.DONE
+        code = loop(config, data, folder, device, ranks, resumed)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"{device} is out of memory: lower training.batch or data.patch, or raise training.accumulate"
+        ) from None
+    ranks.close()
+    if ranks.first:
+        last = folder.checkpoints()[-1:]
+        state = "done" if code == ExitCode.DONE else "stopped; --resume goes on from the latest checkpoint"
+        console.result(f"{folder.path}: {state}" + "".join(f", {path.name}" for path in last))
+    return code
+
+
+def _check(config: Config, folder: RunFolder, data: Data, device: torch.device, ranks: Ranks) -> None:
+    """Try two steps and say what one costs; write samples to look at."""
+    from drsformer_cli import sheet  # noqa: PLC0415
+    from drsformer_cli.training.loop import Step, Watch  # noqa: PLC0415
+    from drsformer_cli.training.report import write_picture  # noqa: PLC0415
+    from drsformer_cli.training.state import make_state  # noqa: PLC0415
+
+    training = config.training
+    state = make_state(config, device)
+    step_of, watch = Step(config, state, device, ranks), Watch(device)
+    loss: Any = None
+    for step, batch in enumerate(data.samples.batches(range(1, 3), ranks.share(range(training.batch))), 1):
+        watch.restart()  # what counts is the second: the first one prepares
+        loss = float(step_of(step, batch))
+        watch.count(training.batch)
+    if ranks.first:
+        samples = [data.samples.sample(1, index) for index in range(16)]  # each (2, P, P, 3)
+        rows = [
+            sheet.row("rainy, clean, ...", [part for pair in samples[i : i + 4] for part in pair])
+            for i in range(0, 16, 4)
+        ]
+        write_picture(sheet.stack(rows), folder.path / CHECK_FILE)
+        row = watch.row()
+        seconds = training.batch / row["samples_per_second"]
+        parameters = sum(parameter.numel() for parameter in state.model.parameters())
+        console.say(
+            f"{parameters:,} parameters; a step takes {seconds:.2f} s and {row['memory_mb']:.0f} MB, loss {loss:.4f}; "
+            f"{training.steps} steps would take {training.steps * seconds / 3600:.1f} hours, validation apart"
+        )
+        console.say(f"{len(data.validation)} pictures to validate on")
+        console.result(f"{folder.path / CHECK_FILE}: samples, each rainy and clean")

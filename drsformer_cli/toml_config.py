@@ -1,0 +1,261 @@
+"""TOML -> frozen dataclasses, strictly: every mistake of a file is found in one go, each with its dotted path.
+
+The dataclasses are the schema. Understood annotations: bool, int, float, str, Literal, X | None, tuple[X, ...],
+tuple[X, X], dataclasses, dict[str, union of dataclasses that differ in their `kind`]; `Annotated[X, Limits(...)]`
+bounds numbers. A section checks what spans several of its fields in a method `mistakes() -> list[str]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import json
+import math
+import tomllib
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from drsformer_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+T = TypeVar("T")
+
+Table = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a number, or of every number of a list.
+
+    Attributes:
+        least: Smallest value that is allowed.
+        most: Largest value that is allowed.
+        rising: Whether the numbers of a list may not fall, as in [low, high].
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    rising: bool = False
+
+    def __str__(self) -> str:
+        if math.isinf(self.most):
+            return "" if math.isinf(self.least) else f" of at least {self.least:g}"
+        return f" from {self.least:g} to {self.most:g}"
+
+
+class MistakesError(UsageError):
+    """Everything that is wrong with a configuration.
+
+    Attributes:
+        mistakes: One line each, beginning with the dotted path.
+    """
+
+    def __init__(self, source: str, mistakes: list[str]) -> None:
+        super().__init__(f"{source}: {len(mistakes)} mistake{'s' * (len(mistakes) != 1)}: {'; '.join(mistakes)}")
+        self.source = source
+        self.mistakes = mistakes
+
+    def __reduce__(self) -> tuple[type[MistakesError], tuple[str, list[str]]]:
+        return MistakesError, (self.source, self.mistakes)  # processes tell each other
+
+
+def read(path: Path) -> Table:
+    """The tables of a file.
+
+    Raises:
+        UsageError: It cannot be read or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8; expected a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not TOML: {error}") from None
+
+
+def override(table: Table, settings: Sequence[str]) -> None:
+    """Put `key=value` settings into the tables; a value that is no TOML is text.
+
+    Raises:
+        UsageError: A setting has no `=`, or leads through something that is no table.
+    """
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        names = [name.strip() for name in key.split(".")]
+        if not equals or not all(names):
+            raise UsageError(f"--set {setting}: expected key=value, such as training.steps=1000")
+        *parents, last = names
+        target = table
+        for name in parents:
+            target = target.setdefault(name, {})
+            if not isinstance(target, dict):
+                raise UsageError(f"--set {setting}: {name} is no table")
+        try:
+            target[last] = tomllib.loads(f"value = {text.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            target[last] = text
+
+
+def parse(kind: type[T], table: Table, source: str) -> T:
+    """The dataclass that the tables describe.
+
+    Raises:
+        MistakesError: Unknown keys, missing keys, wrong types, values out of range: all of them.
+    """
+    mistakes: list[str] = []
+    value = _section(kind, table, "", mistakes)
+    if mistakes:
+        raise MistakesError(source, mistakes)
+    return value
+
+
+def _section(kind: type[T], table: Mapping[str, Any], path: str, mistakes: list[str]) -> T:
+    hints = get_type_hints(kind, include_extras=True)
+    prefix = f"{path}." if path else ""
+    before = len(mistakes)
+    for key in table:
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(hints)}"
+            mistakes.append(f"{prefix}{key}: unknown key; {hint}")
+    values = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # T is a dataclass
+        if field.name in table:
+            values[field.name] = _value(hints[field.name], table[field.name], prefix + field.name, mistakes)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            mistakes.append(f"{prefix}{field.name}: missing; expected {_expected(hints[field.name])}")
+    if len(mistakes) > before:
+        return kind.__new__(kind)  # never used: the mistakes end the parse
+    value = kind(**values)
+    check = getattr(value, "mistakes", None)
+    mistakes += [prefix + text for text in check()] if check else []
+    return value
+
+
+def _value(hint: Any, value: object, path: str, mistakes: list[str]) -> Any:  # noqa: ANN401 - annotations are any object
+    limits = None
+    inner = hint
+    if get_origin(inner) is Annotated:
+        inner, limits = get_args(inner)
+    if get_origin(inner) in (Union, UnionType) and NoneType in get_args(inner):
+        (inner,) = (part for part in get_args(inner) if part is not NoneType)
+    if dataclasses.is_dataclass(inner) and isinstance(inner, type) and isinstance(value, dict):
+        return _section(inner, value, path, mistakes)
+    if get_origin(inner) is dict and isinstance(value, dict):
+        return {name: _one_of(get_args(inner)[1], table, f"{path}.{name}", mistakes) for name, table in value.items()}
+    converted = _plain(inner, value)
+    if converted is None or not _within(limits, converted):
+        mistakes.append(f"{path}: expected {_expected(hint)}, not {_shown(value)}")
+    return converted
+
+
+def _one_of(union: Any, table: object, path: str, mistakes: list[str]) -> Any:  # noqa: ANN401
+    """The dataclass among those of the union whose `kind` the table names."""
+    kinds = {get_args(get_type_hints(option)["kind"])[0]: option for option in get_args(union)}
+    if not isinstance(table, dict):
+        mistakes.append(f"{path}: expected a table, not {_shown(table)}")
+        return None
+    kind = table.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        found = "missing" if kind is None else f"not {_shown(kind)}"
+        mistakes.append(f"{path}.kind: expected {_expected(Literal[tuple(kinds)])}, {found}")
+        return None
+    return _section(kinds[kind], table, path, mistakes)
+
+
+def _plain(hint: Any, value: object) -> Any:  # noqa: ANN401
+    """The value as that type, None where it is none."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value if value in arguments and type(value) in {type(option) for option in arguments} else None
+    if origin is tuple:
+        if arguments[0] is str and isinstance(value, str):
+            value = [value]  # one text stands for a list of one
+        if not isinstance(value, list | tuple):
+            return None
+        item_hints = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        items = tuple(map(_plain, item_hints, value)) if len(item_hints) == len(value) else (None,)
+        return None if None in items else items
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    return value if type(value) is hint else None
+
+
+def _within(limits: Limits | None, value: Any) -> bool:  # noqa: ANN401
+    if limits is None:
+        return True
+    numbers = value if isinstance(value, tuple) else (value,)
+    rising = not limits.rising or all(a <= b for a, b in itertools.pairwise(numbers))
+    return rising and all(limits.least <= number <= limits.most for number in numbers)  # false for NaN
+
+
+def _expected(hint: Any) -> str:  # noqa: ANN401
+    """A type in words."""
+    limits = ""
+    if get_origin(hint) is Annotated:
+        hint, found = get_args(hint)
+        limits = f"{found}{', not falling' if found.rising else ''}"
+    if get_origin(hint) in (Union, UnionType):
+        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(json.dumps(option) for option in arguments)
+    if origin is tuple:
+        number = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
+        words = {bool: "true/false values", int: "integers", float: "numbers", str: "texts"}
+        return f"a list of {number}{words[arguments[0]]}{limits}"
+    words = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+    return f"{words.get(hint, 'a table')}{limits}"
+
+
+def _shown(value: object) -> str:
+    """A value as TOML writes it, shortened."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def plain(value: object) -> Any:  # noqa: ANN401 - tables, lists and scalars, as JSON has them
+    """A configuration as tables, lists and scalars; what is not set is left out."""
+    if dataclasses.is_dataclass(value):
+        named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {name: plain(item) for name, item in named.items() if item is not None}
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def dump(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> str:
+    """The tables as a TOML file that `read` takes back."""
+    scalars = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    lines = [f"[{'.'.join(map(_key, path))}]"] if path and (scalars or not table) else []
+    lines += [f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in scalars.items()]
+    text = "\n".join(lines) + "\n" * bool(lines)
+    for key, value in table.items():
+        if isinstance(value, dict):
+            below = dump(value, (*path, key))
+            text += f"\n{below}" if text else below
+    return text
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
+    """What changed from one set of tables to another, one line a key."""
+    changed = []
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changed += differences(before, after, f"{path}{key}.")
+        elif before != after:
+            changed.append(f"{path}{key}: {_shown(before)} -> {_shown(after)}")
+    return changed
+
+
+def _key(name: str) -> str:
+    bare = name.isascii() and name.replace("-", "_").replace("_", "a").isalnum()
+    return name if bare else json.dumps(name, ensure_ascii=False)

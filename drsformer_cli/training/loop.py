@@ -1,0 +1,345 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drsformer.checkpoint import save_checkpoint
+from drsformer.errors import DRSformerError
+from drsformer.inference import half_precision
+from drsformer_cli import console, toml_config
+from drsformer_cli.errors import ExitCode, reason
+from drsformer_cli.training.report import Report
+from drsformer_cli.training.runs import BEST
+from drsformer_cli.training.schedule import learning_rate
+from drsformer_cli.training.state import make_state
+from drsformer_cli.training.validation import validate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from drsformer_cli.ranks import Ranks
+    from drsformer_cli.training.config import Config, TrainingSection
+    from drsformer_cli.training.data import Pixels
+    from drsformer_cli.training.runs import RunFolder
+    from drsformer_cli.training.sources import Data
+    from drsformer_cli.training.state import State
+    from drsformer_cli.training.validation import Scores
+
+COLLAPSED = 0.01
+"""Change of PSNR in dB, on every validation picture, under which the network does nothing any more."""
+
+DIVERGED = 5.0
+"""Factor between the running mean of the loss and its lowest value at which training is given up."""
+
+SETTLED = 100
+"""Steps after the warm-up before the loss is judged by that."""
+
+_LOSS_DECAY = 0.98  # of its running mean
+
+
+class TrainingError(DRSformerError):
+    """Training went wrong in a way that more steps will not mend."""
+
+
+def train(  # noqa: C901 - the loop is to be read from top to bottom
+    config: Config, data: Data, folder: RunFolder, device: torch.device, ranks: Ranks, resumed: dict[str, Any] | None
+) -> ExitCode:
+    """Train to the last step, or until asked to stop; the answer is the exit code.
+
+    Args:
+        config: The run.
+        data: What it reads.
+        folder: Where it writes, by the first rank only.
+        device: Of this process.
+        ranks: All processes.
+        resumed: Checkpoint to go on from.
+
+    Raises:
+        TrainingError: The network collapsed, diverged, or its loss is no number; or the last checkpoint cannot be
+            written.
+        UsageError: The checkpoint or the first weights are of another network.
+    """
+    training, validation, output = config.training, config.validation, config.output
+    state = make_state(config, device)
+    if resumed is not None:
+        state.restore(resumed)
+    step_of = Step(config, state, device, ranks)
+    if ranks.first:
+        folder.write_config(toml_config.plain(config))
+    report = Report(folder.path, state.step) if ranks.first else None
+    losses: list[Tensor] = []
+    watch = Watch(device)
+    first, last = state.step + 1, training.steps
+    batches = data.samples.batches(range(first, last + 1), ranks.share(range(training.batch)))
+    with Stop() as stop, contextlib.closing(batches), console.progress_bar(visible=ranks.first) as bar:
+        task = bar.add_task("", total=last, completed=state.step)
+        for step in range(first, last + 1):
+            with watch.waiting():
+                batch = next(batches)  # (B, 2, P, P, 3) uint8, this process's share
+            losses.append(step_of(step, batch))
+            watch.count(training.batch)
+
+            stopping = ranks.total([stop.code is not None])[0] > 0
+            ending = stopping or step == last
+            logging, measuring, saving = (
+                ending or (every and step % every == 0)
+                for every in (output.log_every, validation.every, output.save_every)
+            )
+            if logging or measuring or saving:
+                _judge_losses(state, losses, ranks, training)
+            if logging and report is not None:
+                text = _log(report, state, training, watch)
+                bar.update(task, description=text)
+                if not bar.live.is_started:
+                    console.say(f"step {step} of {last}  {text}")
+            bar.update(task, completed=step)
+            if measuring and data.validation and not stopping:
+                _validate(state, data, config, folder, report, ranks, stop)
+                watch.restart()
+            if saving:
+                _save(state, config, folder, ranks, must=ending)
+            if stopping:
+                break
+    if report is not None:
+        report.close()
+    if state.step < last:
+        return stop.code or ExitCode.TERMINATED
+    return ExitCode.DONE
+
+
+class Step:
+    """One step of the optimiser on this process's share of a batch."""
+
+    def __init__(self, config: Config, state: State, device: torch.device, ranks: Ranks) -> None:
+        self.training, self.state, self.device = config.training, state, device
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
+        self.half = half_precision(config.training.precision, device)
+        self.network: Any = torch.compile(state.model) if config.training.compile else state.model
+        self.together = ranks.size > 1
+        if self.together:
+            self.network = _distributed(self.network, device)
+
+    def __call__(self, step: int, batch: Pixels) -> Tensor:
+        """The mean loss of the batch (B, 2, P, P, 3), a scalar on the device."""
+        training, state = self.training, self.state
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(step, training)
+        loss = torch.zeros((), device=self.device)
+        parts = np.split(batch, training.accumulate)
+        for number, part in enumerate(parts, 1):
+            pair = torch.from_numpy(part).to(self.device).permute(1, 0, 4, 2, 3).float() / 255
+            rainy, clean = pair  # each (B / parts, 3, P, P), channels-last, in [0, 1]
+            # Gradients are exchanged among the processes with the last part only.
+            alone = self.together and number < len(parts)
+            with self.network.no_sync() if alone else contextlib.nullcontext():
+                with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
+                    restored = self.network(rainy)
+                part_loss = criterion(restored.float(), clean, training) / len(parts)
+                state.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
+            loss += part_loss.detach()
+        state.scaler.unscale_(state.optimizer)
+        if training.clip:
+            nn.utils.clip_grad_norm_(state.model.parameters(), training.clip)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad()
+        state.average(training.ema)
+        state.step = step
+        return loss
+
+
+def criterion(restored: Tensor, clean: Tensor, training: TrainingSection) -> Tensor:
+    """Mean of L1, or of Charbonnier's smooth form of it: (B, 3, H, W) twice -> scalar."""
+    difference = restored - clean
+    if training.loss == "charbonnier":
+        return (difference.square() + training.charbonnier_eps**2).sqrt().mean()
+    return difference.abs().mean()
+
+
+def _distributed(network: Any, device: torch.device) -> nn.Module:  # noqa: ANN401 - torch.compile gives a callable
+    """The network with gradients averaged over the processes."""
+    import warnings  # noqa: PLC0415
+
+    import torch.distributed as dist  # noqa: PLC0415
+    from torch.nn.parallel import DistributedDataParallel  # noqa: PLC0415
+
+    # Kernels of 1x1 are channels-last and not at the same time; which it is changes no result.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    # The group that the processes talk in is one for CPUs.
+    group = dist.new_group(backend="nccl") if device.type == "cuda" else None
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=devices, process_group=group)
+
+
+def _judge_losses(state: State, losses: list[Tensor], ranks: Ranks, training: TrainingSection) -> None:
+    """Take the losses since the last time into the running mean, and stop where they went wrong."""
+    values = ranks.total(torch.stack(losses).tolist())
+    first = state.step - len(losses) + 1
+    losses.clear()
+    for step, total in enumerate(values, first):
+        loss = total / ranks.size
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f'the loss is {loss} at step {step}: lower training.lr, or set training.precision = "fp32"; '
+                "the last checkpoint is from before"
+            )
+        state.loss = loss if state.loss is None else _LOSS_DECAY * state.loss + (1 - _LOSS_DECAY) * loss
+        if step > training.warmup + SETTLED:
+            state.lowest_loss = min(state.lowest_loss, state.loss)
+            if state.loss > DIVERGED * state.lowest_loss:
+                raise TrainingError(
+                    f"training diverged: at step {step} the loss is {state.loss:.4f} after {state.lowest_loss:.4f}; "
+                    "lower training.lr, or clip harder (training.clip)"
+                )
+
+
+def _log(report: Report, state: State, training: TrainingSection, watch: Watch) -> str:
+    """Log the step; the answer is for the terminal."""
+    measured = watch.row()
+    lr = learning_rate(state.step, training)
+    report.log({"step": state.step, "loss": state.loss, "lr": lr, **measured})
+    return (
+        f"loss {state.loss:.4f}  lr {lr:.1e}  {measured['samples_per_second']:.1f} samples/s  "
+        f"{measured['data_wait']:.0%} data wait  {measured['memory_mb']:.0f} MB"
+    )
+
+
+def _validate(
+    state: State, data: Data, config: Config, folder: RunFolder, report: Report | None, ranks: Ranks, stop: Stop
+) -> None:
+    """Measure the network, judge it, and keep it where it is the best so far."""
+    protocol = config.validation.protocol
+    scores = validate(state.result, data.validation, protocol, ranks, lambda: stop.code is not None)
+    if scores is not None:
+        _judge_scores(scores, state, config.training)
+        _keep_if_best(state, scores, config, folder, report)
+
+
+def _judge_scores(scores: Scores, state: State, training: TrainingSection) -> None:
+    if state.step > training.warmup and scores.unchanged(COLLAPSED):
+        raise TrainingError(
+            f"the network collapsed: at step {state.step} every validation picture keeps the PSNR of its rainy input, "
+            f"{scores.row()['psnr_input']:.4f} dB on average. Begin anew with a lower training.lr, a longer "
+            "training.warmup or another seed; best.pth is the last good one"
+        )
+
+
+def _keep_if_best(state: State, scores: Scores, config: Config, folder: RunFolder, report: Report | None) -> None:
+    if report is None:  # the first rank keeps it
+        return
+    row = scores.row()
+    best = row["psnr"] > state.best
+    report.log({"step": state.step, **row})
+    report.draw(state.step, scores.shown)
+    console.say(
+        f"step {state.step}: PSNR {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f} (input {row['psnr_input']:.2f} dB)"
+        f"{', the best so far' if best else ''}"
+    )
+    if best:
+        about = {"step": state.step, "psnr": row["psnr"], "run": toml_config.plain(config)}
+        try:
+            save_checkpoint(state.result, folder.path / BEST, half=config.output.half, training=about)
+        except OSError as error:
+            console.error(f"{folder.path / BEST}: not saved: {reason(error)}; the one before is kept")
+        else:
+            state.best = row["psnr"]
+
+
+def _save(state: State, config: Config, folder: RunFolder, ranks: Ranks, *, must: bool) -> None:
+    """Write a checkpoint; one that cannot be written costs only itself, unless it is the last."""
+    if not state.finite():
+        raise TrainingError(f"weights are no numbers after step {state.step}: lower training.lr; nothing was saved")
+    if not ranks.first:
+        return
+    try:
+        folder.save(state.step, state.content(toml_config.plain(config)), config.output.keep)
+    except OSError as error:
+        message = f"{folder.path}: checkpoint of step {state.step} not saved: {reason(error)}; earlier ones are kept"
+        if must:
+            raise TrainingError(message) from None
+        console.error(message)
+
+
+class Watch:
+    """Throughput, waiting and memory since it was last asked."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self._begin, self._waited, self._samples = time.perf_counter(), 0.0, 0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time inside is spent waiting for data."""
+        begin = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - begin
+
+    def count(self, samples: int) -> None:
+        """So many samples are done."""
+        self._samples += samples
+
+    def row(self) -> dict[str, float]:
+        """Samples a second over all processes, share of the time spent waiting, highest memory in megabytes."""
+        seconds = max(time.perf_counter() - self._begin, 1e-9)
+        row = {
+            "samples_per_second": self._samples / seconds,
+            "data_wait": self._waited / seconds,
+            "memory_mb": _memory(self._device) / 1e6,
+        }
+        self.restart()
+        return row
+
+
+def _memory(device: torch.device) -> float:
+    """Highest memory so far in bytes, of the GPU or of the process."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return math.nan
+    import resource  # noqa: PLC0415 - unknown to Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Stop:
+    """Ctrl-C, SIGTERM and SIGHUP ask the loop to finish its step and save; asked twice, it stops at once.
+
+    Attributes:
+        code: What the process will answer, once it was asked.
+    """
+
+    def __init__(self) -> None:
+        self.code: ExitCode | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last is unknown to Windows, and ignored under nohup
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+        if self.code is not None:
+            sys.exit(code)
+        self.code = code

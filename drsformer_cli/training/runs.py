@@ -1,0 +1,92 @@
+"""The folder of a run: its configuration, checkpoints and the weights that were best.
+
+config.toml  metrics.jsonl  curves.png  best.pth  step_00001000.pth ...  validation/step_00001000.png ...
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from drsformer.checkpoint import read_content
+from drsformer.errors import CheckpointError
+from drsformer.files import atomic_write
+from drsformer_cli import console, toml_config
+from drsformer_cli.errors import UsageError, reason
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONFIG = "config.toml"
+BEST = "best.pth"
+
+_LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.part")  # of `atomic_write`, when it was killed
+
+
+class RunFolder:
+    """Where a run writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def prepare(self) -> None:
+        """Make the folder, see that it can be written into, and remove what a killed process left half-written.
+
+        Raises:
+            UsageError: It cannot be made or written into.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self.path / ".writable"):
+                pass
+            (self.path / ".writable").unlink()
+            for file in self.path.iterdir():
+                if _LEFTOVER.fullmatch(file.name):
+                    file.unlink()
+        except OSError as error:
+            raise UsageError(f"--output {self.path}: cannot write there: {error.strerror}") from None
+
+    def checkpoints(self) -> list[Path]:
+        """From the oldest to the latest."""
+        return sorted(path for path in self.path.glob("step_*.pth") if path.stem.removeprefix("step_").isdecimal())
+
+    def write_config(self, table: dict[str, Any]) -> None:
+        """The resolved configuration."""
+        with atomic_write(self.path / CONFIG) as file:
+            file.write(toml_config.dump(table).encode())
+
+    def save(self, step: int, content: dict[str, Any], keep: int) -> Path:
+        """Write a checkpoint and remove those older than the latest `keep`.
+
+        Raises:
+            OSError: It cannot be written; all earlier ones are still there.
+        """
+        path = self.path / f"step_{step:08d}.pth"
+        # Serialised first: torch hides why a file could not be written.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        with atomic_write(path) as file:
+            file.write(buffer.getbuffer())
+        for old in self.checkpoints()[:-keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def latest(self) -> dict[str, Any]:
+        """The content of the latest checkpoint that can be read.
+
+        Raises:
+            UsageError: There is none.
+        """
+        for path in reversed(self.checkpoints()):
+            try:
+                content = read_content(path)
+            except CheckpointError as error:
+                console.say(f"{path}: {reason(error)}; going back to the one before")
+                continue
+            if isinstance(content, dict) and isinstance(content.get("training"), dict):
+                return content
+            console.say(f"{path}: holds no training state; going back to the one before")
+        raise UsageError(f"--resume: no checkpoint in {self.path}; leave --resume out to begin a run")

@@ -1,0 +1,20 @@
+"""The learning rate, a function of the step alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from drsformer_cli.training.config import TrainingSection
+
+
+def learning_rate(step: int, training: TrainingSection) -> float:
+    """Learning rate of a step, from 1: rising over the warm-up, constant, then a cosine down to the final one."""
+    if step <= training.warmup:
+        return training.lr * step / training.warmup
+    if step <= training.constant:
+        return training.lr
+    falling = max(1, training.steps - training.constant)
+    done = min(1.0, (step - training.constant) / falling)  # 0..1
+    return training.final_lr + (training.lr - training.final_lr) * (1 + math.cos(math.pi * done)) / 2

@@ -1,0 +1,142 @@
+"""What training changes, and so what a checkpoint holds."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from drsformer.ablations import build
+from drsformer.checkpoint import describe, load_checkpoint
+from drsformer.errors import CheckpointError
+from drsformer.inference import half_precision
+from drsformer.trainable import rearrange
+from drsformer_cli import toml_config, zoo
+from drsformer_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from drsformer.model import DRSformer
+    from drsformer_cli.training.config import Config, ModelSection
+
+
+@dataclass
+class State:
+    """A run between two steps.
+
+    Nothing of the sampling is in it: a sample is a function of the seed, the step and its number.
+
+    Attributes:
+        model: The network that is trained.
+        ema: Its running average; None without.
+        optimizer: AdamW. Its learning rate is a function of the step.
+        scaler: Of the loss, for fp16.
+        step: Steps done.
+        best: Highest validation PSNR so far, in dB.
+        loss: Running mean of the loss.
+        lowest_loss: Lowest value of that so far.
+    """
+
+    model: DRSformer
+    ema: DRSformer | None
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    best: float = -math.inf
+    loss: float | None = None
+    lowest_loss: float = math.inf
+
+    @property
+    def result(self) -> DRSformer:
+        """The network that is validated and kept."""
+        return self.model if self.ema is None else self.ema
+
+    def content(self, run: dict[str, Any]) -> dict[str, Any]:
+        """As a checkpoint that `derain` reads too; `run` is the resolved configuration."""
+        random = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random["cuda"] = torch.cuda.get_rng_state()
+        training = {
+            "step": self.step,
+            "best": self.best,
+            "loss": self.loss,
+            "lowest_loss": self.lowest_loss,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": random,
+            "run": run,
+        }
+        averaged = {} if self.ema is None else {"params_ema": _weights(self.ema)}
+        return {"params": _weights(self.model), **averaged, **describe(self.model), "training": training}
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """The inverse of `content`.
+
+        Raises:
+            UsageError: The checkpoint is of another network.
+        """
+        stored: dict[str, Any] = {key: content[key] for key in ("config", "ablation") if key in content}
+        if changes := toml_config.differences(stored, describe(self.model)):
+            raise UsageError(f"--resume: the checkpoint is of another network: {'; '.join(changes)}")
+        training = content["training"]
+        self.model.load_state_dict(content["params"])
+        if self.ema is not None:
+            self.ema.load_state_dict(content.get("params_ema", content["params"]))
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.scaler.load_state_dict(training["scaler"])
+        torch.set_rng_state(training["random"]["cpu"])
+        if torch.cuda.is_available() and "cuda" in training["random"]:
+            torch.cuda.set_rng_state(training["random"]["cuda"])
+        self.step, self.best = training["step"], training["best"]
+        self.loss, self.lowest_loss = training["loss"], training["lowest_loss"]
+
+    def average(self, decay: float) -> None:
+        """Move the averaged weights towards the present ones."""
+        if self.ema is not None:
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+
+    def finite(self) -> bool:
+        """Whether all weights are numbers."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.result.parameters())
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
+
+
+def make_state(config: Config, device: torch.device) -> State:
+    """A run before its first step.
+
+    Raises:
+        UsageError: The weights to start from are those of another network.
+        CheckpointError: They cannot be read.
+    """
+    torch.manual_seed(config.seed)
+    model = _network(config.model).to(device)
+    if device.type == "cpu":
+        rearrange(model)
+    else:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch's annotations lack
+    training = config.training
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.lr, betas=training.betas, weight_decay=training.weight_decay
+    )
+    ema = copy.deepcopy(model).requires_grad_(requires_grad=False) if training.ema else None
+    in_fp16 = half_precision(training.precision, device) is torch.float16
+    return State(model, ema, optimizer, torch.amp.GradScaler(device.type, enabled=in_fp16))
+
+
+def _network(section: ModelSection) -> DRSformer:
+    model = build(section.network(), section.ablation.ablation())
+    if section.weights:
+        try:
+            start = load_checkpoint(zoo.resolve(section.weights))
+        except CheckpointError as error:
+            raise CheckpointError(f"model.weights: {str(error).removeprefix('--model ')}") from None
+        if changes := toml_config.differences(describe(start), describe(model)):
+            raise UsageError(f"model.weights: {section.weights} is another network: {'; '.join(changes)}")
+        model.load_state_dict(start.state_dict())
+    return model

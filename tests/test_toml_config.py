@@ -1,0 +1,133 @@
+"""TOML to dataclasses: what is taken, what is refused, and that everything wrong is said at once."""
+
+import pickle
+import tomllib
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import pytest
+
+from drsformer_cli import toml_config
+from drsformer_cli.errors import UsageError
+from drsformer_cli.toml_config import Limits, MistakesError
+
+
+@dataclass(frozen=True)
+class Cat:
+    kind: Literal["cat"]
+    lives: Annotated[int, Limits(1, 9)] = 9
+
+
+@dataclass(frozen=True)
+class Dog:
+    kind: Literal["dog"]
+    tricks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class House:
+    rooms: int = 1
+    size: Annotated[tuple[float, float], Limits(0, 100, rising=True)] = (1.0, 2.0)
+
+    def mistakes(self):
+        return ["rooms: expected an even number"] if self.rooms % 2 else []
+
+
+@dataclass(frozen=True)
+class Street:
+    name: str
+    pets: dict[str, Cat | Dog] = field(default_factory=dict)
+    house: House = field(default_factory=House)
+    colour: Literal["red", "blue"] = "red"
+    lit: bool = True
+    limit: float | None = None
+
+
+def parse(text):
+    return toml_config.parse(Street, tomllib.loads(text), "street.toml")
+
+
+def test_values_of_every_kind():
+    street = parse(
+        "name = 'Main'\nlimit = 30\ncolour = 'blue'\n[house]\nrooms = 2\nsize = [1, 2.5]\n"
+        "[pets.tom]\nkind = 'cat'\nlives = 7\n[pets.rex]\nkind = 'dog'\ntricks = 'sit'\n"
+    )
+    assert street == Street(
+        "Main", {"tom": Cat("cat", 7), "rex": Dog("dog", ("sit",))}, House(2, (1.0, 2.5)), "blue", limit=30.0
+    )
+
+
+def test_every_mistake_at_once_with_its_path():
+    with pytest.raises(MistakesError) as caught:
+        parse(
+            "nam = 'Main'\nlit = 1\ncolour = 'green'\nlimit = 'high'\n[house]\nrooms = true\nsize = [3, 1]\n"
+            "[pets.tom]\nkind = 'cat'\nlives = 10\nclaws = 4\n[pets.rex]\nkind = 'fish'\n[pets.it]\n"
+        )
+    assert sorted(caught.value.mistakes) == sorted(
+        [
+            "nam: unknown key; did you mean name?",
+            "name: missing; expected text",
+            "lit: expected true or false, not 1",
+            'colour: expected "red" or "blue", not "green"',
+            'limit: expected a number, not "high"',
+            "house.rooms: expected an integer, not true",
+            "house.size: expected a list of 2 numbers from 0 to 100, not falling, not [3, 1]",
+            "pets.tom.lives: expected an integer from 1 to 9, not 10",
+            "pets.tom.claws: unknown key; expected one of kind, lives",
+            'pets.rex.kind: expected "cat" or "dog", not "fish"',
+            'pets.it.kind: expected "cat" or "dog", missing',
+        ]
+    )
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "[1, nan]", "[1]", "[1, 2, 3]", "'1, 2'", "[1, true]"])
+def test_odd_numbers_are_refused(value):
+    with pytest.raises(MistakesError, match=r"house\.size: expected a list of 2 numbers"):
+        parse(f"name = 'x'\nhouse.rooms = 2\nhouse.size = {value}")
+
+
+def test_a_section_checks_what_spans_its_fields():
+    with pytest.raises(MistakesError, match=r"1 mistake: house\.rooms: expected an even number"):
+        parse("name = 'x'\nhouse.rooms = 3")
+
+
+def test_settings_replace_values_and_make_tables():
+    table = tomllib.loads("name = 'x'")
+    settings = ["house.rooms=4", "name=Back = Lane", "pets.tom.kind=cat", "lit=false", "house.size=[0, 1]"]
+    toml_config.override(table, settings)
+    assert toml_config.parse(Street, table, "x") == Street(
+        "Back = Lane", {"tom": Cat("cat")}, House(4, (0.0, 1.0)), lit=False
+    )
+
+
+@pytest.mark.parametrize("setting", ["rooms", "=4", "house..rooms=4", "name.first=x"])
+def test_bad_settings_are_refused(setting):
+    with pytest.raises(UsageError, match="--set"):
+        toml_config.override({"name": "x"}, [setting])
+
+
+def test_mistakes_travel_among_processes():
+    error = pickle.loads(pickle.dumps(MistakesError("run.toml", ["a: b", "c: d"])))  # noqa: S301 - our own
+    assert (str(error), error.mistakes) == ("run.toml: 2 mistakes: a: b; c: d", ["a: b", "c: d"])
+
+
+def test_dump_is_read_back():
+    street = Street('a "name"\n\\é', {"t o m": Cat("cat", 3), "rex": Dog("dog", ("sit", "roll"))}, House(2), limit=1e-9)
+    text = toml_config.dump(toml_config.plain(street))
+    assert parse(text) == street
+
+
+def test_differences_name_what_changed():
+    old, new = toml_config.plain(Street("a")), toml_config.plain(Street("b", limit=2.0))
+    assert toml_config.differences(old, new) == ['name: "a" -> "b"', "limit: null -> 2.0"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"a = = 1", "not TOML: .*line 1"), (b"\xff\xfe", "not UTF-8"), (None, "No such file")]
+)
+def test_unreadable_files_get_one_line(tmp_path, content, message):
+    path = tmp_path / "run.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        toml_config.read(path)

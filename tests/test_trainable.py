@@ -1,0 +1,35 @@
+"""The form that trains faster computes what the plain network computes, gradients included."""
+
+import pytest
+import torch
+from test_model import seeded_weights
+
+from drsformer import DRSformer, DRSformerConfig
+from drsformer.trainable import RearrangedMSFN, rearrange
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mefc": True},  # an odd number of hidden channels at some levels
+        {"mefc": False, "norm_bias": False, "bias": True},
+        {"mefc": False, "ffn_expansion_factor": 2.0},
+        {"mefc": False, "ffn_expansion_factor": 0.13},  # one hidden channel at the first level
+    ],
+)
+def test_outputs_and_gradients_are_the_same(values):
+    config = DRSformerConfig(**{"dim": 8, "num_blocks": (1, 1, 1, 2), **values})
+    plain, rearranged = DRSformer(config).double(), DRSformer(config).double()
+    plain.load_state_dict(seeded_weights(plain, 3))
+    rearrange(rearranged)
+    rearranged.load_state_dict(plain.state_dict())
+    assert any(isinstance(module, RearrangedMSFN) for module in rearranged.modules())
+    x = torch.rand(2, 3, 16, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected, output = plain(x), rearranged(x)
+    assert (output - expected).abs().max() < 1e-10
+    expected.square().sum().backward()
+    output.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in rearranged.named_parameters()}
+    for name, parameter in plain.named_parameters():
+        bound = 1e-9 * (1 + parameter.grad.abs().max())
+        assert (gradients[name] - parameter.grad).abs().max() <= bound, name

@@ -1,0 +1,182 @@
+"""Samples and where they come from: reproducible, any number of workers, any picture; what is wrong is listed."""
+
+import numpy as np
+import pytest
+from conftest import photo
+from PIL import Image
+
+from drsformer_cli.toml_config import MistakesError, parse
+from drsformer_cli.training import sources
+from drsformer_cli.training.config import Config
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Photos, layers, pairs in two folders and pairs side by side; the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos/deep", "layers", "pairs/input", "pairs/target", "halves"):
+        (tmp_path / folder).mkdir(parents=True)
+    for i in range(6):
+        Image.fromarray(photo(seed=i)).save(f"photos/{'deep/' * (i % 2)}{i}.png")
+        Image.fromarray(photo(seed=i)[..., 0] // 4).save(f"layers/{i}.png")
+        Image.fromarray(photo(seed=i, noise=0.2)).save(f"pairs/input/{i}.png")
+        Image.fromarray(photo(seed=i)).save(f"pairs/target/{i}.png")
+        Image.fromarray(np.hstack([photo(seed=i), photo(seed=i, noise=0.2)])).save(f"halves/{i}.png")
+    return tmp_path
+
+
+PAIRED = {"kind": "paired", "path": "pairs"}
+RENDERED = {"kind": "rendered"}
+LAYERS = {"kind": "layers", "layers": ["layers"], "vary": {"second": 0.5, "turn": [-5, 5]}}
+HALVES = {"kind": "paired", "path": "halves", "side_by_side": "clean-left", "share_clean": True}
+
+
+def load(sections, validation=None, **data):
+    table = {"data": {"clean": ["photos"], "patch": 24, "workers": 0, "sources": sections, **data}}
+    config = parse(Config, {**table, "validation": validation or {"every": 0}}, "test")
+    return sources.load(config, "test", lambda done, total: None)
+
+
+def samples(loaded, number=24):
+    return [loaded.samples.sample(1, index) for index in range(number)]
+
+
+@pytest.mark.parametrize("source", [PAIRED, RENDERED, LAYERS, HALVES, {"kind": "clean"}], ids=lambda s: s["kind"])
+def test_samples_of_every_source(folders, source):
+    loaded = load({"x": source})
+    for rainy, clean in samples(loaded):
+        assert rainy.shape == clean.shape == (24, 24, 3)
+        assert rainy.dtype == clean.dtype == np.uint8
+        if source["kind"] in ("layers", "rendered"):
+            assert (rainy >= clean).all()
+        if source["kind"] == "clean":
+            assert np.array_equal(rainy, clean)
+    assert len({sample.tobytes() for sample in samples(loaded)}) > 20
+
+
+def test_rainy_and_clean_are_cropped_and_turned_alike(folders):
+    for i in range(6):  # pairs whose rainy picture is the clean one and ten more
+        Image.fromarray(photo(seed=i) // 2 + 10).save(f"pairs/input/{i}.png")
+        Image.fromarray(photo(seed=i) // 2).save(f"pairs/target/{i}.png")
+    assert all((rainy.astype(int) - clean == 10).all() for rainy, clean in samples(load({"x": PAIRED})))
+
+
+def test_a_sample_is_a_function_of_seed_step_and_index(folders):
+    mixed = {"a": PAIRED, "b": RENDERED, "c": LAYERS}
+    first, second = load(mixed, mixup=0.3), load(mixed, mixup=0.3, cache=0)
+    for step, index in ((1, 0), (7, 3), (2, 5)):
+        assert np.array_equal(first.samples.sample(step, index), second.samples.sample(step, index))
+    assert not np.array_equal(first.samples.sample(1, 0), first.samples.sample(2, 0))
+
+
+def test_any_number_of_workers_gives_the_same_batches(folders):
+    mixed = {"a": PAIRED, "b": RENDERED, "c": LAYERS}
+    with_none, with_two = (
+        np.stack(list(load(mixed, workers=workers).samples.batches(range(1, 8), [0, 1, 2]))) for workers in (0, 2)
+    )
+    assert with_none.shape == (7, 3, 2, 24, 24, 3)
+    assert np.array_equal(with_none, with_two)
+
+
+def test_weights_are_shares_of_the_samples(folders):
+    loaded = load({"a": {**PAIRED, "weight": 3}, "b": {"kind": "clean", "weight": 1}})
+    assert loaded.samples.shares == {"a": 0.75, "b": 0.25}
+    same = [np.array_equal(rainy, clean) for rainy, clean in samples(loaded, 200)]
+    assert 30 < sum(same) < 70
+
+
+def test_reserve_is_used_when_nothing_else_is_there(folders):
+    absent = {"kind": "layers", "layers": ["nowhere"], "required": False}
+    reserve = {**RENDERED, "weight": 0}
+    assert load({"a": absent, "b": reserve}).samples.shares == {"b": 1.0}
+    assert load({"a": PAIRED, "b": reserve}).samples.shares == {"a": 1.0}
+    assert "data.sources.a.layers: left out, no such folder: nowhere" in load({"a": absent, "b": reserve}).notes
+
+
+def test_clean_halves_serve_as_photos(folders):
+    loaded = load({"a": HALVES, "b": {"kind": "clean"}}, clean=[])
+    assert "b: 50% of the samples, from 6 photos" in loaded.notes
+
+
+def test_small_pictures_are_reflected(folders):
+    (folders / "small").mkdir()
+    Image.fromarray(photo(12, 13)).save("small/a.png")
+    loaded = load({"x": {"kind": "clean", "clean": ["small"]}}, patch=64, flips=False, turns=False)
+    rainy, _ = loaded.samples.sample(1, 0)
+    assert np.array_equal(rainy, np.pad(photo(12, 13), ((0, 52), (0, 51), (0, 0)), mode="reflect"))
+
+
+def test_odd_pictures_are_taken(folders):
+    Image.fromarray(photo(dtype=np.uint16)[..., 0]).save("photos/deep16.png")
+    Image.fromarray(photo()[..., 0]).save("photos/gray.jpg")
+    Image.fromarray(np.dstack([photo(), photo()[..., 0]])).save("photos/alpha.png")
+    loaded = load({"x": {"kind": "clean"}})
+    assert loaded.problems == []
+    assert "x: 100% of the samples, from 9 photos" in loaded.notes
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_unusable_files_are_listed_and_left_out(folders, decode):
+    (folders / "photos" / "text.jpg").write_text("no picture")
+    Image.fromarray(photo(30, 30)).save("pairs/input/2.png")
+    (folders / "pairs" / "target" / "3.png").unlink()
+    if decode:
+        Image.fromarray(photo(1, 1)).save("photos/one.png")
+        whole = (folders / "photos" / "0.png").read_bytes()
+        (folders / "photos" / "0.png").write_bytes(whole[: len(whole) // 2])
+    loaded = load({"a": PAIRED, "b": RENDERED}, decode=decode)
+    text = "\n".join(loaded.problems)
+    assert "pairs/input/2.png is 30x30 and 2.png is 56x40: their sizes differ" in text
+    assert "3.png: no partner in target" in text
+    assert "photos/text.jpg: not a picture" in text
+    if decode:
+        assert "photos/one.png: 1x1 pixels; expected at least 11 a side" in text
+        assert "photos/0.png: damaged picture" in text
+    assert "a: 50% of the samples, from 4 pairs" in loaded.notes
+    assert f"b: 50% of the samples, from {5 if decode else 6} photos" in loaded.notes
+    samples(loaded)
+
+
+def test_all_folders_that_are_missing_or_empty_are_named(folders):
+    (folders / "empty").mkdir()
+    with pytest.raises(MistakesError) as caught:
+        load(
+            {"a": {"kind": "paired", "path": "nowhere"}, "b": {**LAYERS, "layers": ["empty"]}, "c": RENDERED},
+            validation={"paired": ["empty"]},
+            clean=["photoss", "empty"],
+        )
+    paths = [mistake.split(":")[0] for mistake in caught.value.mistakes]
+    assert paths == ["data.sources.a.path", "data.sources.b.layers", "data.clean", "data.clean", "validation.paired"]
+    assert "--set data.clean=FOLDER" in caught.value.mistakes[2]
+
+
+def test_nothing_usable_is_a_mistake(folders):
+    (folders / "bad").mkdir()
+    (folders / "bad" / "a.jpg").write_text("x")
+    with pytest.raises(MistakesError, match="none of them has a picture that can be used"):
+        load({"x": {"kind": "clean", "clean": ["bad"]}})
+
+
+def test_held_out_photos_and_layers_are_not_trained_on(folders):
+    loaded = load({"a": LAYERS}, validation={"held_out": 0.5, "pictures": 5, "crop": 16})
+    assert "a: 100% of the samples, from 3 photos and 3 layers" in loaded.notes
+    assert [picture.group for picture in loaded.validation] == ["held out"] * 5
+    rainy, clean = loaded.validation[0].read()
+    assert rainy.shape == clean.shape == (16, 16, 3)
+    again = load({"a": LAYERS}, validation={"held_out": 0.5, "pictures": 5, "crop": 16}).validation[0].read()
+    assert np.array_equal(rainy, again[0])
+
+
+def test_what_one_source_holds_out_no_other_trains_on(folders):
+    sections = {"a": LAYERS, "b": {"kind": "clean", "clean": ["photos"]}, "c": HALVES}
+    loaded = load(sections, validation={"held_out": 0.34, "pictures": 8, "crop": 16})
+    assert "a: 33% of the samples, from 10 photos and 4 layers" in loaded.notes  # 4 of 6, and 6 halves
+    assert "b: 33% of the samples, from 4 photos" in loaded.notes
+    assert "c: 33% of the samples, from 6 pairs" in loaded.notes
+
+
+def test_validation_pairs_are_spread_and_cropped(folders):
+    loaded = load({"a": PAIRED}, validation={"paired": ["pairs"], "pictures": 3, "crop": 20})
+    assert [picture.read()[0].shape for picture in loaded.validation] == [(20, 20, 3)] * 3
+    whole = load({"a": PAIRED}, validation={"paired": ["pairs"]}).validation
+    assert [picture.read()[1].shape for picture in whole] == [(40, 56, 3)] * 6
