@@ -11,7 +11,7 @@ from drsformer_cli.datasets import Pair, read_rgb8
 from drsformer_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -174,6 +174,41 @@ class Request:
                 yield f"{model} was trained on {trained_on}: on other kinds of rain such models can lose 20 dB"
             if dataset.caution and trained_on == dataset.caution[0]:
                 yield f"{model} was trained on {trained_on}: {dataset.caution[1]}"
+
+
+def doubt_training(pictures: PictureSet, weights: Mapping[str, Path]) -> PictureSet:
+    """The same pictures, with a warning for those that our own training says it has seen.
+
+    Args:
+        pictures: What is scored.
+        weights: Files of the networks by name; only those of `drsformer train` say what they were trained on.
+
+    Raises:
+        CheckpointError: A file cannot be read.
+    """
+    from drsformer.checkpoint import read_content  # noqa: PLC0415 - torch is slow to import
+
+    warnings = list(pictures.warnings)
+    files = {file.resolve() for sample in pictures.samples for file in sample.files}
+    for name, path in weights.items():
+        for use, folders in _training_folders(read_content(path)):
+            roots = [Path(folder).expanduser().resolve() for folder in folders]
+            seen = sorted(file.name for file in files if any(file.is_relative_to(root) for root in roots))
+            if seen:
+                warnings.append(f"{name} was {use} {len(seen)} of its files: {console.some(seen)}")
+    return replace(pictures, warnings=tuple(warnings))
+
+
+def _training_folders(content: object) -> list[tuple[str, list[str]]]:
+    """Folders that a checkpoint says it was trained on, and those that chose its best weights."""
+    try:
+        run = content["training"]["run"]  # type: ignore[index]  # anything may be in a file
+        sources = run["data"]["sources"].values()
+        trained = [source["path"] for source in sources if "path" in source]
+        trained += [folder for table in (run["data"], *sources) for folder in table.get("clean", [])]
+        return [("trained on", trained), ("chosen among its kind by", list(run["validation"]["paired"]))]
+    except (KeyError, TypeError, AttributeError):
+        return []
 
 
 def _of_photos(folder: Path) -> PictureSet:

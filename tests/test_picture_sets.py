@@ -6,8 +6,9 @@ import pytest
 from conftest import photo
 from PIL import Image
 
+import drsformer
 from drsformer_cli.errors import UsageError
-from drsformer_cli.picture_sets import Request
+from drsformer_cli.picture_sets import Request, doubt_training
 
 
 def save(path, *, height=16, width=24):
@@ -140,6 +141,28 @@ def test_what_cannot_be_asked(settings, message):
     settings = {**settings, "real": [Path(path) for path in settings.get("real", [])]}
     with pytest.raises(UsageError, match=message):
         request(**settings).gather()
+
+
+def test_pictures_that_training_has_seen(tiny, tmp_path):
+    save("set/test/input/1.png")
+    save("set/test/target/1.png")
+    save("mine/input/1.png")
+    save("mine/target/1.png")
+    about = {
+        "data": {"clean": ["photos"], "sources": {"a": {"kind": "paired", "path": "mine"}, "b": {"kind": "rendered"}}},
+        "validation": {"paired": ["set/test"]},
+    }
+    drsformer.save_checkpoint(tiny, "ours.pth", training={"run": about})
+    (chosen,), (trained,) = (request(datasets=[name]).gather() for name in ("set", "mine"))
+    assert doubt_training(chosen, {"ours": Path("ours.pth")}).warnings == (
+        "ours was chosen among its kind by 2 of its files: 1.png, 1.png",
+    )
+    assert doubt_training(trained, {"ours": Path("ours.pth")}).warnings == (
+        "ours was trained on 2 of its files: 1.png, 1.png",
+    )
+    for origin in (None, {"run": {}}, {"run": []}, {"run": about | {"data": 1}}):
+        drsformer.save_checkpoint(tiny, "ours.pth", training=origin)
+        assert doubt_training(trained, {"ours": Path("ours.pth")}) == trained
 
 
 def test_where_to_get_a_data_set(capfd):

@@ -15,7 +15,7 @@ from drsformer_cli import console, options, report, zoo
 from drsformer_cli.errors import ExitCode, UsageError
 from drsformer_cli.formats import FORMAT_OF_ENDING
 from drsformer_cli.home import home
-from drsformer_cli.picture_sets import Request
+from drsformer_cli.picture_sets import Request, doubt_training
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -121,8 +121,10 @@ def evaluate(
     console.show_log(verbose=verbose, quiet=quiet)
     from drsformer_cli.evaluation import Evaluator, Method  # noqa: PLC0415 - slow imports wait until there is work
 
-    restoring = _Restoring(tile, overlap, precision, device, threads, tta, quiet)
-    methods = [Method(str(results))] if results else [restoring.method(name) for name in models]
+    restoring = _Restoring(tile, overlap, precision, device, threads, tta)
+    weights = {Path(name).stem: zoo.resolve(name, quiet=quiet) for name in request.models}
+    methods = [restoring.method(*named) for named in weights.items()] or [Method(str(results))]
+    found = [doubt_training(pictures, weights) for pictures in found]
     no_reference = _no_reference(quiet=quiet) if real else {}
     evaluators = [Evaluator(pictures, methods, save=save, no_reference=no_reference) for pictures in found]
     if save:
@@ -180,14 +182,12 @@ class _Restoring:
     device: str
     threads: int | None
     tta: bool
-    quiet: bool
 
-    def method(self, model: str) -> Method:
+    def method(self, name: str, weights: Path) -> Method:
         from drsformer.inference import Restorer  # noqa: PLC0415
         from drsformer_cli.device import load_network  # noqa: PLC0415
         from drsformer_cli.evaluation import Method  # noqa: PLC0415
 
-        weights = zoo.resolve(model, quiet=self.quiet)
         network = load_network(weights, self.device, self.threads)
         tile = options.parse_tile(self.tile)
         restorer = Restorer(network, tile=tile, overlap=self.overlap, precision=self.precision, tta=self.tta)
@@ -199,7 +199,7 @@ class _Restoring:
             "overlap": "auto" if self.overlap is None else self.overlap,
             "tta": self.tta,
         }
-        return Method(Path(model).stem, restorer, settings)
+        return Method(name, restorer, settings)
 
 
 def _no_reference(*, quiet: bool) -> dict[str, Scorer]:
