@@ -56,6 +56,15 @@ def run(monkeypatch, capfd):
     return run
 
 
+@pytest.fixture
+def _one_thread():
+    """For tests of networks so small that several threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The team's folder of reference data, which a clone does not have."""

@@ -22,6 +22,8 @@ from drsformer import files, load_checkpoint
 from drsformer_cli import images
 from drsformer_cli.training import loop, runs
 
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
 COMMAND = [sys.executable, "-m", "drsformer_cli", "train", "-c", "run.toml", "--threads", "1"]
 
 CONFIG = """
@@ -59,10 +61,8 @@ save_every = 2
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Photos, pairs and run.toml; the current folder. One thread: there is too little to do for more."""
+    """Photos, pairs and run.toml; the current folder."""
     monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     for name in ("photos", "pairs/input", "pairs/target"):
         Path(name).mkdir(parents=True)
     for i in range(3):
@@ -70,8 +70,7 @@ def folder(tmp_path, monkeypatch):
         Image.fromarray(photo(seed=i, noise=0.2)).save(f"pairs/input/{i}.png")
         Image.fromarray(photo(seed=i)).save(f"pairs/target/{i}.png")
     Path("run.toml").write_text(CONFIG)
-    yield tmp_path
-    torch.set_num_threads(threads)
+    return tmp_path
 
 
 def train(run, *arguments):

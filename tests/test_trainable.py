@@ -7,6 +7,8 @@ from test_model import seeded_weights
 from drsformer import DRSformer, DRSformerConfig
 from drsformer.trainable import RearrangedMSFN, rearrange
 
+pytestmark = pytest.mark.usefixtures("_one_thread")
+
 
 @pytest.mark.parametrize(
     "values",
