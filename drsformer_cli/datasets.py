@@ -439,7 +439,7 @@ def _best(folder: Path, fits: Callable[[Path], bool], what: str) -> Path:
             return fitting[0]
         level = [inner for place in level for inner in _folders(place) if not _plain(inner.name).startswith("train")]
     raise UsageError(
-        f"{folder}: found no {what.removeprefix('a ')}; expected {RAINY_FOLDERS[0]} and {CLEAN_FOLDERS[0]} "
+        f"{folder}: nothing in it holds {what}; expected {RAINY_FOLDERS[0]} and {CLEAN_FOLDERS[0]} "
         f"(or {', '.join(f'{a}/{b}' for a, b in zip(RAINY_FOLDERS[1:], CLEAN_FOLDERS[1:], strict=True))})"
     )
 

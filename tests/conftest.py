@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,14 +32,18 @@ class Answer:
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch, tmp_path_factory):
-    """No setting or file of the machine that runs the tests reaches them."""
+    """No setting or file of the machine that runs the tests reaches them, and no handler of theirs outlives them."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for name in (
         *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NO_COLOR", "FORCE_COLOR"),
-        *("DRSFORMER_MIRROR", "DRSFORMER_OFFLINE"),
+        *("DRSFORMER_MIRROR", "DRSFORMER_OFFLINE", "DRSFORMER_DATA"),
         *("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DRSFORMER_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
