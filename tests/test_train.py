@@ -328,7 +328,7 @@ def test_a_damaged_checkpoint_costs_one_interval(run, folder):
     answer = train(run, "--resume")
     assert answer.code == 0
     assert "step_00000006.pth: not a checkpoint" in answer.err
-    assert not list(Path("out").glob(".*"))
+    assert not list(Path("out").glob(".*.part"))
     assert sorted(losses()) == [1, 2, 3, 4, 5, 6]
 
 
@@ -425,3 +425,12 @@ def test_overfitting_four_pairs(run, folder, shared):
     assert run("train", "-c", "four.toml", "-o", "out").code == 0
     (measured,) = (row for row in rows() if "psnr" in row)
     assert measured["psnr"] > measured["psnr_input"] + 0.5
+
+
+def test_two_runs_into_one_folder(run, folder):
+    Path("out").mkdir()
+    with runs.RunFolder(Path("out")).alone():
+        answer = train(run)
+    assert answer.code == 2
+    assert "another process is training into it" in answer.err
+    assert train(run).code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,7 +79,8 @@ def train(
             )
         if ranks.first:
             _say_data(data)
-        code = _run(run, folder, data, place, ranks, resume=resume, check=check)
+        with folder.alone() if ranks.first and not check else contextlib.nullcontext():
+            code = _run(run, folder, data, place, ranks, resume=resume, check=check)
     except DRSformerError as error:
         if not ranks.first:
             raise typer.Exit(exit_code(error)) from None  # the first rank says it

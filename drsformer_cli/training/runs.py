@@ -5,6 +5,7 @@ config.toml  metrics.jsonl  curves.png  best.pth  step_00001000.pth ...  validat
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ from drsformer.errors import CheckpointError
 from drsformer.files import atomic_write
 from drsformer_cli import console, toml_config
 from drsformer_cli.errors import UsageError, reason
+from drsformer_cli.lock import locked
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 CONFIG = "config.toml"
@@ -33,7 +36,7 @@ class RunFolder:
         self.path = path
 
     def prepare(self) -> None:
-        """Make the folder, see that it can be written into, and remove what a killed process left half-written.
+        """Make the folder and see that it can be written into.
 
         Raises:
             UsageError: It cannot be made or written into.
@@ -43,11 +46,25 @@ class RunFolder:
             with atomic_write(self.path / ".writable"):
                 pass
             (self.path / ".writable").unlink()
+        except OSError as error:
+            raise UsageError(f"--output {self.path}: cannot write there: {error.strerror}") from None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other process writes here meanwhile; what a killed one left half-written is removed.
+
+        Raises:
+            UsageError: Another process is training into the folder.
+        """
+
+        def refuse() -> None:
+            raise UsageError(f"--output {self.path}: another process is training into it")
+
+        with locked(self.path / ".lock", refuse):
             for file in self.path.iterdir():
                 if _LEFTOVER.fullmatch(file.name):
                     file.unlink()
-        except OSError as error:
-            raise UsageError(f"--output {self.path}: cannot write there: {error.strerror}") from None
+            yield
 
     def checkpoints(self) -> list[Path]:
         """From the oldest to the latest."""
