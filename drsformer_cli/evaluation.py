@@ -118,10 +118,9 @@ class Run:
         low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), [0.025, 0.975])
         return float(low), float(high)
 
-    @property
-    def identical(self) -> int:
-        """Pictures whose luma equals the clean one's; they have no finite PSNR and are not in its mean."""
-        return sum(math.isinf(score.values.get("psnr", 0.0)) for score in self.scores)
+    def identical(self, of: str = "") -> int:
+        """Results, or with "_input" rainy pictures, whose luma equals the clean one's: not in the mean PSNR."""
+        return sum(math.isinf(score.values.get(f"psnr{of}", 0.0)) for score in self.scores)
 
     def typical(self) -> dict[str, Score]:
         """The worst, median and best of its pictures: by PSNR, or by how much NIQE fell."""
@@ -170,7 +169,7 @@ class Evaluator:
         """The scores of one picture, one a method; what fails costs that picture only."""
         try:
             rainy, clean = sample.read()
-            of_input = self._values(rainy, clean) if self._has_input(sample) else {}
+            of_input = self._values(rainy, clean) if sample.has_input else {}
         except PICTURE_ERRORS as error:
             return [Score(sample.name, sample.scene, error=reason(error)) for _ in self.methods]
         return [self._score(sample, method, (rainy, clean), of_input) for method in self.methods]
@@ -193,10 +192,6 @@ class Evaluator:
                     return path
         return None
 
-    def _has_input(self, sample: Sample) -> bool:
-        """Results and targets alone know nothing of the rainy picture."""
-        return sample.result != sample.files[0]
-
     def _score(
         self, sample: Sample, method: Method, pictures: tuple[Pixels, Pixels | None], of_input: dict[str, float]
     ) -> Score:
@@ -206,6 +201,9 @@ class Evaluator:
             values = self._values(restored, clean)
         except PICTURE_ERRORS as error:
             return Score(sample.name, sample.scene, error=reason(error))
+        if all(math.isnan(value) for value in values.values()):
+            names = " and ".join(metric.upper() for metric in values)
+            return Score(sample.name, sample.scene, error=f"too small, or of one colour, for {names}")
         values |= {f"{metric}_input": value for metric, value in of_input.items()}
         return Score(sample.name, sample.scene, values, seconds)
 

@@ -32,11 +32,13 @@ class Sample:
         name: Unique in its set.
         source: A pair, or a rainy picture without ground truth.
         result: An existing result to score.
+        has_input: Whether the rainy picture is known; not where results and targets are all there is.
     """
 
     name: str
     source: Pair | Path
     result: Path | None = None
+    has_input: bool = True
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -69,6 +71,7 @@ class PictureSet:
         dataset: Its row in the table of published data sets, where it is one.
         problems: What was found but cannot be scored, a line each.
         warnings: Why its numbers may not be comparable, a line each.
+        total: Pictures that it has, those that cannot be scored or were not wanted included.
     """
 
     name: str
@@ -77,6 +80,7 @@ class PictureSet:
     dataset: Dataset | None = None
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    total: int = 0
 
     @property
     def metrics(self) -> tuple[str, str]:
@@ -109,7 +113,7 @@ class Request:
         if self.targets and not (self.inputs or self.results):
             raise UsageError("--targets: needs --inputs to restore, or --results to score")
         if self.results and (self.real or len(self.datasets) + bool(self.targets) != 1):
-            raise UsageError("--results: needs either --targets or one --dataset")
+            raise UsageError("--results: needs either --targets or one --dataset, and no --real")
         found = [self._of_dataset(name) for name in self.datasets]
         if self.targets:
             found.append(self._of_folders(self.targets))
@@ -138,7 +142,9 @@ class Request:
         """--inputs, or else --results, with --targets."""
         pairs = datasets.pair(datasets.pictures(self.inputs or self.results or targets), datasets.pictures(targets))
         folder = targets.resolve()
-        return self._paired(folder.parent.name if datasets.is_role(folder) else folder.name, None, pairs)
+        name = folder.parent.name if datasets.is_role(folder) else folder.name
+        dataset = datasets.known(name)
+        return self._paired(dataset.name if dataset else name, dataset, pairs)
 
     def _paired(self, name: str, dataset: Dataset | None, pairs: Pairs) -> PictureSet:
         """Pairs whose sizes agree, each with its existing result where results are scored."""
@@ -146,7 +152,8 @@ class Request:
         good = [pair for pair in pairs.pairs if pair not in sizes]
         problems = [*pairs.problems, *sizes.values()]
         result_of: dict[Path, Path] = {}
-        if self.results and self.targets and not self.inputs:
+        alone = self.results is not None and self.targets is not None and self.inputs is None
+        if alone:
             result_of = {pair.rainy: pair.rainy for pair in good}
         elif self.results:
             of_results = datasets.pair(datasets.pictures(self.results), [pair.rainy for pair in good])
@@ -156,8 +163,9 @@ class Request:
         warnings = [] if dataset is None else [*self._doubts(dataset, good, protocol)]
         if pairs.unused:
             warnings.append(f"rain-free pictures without a rainy one: {console.some([p.name for p in pairs.unused])}")
-        samples = [Sample(pair.name, pair, result_of.get(pair.rainy)) for pair in good]
-        return PictureSet(name, samples, protocol, dataset, tuple(problems), tuple(warnings))
+        samples = [Sample(pair.name, pair, result_of.get(pair.rainy), has_input=not alone) for pair in good]
+        total = dataset.count if dataset else len(pairs.pairs) + len(pairs.problems)
+        return PictureSet(name, samples, protocol, dataset, tuple(problems), tuple(warnings), total)
 
     def _doubts(self, dataset: Dataset, pairs: Sequence[Pair], protocol: Protocol) -> Iterator[str]:
         """Why numbers on a known data set may not be comparable."""
@@ -189,13 +197,17 @@ def doubt_training(pictures: PictureSet, weights: Mapping[str, Path]) -> Picture
     from drsformer.checkpoint import read_content  # noqa: PLC0415 - torch is slow to import
 
     warnings = list(pictures.warnings)
-    files = {file.resolve() for sample in pictures.samples for file in sample.files}
+    files = {sample.name: [file.resolve() for file in sample.files] for sample in pictures.samples}
     for name, path in weights.items():
         for use, folders in _training_folders(read_content(path)):
             roots = [Path(folder).expanduser().resolve() for folder in folders]
-            seen = sorted(file.name for file in files if any(file.is_relative_to(root) for root in roots))
+            seen = [
+                picture
+                for picture, its_files in files.items()
+                if any(file.is_relative_to(root) for file in its_files for root in roots)
+            ]
             if seen:
-                warnings.append(f"{name} was {use} {len(seen)} of its files: {console.some(seen)}")
+                warnings.append(f"{name} was {use} {len(seen)} of these pictures: {console.some(seen)}")
     return replace(pictures, warnings=tuple(warnings))
 
 
@@ -216,7 +228,7 @@ def _of_photos(folder: Path) -> PictureSet:
     if not photos:
         raise UsageError(f"{folder}: no pictures in it")
     samples = [Sample(name, photo) for name, photo in zip(datasets.names(photos), photos, strict=True)]
-    return PictureSet(folder.resolve().name, samples)
+    return PictureSet(folder.resolve().name, samples, total=len(samples))
 
 
 def _limited(pictures: PictureSet, limit: int | None) -> PictureSet:

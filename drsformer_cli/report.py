@@ -61,15 +61,16 @@ def as_dict(run: Run) -> dict[str, object]:
         "model": run.method.name,
         "protocol": run.pictures.protocol,
         "count": len(run.scored),
-        "expected": run.pictures.dataset.count if run.pictures.dataset else None,
+        "expected": run.pictures.total,
     }
     for metric in (first, second):
         facts[metric] = run.mean(metric)
         facts[f"{metric}_interval"] = run.interval(metric)
         facts[f"{metric}_input"] = run.mean(f"{metric}_input")
-        facts[f"{metric}_gain"] = run.gain(metric)
+        facts[f"{metric}_{_change(run)}"] = run.gain(metric)
     if run.pictures.protocol:
-        facts["identical"] = run.identical
+        facts["identical"] = run.identical()
+        facts["identical_input"] = run.identical("_input")
         facts["reported"] = [
             {"method": method, "psnr": psnr, "ssim": ssim}
             for method, psnr, ssim in (run.pictures.dataset.reported if run.pictures.dataset else ())
@@ -117,12 +118,12 @@ def _table(runs: Sequence[Run]) -> Table:
     to_paper = [_signed(_to_paper(run), first) for run in runs]
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    titles = [*(_TITLES[metric] for metric in pictures.metrics), "gain" if pictures.protocol else "change", "s/picture"]
+    titles = [*(_TITLES[metric] for metric in pictures.metrics), f"{_TITLES[first]} {_change(runs[0])}", "s/picture"]
     if any(to_paper):
         titles.append("to paper")
     for title in titles:
         table.add_column(title, justify="right")
-    if runs[0].mean(f"{first}_input") is not None:
+    if any(runs[0].mean(f"{metric}_input") is not None for metric in pictures.metrics):
         table.add_row("rainy input", *_cells(runs[0], "_input"))
     for run, difference in zip(runs, to_paper, strict=True):
         seconds = "" if run.seconds is None else f"{run.seconds:.2f}"
@@ -137,9 +138,13 @@ def _table(runs: Sequence[Run]) -> Table:
 def _title(runs: Sequence[Run]) -> str:
     pictures = runs[0].pictures
     scored = min(len(run.scored) for run in runs)
-    total = pictures.dataset.count if pictures.dataset else len(pictures.samples)
     kind = pictures.protocol or "no ground truth (lower is better)"
-    return f"{pictures.name}: {scored} of {total} pictures, {kind}"
+    return f"{pictures.name}: {scored} of {pictures.total} pictures, {kind}"
+
+
+def _change(run: Run) -> str:
+    """PSNR and SSIM gain; NIQE and BRISQUE, where lower is better, change."""
+    return "gain" if run.pictures.protocol else "change"
 
 
 def _cells(run: Run, of: str) -> list[str]:
@@ -154,9 +159,11 @@ def _cells(run: Run, of: str) -> list[str]:
 
 def _exceptions(runs: Sequence[Run]) -> Iterator[str]:
     """What the means leave out."""
+    if number := runs[0].identical("_input"):
+        yield f"rainy input: {number} identical to the clean picture, not in its mean PSNR; gains are over the others"
     for run in runs:
-        if run.identical:
-            yield f"{run.method.name}: {run.identical} identical to the clean picture, not in the mean PSNR"
+        if number := run.identical():
+            yield f"{run.method.name}: {number} identical to the clean picture, not in the mean PSNR"
         for metric in run.pictures.metrics:
             undefined = [score.name for score in run.scored if math.isnan(score.values.get(metric, 0.0))]
             if undefined:

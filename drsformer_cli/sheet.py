@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import cv2
@@ -31,8 +32,10 @@ def row(text: str, pictures: Sequence[Pixels]) -> Pixels:
     width = min(W, WIDTH)
     height = max(1, round(H * width / W))
     shrunk = [np.asarray(cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA), np.uint8) for p in pictures]
-    sheet = Image.new("RGB", (len(shrunk) * (width + _GAP) - _GAP, height + _LINE), "white")
-    ImageDraw.Draw(sheet).text((2, 2), text, fill="black", font=ImageFont.load_default(14))
+    font = ImageFont.load_default(14)
+    needed = max(len(shrunk) * (width + _GAP) - _GAP, math.ceil(font.getlength(text)) + 4)
+    sheet = Image.new("RGB", (needed, height + _LINE), "white")
+    ImageDraw.Draw(sheet).text((2, 2), text, fill="black", font=font)
     for i, picture in enumerate(shrunk):
         sheet.paste(Image.fromarray(picture), (i * (width + _GAP), _LINE))
     return np.asarray(sheet)

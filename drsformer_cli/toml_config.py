@@ -12,6 +12,7 @@ import difflib
 import itertools
 import json
 import math
+import re
 import tomllib
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -86,11 +87,12 @@ def override(table: Table, settings: Sequence[str]) -> None:
     Raises:
         UsageError: A setting has no `=`, or leads through something that is no table.
     """
+    wrong = [setting for setting in settings if not re.fullmatch(r"[^=.]+(\.[^=.]+)*=.*", setting, re.DOTALL)]
+    if wrong:
+        raise UsageError(f"--set {', '.join(wrong)}: expected key=value, such as training.steps=1000")
     for setting in settings:
-        key, equals, text = setting.partition("=")
+        key, _, text = setting.partition("=")
         names = [name.strip() for name in key.split(".")]
-        if not equals or not all(names):
-            raise UsageError(f"--set {setting}: expected key=value, such as training.steps=1000")
         *parents, last = names
         target = table
         for name in parents:
@@ -119,23 +121,27 @@ def parse(kind: type[T], table: Table, source: str) -> T:
 def _section(kind: type[T], table: Mapping[str, Any], path: str, mistakes: list[str]) -> T:
     hints = get_type_hints(kind, include_extras=True)
     prefix = f"{path}." if path else ""
-    before = len(mistakes)
     for key in table:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=1)
             hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(hints)}"
             mistakes.append(f"{prefix}{key}: unknown key; {hint}")
-    values = {}
+    values, wrong = {}, set()
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # T is a dataclass
+        before = len(mistakes)
         if field.name in table:
             values[field.name] = _value(hints[field.name], table[field.name], prefix + field.name, mistakes)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             mistakes.append(f"{prefix}{field.name}: missing; expected {_expected(hints[field.name])}")
-    if len(mistakes) > before:
+        if len(mistakes) > before:
+            wrong.add(field.name)
+            values.pop(field.name, None)  # its default stands in: what else is wrong shall show as well
+    try:
+        value = kind(**values)
+    except TypeError:  # something without a default
         return kind.__new__(kind)  # never used: the mistakes end the parse
-    value = kind(**values)
-    check = getattr(value, "mistakes", None)
-    mistakes += [prefix + text for text in check()] if check else []
+    found = value.mistakes() if hasattr(value, "mistakes") else []
+    mistakes += [prefix + text for text in found if not wrong & set(re.findall(r"\w+", text))]
     return value
 
 
@@ -146,6 +152,8 @@ def _value(hint: Any, value: object, path: str, mistakes: list[str]) -> Any:  # 
         inner, limits = get_args(inner)
     if get_origin(inner) in (Union, UnionType) and NoneType in get_args(inner):
         (inner,) = (part for part in get_args(inner) if part is not NoneType)
+        if value == "none":  # TOML has no word for it
+            return None
     if dataclasses.is_dataclass(inner) and isinstance(inner, type) and isinstance(value, dict):
         return _section(inner, value, path, mistakes)
     if get_origin(inner) is dict and isinstance(value, dict):

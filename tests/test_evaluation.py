@@ -11,6 +11,7 @@ from conftest import photo
 from PIL import Image
 
 from drsformer import Restorer
+from drsformer.errors import ImageError
 from drsformer_cli.datasets import Pair
 from drsformer_cli.evaluation import Evaluator, Method, Run, Score
 from drsformer_cli.metrics import psnr, ssim
@@ -26,7 +27,7 @@ def run_of(*values, scenes=None, metric="psnr"):
 def test_mean_leaves_out_what_has_no_number_and_says_so():
     run = run_of(30.0, 32.0, math.inf, math.nan)
     assert run.mean("psnr") == 31.0
-    assert run.identical == 1
+    assert run.identical() == 1
     assert run_of(math.inf).mean("psnr") is None
 
 
@@ -150,7 +151,8 @@ def test_existing_results(pair):
 
 
 def test_results_and_targets_alone_know_no_input(pair):
-    (score,) = Evaluator(PictureSet("set", (), "uint8-Y"), [Method("given")]).score(Sample("a", pair, pair.rainy))
+    alone = Sample("a", pair, pair.rainy, has_input=False)
+    (score,) = Evaluator(PictureSet("set", (), "uint8-Y"), [Method("given")]).score(alone)
     assert set(score.values) == {"psnr", "ssim"}
 
 
@@ -171,3 +173,13 @@ def test_without_ground_truth(pair, tiny):
     assert score.values["niqe_input"] == photo()[0, 0, 0]
     assert set(score.values) == {"niqe", "brisque", "niqe_input", "brisque_input"}
     json.dumps(score.values)
+
+
+def test_a_picture_without_any_number_is_not_scored(pair, tiny):
+    def too_small(_):
+        raise ImageError("too small")
+
+    scorers = {"niqe": too_small, "brisque": too_small}
+    method = Method("tiny", Restorer(tiny))
+    (score,) = Evaluator(PictureSet("real", ()), [method], no_reference=scorers).score(Sample("a", pair.rainy))
+    assert score.error == "too small, or of one colour, for NIQE and BRISQUE"

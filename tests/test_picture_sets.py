@@ -98,6 +98,14 @@ def test_results_and_targets_alone():
         ("1", Path("results/1.png"), Path("targets/1.png"))
     ]
     assert pictures.problems == ("2.png: no partner in targets",)
+    assert (pictures.total, pictures.samples[0].has_input) == (2, False)
+
+
+def test_folders_of_a_known_name_get_its_protocol():
+    save("DID-Data/results/1.png")
+    save("DID-Data/targets/1.png")
+    (pictures,) = request(results=Path("DID-Data/results"), targets=Path("DID-Data/targets"), models=[]).gather()
+    assert (pictures.name, pictures.protocol) == ("DID-Data", "float-Y")
 
 
 def test_photos_and_limit():
@@ -155,10 +163,10 @@ def test_pictures_that_training_has_seen(tiny, tmp_path):
     drsformer.save_checkpoint(tiny, "ours.pth", training={"run": about})
     (chosen,), (trained,) = (request(datasets=[name]).gather() for name in ("set", "mine"))
     assert doubt_training(chosen, {"ours": Path("ours.pth")}).warnings == (
-        "ours was chosen among its kind by 2 of its files: 1.png, 1.png",
+        "ours was chosen among its kind by 1 of these pictures: 1",
     )
     assert doubt_training(trained, {"ours": Path("ours.pth")}).warnings == (
-        "ours was trained on 2 of its files: 1.png, 1.png",
+        "ours was trained on 1 of these pictures: 1",
     )
     for origin in (None, {"run": {}}, {"run": []}, {"run": about | {"data": 1}}):
         drsformer.save_checkpoint(tiny, "ours.pth", training=origin)

@@ -16,7 +16,7 @@ from drsformer_cli.picture_sets import PictureSet, Sample
 
 
 def run_on(dataset, psnr, count=None, name="mine", extra=()):
-    pictures = PictureSet(dataset.name, [Sample("a", Path("a"))], dataset.protocol, dataset)
+    pictures = PictureSet(dataset.name, [Sample("a", Path("a"))], dataset.protocol, dataset, total=dataset.count)
     values = {"psnr": psnr, "ssim": 0.9, "psnr_input": 20.0, "ssim_input": 0.5}
     scores = [Score(str(i), str(i), values, 0.5) for i in range(dataset.count if count is None else count)]
     return Run(pictures, Method(name, settings={"checkpoint": "f" * 64, "tile": "auto"}), [*scores, *extra])
@@ -33,7 +33,7 @@ def text_of(*runs):
 def test_the_papers_numbers_stand_beside_a_complete_run():
     lines = text_of(run_on(DATASETS["Rain200L"], 40.0), run_on(DATASETS["Rain200L"], 41.5, name="other")).splitlines()
     assert lines[0].rstrip() == "Rain200L: 200 of 200 pictures, uint8-Y"
-    assert lines[1].split() == ["PSNR", "SSIM", "gain", "s/picture", "to", "paper"]
+    assert lines[1].split() == ["PSNR", "SSIM", "PSNR", "gain", "s/picture", "to", "paper"]
     assert lines[2].split()[:4] == ["rainy", "input", "20.00", "±"]
     assert lines[3].split()[-3:] == ["+20.00", "0.50", "-1.23"]
     assert lines[4].split()[-3:] == ["+21.50", "0.50", "+0.27"]

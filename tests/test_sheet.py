@@ -16,7 +16,11 @@ def test_rows_of_pictures_under_their_text():
 
 def test_large_pictures_shrink_and_the_smallest_stays():
     assert sheet.row("a", [photo(100, 1000)]).shape == (40 + 22, 400, 3)
-    assert sheet.row("a", [photo(1, 1)]).shape == (23, 1, 3)
+    assert sheet.row("", [photo(1, 1)]).shape == (23, 4, 3)
+
+
+def test_text_is_never_cut():
+    assert sheet.row("psnr 31.26, ssim 0.9471", [photo(10, 20)]).shape[1] > 120
 
 
 def test_stack_pads_with_white():

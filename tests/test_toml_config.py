@@ -10,6 +10,7 @@ import pytest
 from drsformer_cli import toml_config
 from drsformer_cli.errors import UsageError
 from drsformer_cli.toml_config import Limits, MistakesError
+from drsformer_cli.training import config as configs
 
 
 @dataclass(frozen=True)
@@ -131,3 +132,25 @@ def test_unreadable_files_get_one_line(tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(UsageError, match=message):
         toml_config.read(path)
+
+
+def test_what_spans_fields_is_found_beside_other_mistakes(tmp_path):
+    """Unless it names a field that is wrong itself."""
+    config = "[training]\nsteps = 'many'\nbatch = 5\naccumulate = 2\n[data]\npatch = 33\ncrop = 'left'\n"
+    path = tmp_path / "run.toml"
+    path.write_text(config + "[data.sources.a]\nkind = 'rendered'\n")
+    with pytest.raises(MistakesError) as caught:
+        configs.load(str(path), ["training.lr=fast", "training.final_lr=1"])
+    assert sorted(mistake.split(":")[0] for mistake in caught.value.mistakes) == [
+        "data.crop",
+        "data.patch",
+        "data.sources.a",
+        "training.accumulate",
+        "training.lr",
+        "training.steps",
+    ]
+
+
+def test_none_unsets_what_may_be_left_out():
+    config = configs.load("general", ["validation.side_by_side=none"])
+    assert config.validation.side_by_side is None

@@ -180,3 +180,12 @@ def test_validation_pairs_are_spread_and_cropped(folders):
     assert [picture.read()[0].shape for picture in loaded.validation] == [(20, 20, 3)] * 3
     whole = load({"a": PAIRED}, validation={"paired": ["pairs"]}).validation
     assert [picture.read()[1].shape for picture in whole] == [(40, 56, 3)] * 6
+
+
+def test_pictures_that_a_run_wrote_are_no_photos(folders):
+    before = load({"x": RENDERED}).notes
+    (folders / "photos/runs/a/validation").mkdir(parents=True)
+    (folders / "photos/runs/a/metrics.jsonl").touch()
+    for name in ("curves.png", "validation/step_00000001.png"):
+        Image.fromarray(photo()).save(folders / "photos/runs/a" / name)
+    assert load({"x": RENDERED}).notes == before

@@ -49,7 +49,7 @@ def download(
     A name in `derain --model` fetches what is missing too. What came before an interruption is kept and continued. A
     file enters the cache only as the network that it is published as, and is not accepted when it changes later.
 
-    Exit codes: 0 all done; 2 wrong usage, nothing was done; 4 weights unavailable; 130 interrupted.
+    Exit codes: 0 all done; 2 wrong usage, nothing was done; 4 weights unavailable; 130 interrupted, 143 terminated.
 
     DRSFORMER_HOME: folder of the cache. DRSFORMER_MIRROR: as --mirror. DRSFORMER_OFFLINE=1: never open a connection.
     """

@@ -12,7 +12,7 @@ import typer
 from drsformer.errors import ImageError
 from drsformer.files import atomic_write, sha256_of
 from drsformer_cli import console, options, report, zoo
-from drsformer_cli.errors import ExitCode, UsageError
+from drsformer_cli.errors import ExitCode, UsageError, reason
 from drsformer_cli.formats import FORMAT_OF_ENDING
 from drsformer_cli.home import home
 from drsformer_cli.picture_sets import Request, doubt_training
@@ -95,13 +95,13 @@ def evaluate(
     Test2800. Nothing is resized or turned to make a pair fit; what cannot be scored is named.
 
     Exit codes: 0 all scored; 1 nothing scored; 2 wrong usage or no such data; 3 some pictures could not be scored;
-    4 weights or metric parameters unavailable; 130 interrupted.
+    4 weights or metric parameters unavailable; 130 interrupted, 143 terminated.
 
     Several GPUs: torchrun --nproc-per-node N -m drsformer_cli eval --dataset NAME
     """
     if results and model:
         raise UsageError("--results: scores pictures that exist; leave out --model")
-    models = _distinct(model or [zoo.DEFAULT])
+    models = model or [zoo.DEFAULT]
     request = Request(
         datasets=dataset or [],
         real=real or [],
@@ -122,7 +122,7 @@ def evaluate(
     from drsformer_cli.evaluation import Evaluator, Method  # noqa: PLC0415 - slow imports wait until there is work
 
     restoring = _Restoring(tile, overlap, precision, device, threads, tta)
-    weights = {Path(name).stem: zoo.resolve(name, quiet=quiet) for name in request.models}
+    weights = {name: zoo.resolve(given, quiet=quiet) for name, given in _named(request.models).items()}
     methods = [restoring.method(*named) for named in weights.items()] or [Method(str(results))]
     found = [doubt_training(pictures, weights) for pictures in found]
     no_reference = _no_reference(quiet=quiet) if real else {}
@@ -146,11 +146,16 @@ def evaluate(
     raise typer.Exit(_exit_code(runs))
 
 
-def _distinct(models: Sequence[str]) -> list[str]:
-    names = [Path(model).stem for model in models]
-    if twins := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"--model: two are called {twins[0]}; score them one after the other")
-    return list(models)
+def _named(models: Sequence[str]) -> dict[str, str]:
+    """Models by their name in tables and paths; files of one name, such as best.pth, by their folder too."""
+    stems = [Path(model).stem for model in models]
+    named: dict[str, str] = {}
+    for model, stem in zip(models, stems, strict=True):
+        name = stem if stems.count(stem) == 1 else f"{Path(model).resolve().parent.name}-{stem}"
+        if name in named:
+            raise UsageError(f"--model: two are called {name}; score them one after the other")
+        named[name] = model
+    return named
 
 
 def _check_outputs(sheet: Path | None, csv: Path | None, *, overwrite: bool) -> None:
@@ -160,16 +165,24 @@ def _check_outputs(sheet: Path | None, csv: Path | None, *, overwrite: bool) -> 
             raise UsageError(f"{path} exists; --overwrite replaces it")
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{path}: there is no folder {path.parent}")
+        if path is not None and not os.access(path.parent, os.W_OK):
+            raise UsageError(f"{path}: the folder {path.parent} cannot be written into")
+    if sheet is not None and sheet == csv:
+        raise UsageError(f"--sheet and --csv are one file: {sheet}")
     if sheet is not None and sheet.suffix.lower() not in FORMAT_OF_ENDING:
         raise UsageError(f"--sheet {sheet}: unknown ending; expected .png or .jpg, for example")
 
 
 def _say_problems(found: Sequence[PictureSet]) -> None:
     for pictures in found:
-        for problem in pictures.problems[:_MOST_PROBLEMS_SHOWN]:
-            console.error(f"{pictures.name}: {problem}")
-        if len(pictures.problems) > _MOST_PROBLEMS_SHOWN:
-            console.error(f"{pictures.name}: and {len(pictures.problems) - _MOST_PROBLEMS_SHOWN} more like these")
+        _say_some(pictures.name, pictures.problems)
+
+
+def _say_some(where: str, problems: Sequence[str]) -> None:
+    for problem in problems[:_MOST_PROBLEMS_SHOWN]:
+        console.error(f"{where}: {problem}")
+    if len(problems) > _MOST_PROBLEMS_SHOWN:
+        console.error(f"{where}: and {len(problems) - _MOST_PROBLEMS_SHOWN} more like these")
 
 
 @dataclass(frozen=True)
@@ -260,15 +273,17 @@ def _sheet(path: Path, evaluators: Sequence[Evaluator], runs: Sequence[Run]) -> 
 
 
 def _write(path: Path, data: bytes, *, overwrite: bool) -> None:
-    with atomic_write(path, overwrite=overwrite) as file:
-        file.write(data)
+    try:
+        with atomic_write(path, overwrite=overwrite) as file:
+            file.write(data)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be written: {reason(error)}") from None
 
 
 def _print(runs: Sequence[Run], *, as_json: bool, quiet: bool) -> None:
     for run in runs:
-        for score in run.scores:
-            if score.error:
-                console.error(f"{run.pictures.name}, {run.method.name}: {score.name}: {score.error}")
+        failures = [f"{score.name}: {score.error}" for score in run.scores if score.error]
+        _say_some(f"{run.pictures.name}, {run.method.name}", failures)
     if as_json:
         console.result(console.json_line({"runs": [report.as_dict(run) for run in runs]}))
     elif not quiet:

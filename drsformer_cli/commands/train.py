@@ -111,7 +111,12 @@ def _plan(
     folder = RunFolder(output or Path("runs") / Path(name).stem)
     if folder.checkpoints() and not (resume or check):
         raise UsageError(f"--output {folder.path}: holds a run already; --resume goes on with it")
-    folder.prepare()
+    folder.prepare(CHECK_FILE)
+    if config.training.constant >= config.training.steps:
+        console.say(
+            f"training.constant ({config.training.constant}) is not below training.steps ({config.training.steps}): "
+            "the learning rate will not fall"
+        )
     return config, folder
 
 

@@ -191,8 +191,8 @@ def _judge_losses(state: State, losses: list[Tensor], ranks: Ranks, training: Tr
         loss = total / ranks.size
         if not math.isfinite(loss):
             raise TrainingError(
-                f'the loss is {loss} at step {step}: lower training.lr, or set training.precision = "fp32"; '
-                "the last checkpoint is from before"
+                f"the loss is {loss} at step {step}: lower training.lr, clip harder (training.clip), or, on a GPU, "
+                'set training.precision = "fp32"; no checkpoint was written after it'
             )
         state.loss = loss if state.loss is None else _LOSS_DECAY * state.loss + (1 - _LOSS_DECAY) * loss
         if step > training.warmup + SETTLED:

@@ -12,6 +12,7 @@ import numpy as np
 from drsformer.files import atomic_write
 from drsformer_cli import console, images, sheet
 from drsformer_cli.errors import reason
+from drsformer_cli.training.runs import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 
 _PANEL = (640, 240)  # width and height of a curve's panel

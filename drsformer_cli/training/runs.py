@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.toml"
 BEST = "best.pth"
+METRICS = "metrics.jsonl"
 
 _LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.part")  # of `atomic_write`, when it was killed
 
@@ -35,14 +36,20 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def prepare(self) -> None:
-        """Make the folder and see that it can be written into.
+    def prepare(self, *known: str) -> None:
+        """Make the folder and see that it is a run's, or new, and can be written into.
+
+        Args:
+            known: Files beside its configuration by which it is known.
 
         Raises:
-            UsageError: It cannot be made or written into.
+            UsageError: It cannot be made or written into, or holds something else.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            names = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
+            if names and not names & {CONFIG, *known}:
+                raise UsageError(f"--output {self.path}: holds other files; expected a new folder, or that of a run")
             with atomic_write(self.path / ".writable"):
                 pass
             (self.path / ".writable").unlink()
@@ -106,4 +113,4 @@ class RunFolder:
             if isinstance(content, dict) and isinstance(content.get("training"), dict):
                 return content
             console.say(f"{path}: holds no training state; going back to the one before")
-        raise UsageError(f"--resume: no checkpoint in {self.path}; leave --resume out to begin a run")
+        raise UsageError(f"--resume: no checkpoint in {self.path} can be read; remove its step_*.pth to begin anew")

@@ -19,6 +19,7 @@ from drsformer_cli.metrics import SMALLEST_SSIM_SIDE
 from drsformer_cli.toml_config import MistakesError
 from drsformer_cli.training.config import Clean, Layers, Paired
 from drsformer_cli.training.data import PairedDrawer, RainDrawer, Samples, Store
+from drsformer_cli.training.runs import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -176,7 +177,9 @@ def _files(found: _Found, key: str, folders: Sequence[str], *, required: bool) -
             continue
         below = sorted(inner for inner in root.rglob("*") if inner.is_dir())
         shown = [inner for inner in below if not any(part.startswith(".") for part in inner.relative_to(root).parts)]
-        inside = [file for place in [root, *shown] for file in pictures(place)]
+        of_runs = [place for place in (root, *below) if (place / METRICS).exists()]  # with pictures of our making
+        places = [place for place in (root, *shown) if not any(place.is_relative_to(run) for run in of_runs)]
+        inside = [file for place in places for file in pictures(place)]
         if not inside:
             found.mistakes.append(f"{key}: no pictures in {folder}")
         files += inside
