@@ -143,10 +143,14 @@ class Request:
         pairs = datasets.pair(datasets.pictures(self.inputs or self.results or targets), datasets.pictures(targets))
         folder = targets.resolve()
         name = folder.parent.name if datasets.is_role(folder) else folder.name
-        dataset = datasets.known(name)
-        return self._paired(dataset.name if dataset else name, dataset, pairs)
+        namesake = datasets.known(
+            name
+        )  # its protocol fits, but these need not be all of its pictures, or its rainy ones
+        return self._paired(name, None, pairs, namesake.protocol if namesake else _DEFAULT_PROTOCOL)
 
-    def _paired(self, name: str, dataset: Dataset | None, pairs: Pairs) -> PictureSet:
+    def _paired(
+        self, name: str, dataset: Dataset | None, pairs: Pairs, default: Protocol = _DEFAULT_PROTOCOL
+    ) -> PictureSet:
         """Pairs whose sizes agree, each with its existing result where results are scored."""
         sizes = datasets.size_problems(pairs.pairs)
         good = [pair for pair in pairs.pairs if pair not in sizes]
@@ -159,7 +163,7 @@ class Request:
             of_results = datasets.pair(datasets.pictures(self.results), [pair.rainy for pair in good])
             result_of = {pair.clean: pair.rainy for pair in of_results.pairs}
             problems += of_results.problems
-        protocol = self.protocol or (dataset.protocol if dataset else _DEFAULT_PROTOCOL)
+        protocol = self.protocol or (dataset.protocol if dataset else default)
         warnings = [] if dataset is None else [*self._doubts(dataset, good, protocol)]
         if pairs.unused:
             warnings.append(f"rain-free pictures without a rainy one: {console.some([p.name for p in pairs.unused])}")
