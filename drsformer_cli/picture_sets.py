@@ -143,9 +143,8 @@ class Request:
         pairs = datasets.pair(datasets.pictures(self.inputs or self.results or targets), datasets.pictures(targets))
         folder = targets.resolve()
         name = folder.parent.name if datasets.is_role(folder) else folder.name
-        namesake = datasets.known(
-            name
-        )  # its protocol fits, but these need not be all of its pictures, or its rainy ones
+        # The protocol of its namesake fits, its numbers do not: these may be some of its pictures, or other rainy ones.
+        namesake = datasets.known(name)
         return self._paired(name, None, pairs, namesake.protocol if namesake else _DEFAULT_PROTOCOL)
 
     def _paired(
