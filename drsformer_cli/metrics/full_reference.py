@@ -34,6 +34,16 @@ _SSIM_K = (0.01, 0.03)
 _ROWS = 256  # of the SSIM map at a time: the working set stays in cache, and memory independent of the picture
 
 
+def check_image(image: Pixels) -> None:
+    """Refuse what the metrics are not defined for.
+
+    Raises:
+        ImageError: `image` is not (H, W, 3) uint8.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ImageError(f"metrics take (H, W, 3) uint8, not {image.shape} {image.dtype}")
+
+
 def luma(image: Pixels, protocol: Protocol) -> Floats:
     """Y of ITU-R BT.601 in its studio range, 16..235: Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255.
 
@@ -50,8 +60,7 @@ def luma(image: Pixels, protocol: Protocol) -> Floats:
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ImageError(f"metrics take (H, W, 3) uint8, not {image.shape} {image.dtype}")
+    check_image(image)
     red, green, blue = (image[..., channel].astype(np.float64) for channel in range(3))
     y: Floats = 16 + (65.481 * red + 128.553 * green + 24.966 * blue) / 255
     return np.floor(y + 0.5) if protocol == "uint8-Y" else y

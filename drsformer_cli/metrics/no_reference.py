@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from drsformer.errors import CheckpointError, ImageError
-from drsformer_cli.metrics.full_reference import luma
+from drsformer_cli.metrics.full_reference import check_image, luma
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,8 +136,7 @@ class Brisque:
         Raises:
             ImageError: The picture is too small or of one colour, or has another shape or type.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ImageError(f"metrics take (H, W, 3) uint8, not {image.shape} {image.dtype}")
+        check_image(image)
         H, W = image.shape[:2]
         if min(H, W) < _SMALLEST_BRISQUE_SIDE:
             raise ImageError(f"BRISQUE needs {_SMALLEST_BRISQUE_SIDE}x{_SMALLEST_BRISQUE_SIDE} pixels, not {W}x{H}")
