@@ -36,6 +36,14 @@ def error(message: str) -> None:
     say(f"drsformer: {message}", style="red")
 
 
+def errors(where: str, problems: Sequence[str], most: int) -> None:
+    """A line on stderr for each of the first `most` problems, and how many more there are."""
+    for problem in problems[:most]:
+        error(f"{where}: {problem}")
+    if len(problems) > most:
+        error(f"{where}: {len(problems) - most} more")
+
+
 def some(names: Sequence[str]) -> str:
     """The first three of many, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

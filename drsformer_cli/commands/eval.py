@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from drsformer_cli.evaluation import Evaluator, Method, Run, Scorer
-    from drsformer_cli.picture_sets import PictureSet
 
 _MOST_PROBLEMS_SHOWN = 10
 
@@ -116,8 +115,8 @@ def evaluate(
     _check_outputs(sheet, csv, overwrite=overwrite)
     ranks = Ranks()
     found = ranks.agree(request.gather)
-    if ranks.first:
-        _say_problems(found)
+    for pictures in found if ranks.first else []:
+        console.errors(pictures.name, pictures.problems, _MOST_PROBLEMS_SHOWN)
     console.show_log(verbose=verbose, quiet=quiet)
     from drsformer_cli.evaluation import Evaluator, Method  # noqa: PLC0415 - slow imports wait until there is work
 
@@ -171,18 +170,6 @@ def _check_outputs(sheet: Path | None, csv: Path | None, *, overwrite: bool) -> 
         raise UsageError(f"--sheet and --csv are one file: {sheet}")
     if sheet is not None and sheet.suffix.lower() not in FORMAT_OF_ENDING:
         raise UsageError(f"--sheet {sheet}: unknown ending; expected .png or .jpg, for example")
-
-
-def _say_problems(found: Sequence[PictureSet]) -> None:
-    for pictures in found:
-        _say_some(pictures.name, pictures.problems)
-
-
-def _say_some(where: str, problems: Sequence[str]) -> None:
-    for problem in problems[:_MOST_PROBLEMS_SHOWN]:
-        console.error(f"{where}: {problem}")
-    if len(problems) > _MOST_PROBLEMS_SHOWN:
-        console.error(f"{where}: and {len(problems) - _MOST_PROBLEMS_SHOWN} more like these")
 
 
 @dataclass(frozen=True)
@@ -283,7 +270,7 @@ def _write(path: Path, data: bytes, *, overwrite: bool) -> None:
 def _print(runs: Sequence[Run], *, as_json: bool, quiet: bool) -> None:
     for run in runs:
         failures = [f"{score.name}: {score.error}" for score in run.scores if score.error]
-        _say_some(f"{run.pictures.name}, {run.method.name}", failures)
+        console.errors(f"{run.pictures.name}, {run.method.name}", failures, _MOST_PROBLEMS_SHOWN)
     if as_json:
         console.result(console.json_line({"runs": [report.as_dict(run) for run in runs]}))
     elif not quiet:

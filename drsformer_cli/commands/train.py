@@ -134,10 +134,7 @@ def _listed(error: DRSformerError) -> DRSformerError:
 def _say_data(data: Data) -> None:
     for note in data.notes:
         console.say(note)
-    for problem in data.problems[:MOST_PROBLEMS]:
-        console.error(f"left out: {problem}")
-    if len(data.problems) > MOST_PROBLEMS:
-        console.error(f"left out: {len(data.problems) - MOST_PROBLEMS} more")
+    console.errors("left out", data.problems, MOST_PROBLEMS)
     if not data.validation:
         console.say("no validation: there will be no best.pth (see [validation] paired and held_out)")
 

@@ -7,7 +7,7 @@ Shapes as in `model.py`: B C H W, N heads, D = C / N, h hidden channels, E exper
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drsformer.config import check_keys
 from drsformer.errors import ConfigError
 from drsformer.model import (
     EXPERTS,
@@ -79,10 +80,7 @@ class Ablation:
         Raises:
             ConfigError: A key is unknown or a value is out of its range.
         """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(str(key) for key in values if key not in known)
-        if unknown:
-            raise ConfigError(f"unknown ablation {unknown[0]!r}; expected some of {', '.join(known)}")
+        check_keys(values, cls, "ablation")
         return cls(**values)
 
 

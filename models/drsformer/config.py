@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drsformer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 LEVELS = 4
 """Resolution levels: H, H/2, H/4, H/8."""
@@ -87,11 +90,20 @@ class DRSformerConfig:
         Raises:
             ConfigError: A key is unknown or a value is out of its range.
         """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(str(key) for key in values if key not in known)
-        if unknown:
-            raise ConfigError(f"unknown configuration key {unknown[0]!r}; expected some of {', '.join(known)}")
+        check_keys(values, cls, "configuration key")
         return cls(**values)
+
+
+def check_keys(values: dict[str, Any], kind: type[DataclassInstance], what: str) -> None:
+    """Refuse values that a dataclass has no field for; `what` is the word for a key.
+
+    Raises:
+        ConfigError: A key is unknown.
+    """
+    known = [field.name for field in fields(kind)]
+    unknown = sorted(str(key) for key in values if key not in known)
+    if unknown:
+        raise ConfigError(f"unknown {what} {unknown[0]!r}; expected some of {', '.join(known)}")
 
 
 def _is_int(value: object) -> bool:
