@@ -1,36 +1,41 @@
-"""The same network rearranged for speed and memory on a CPU: `accelerate(model)`. Inference only.
+"""The same network rearranged for speed and memory on a CPU: `accelerate(model)`. Inference in float32 only.
 
 The definition to read is `model.py`; this file computes the same function from the same weights, to rounding.
 
-* Everything is channels-last (NHWC), where depth-wise convolutions run two to four times faster than in NCHW.
+* Everything is channels-last (NHWC), where depth-wise convolutions run two to four times faster than in NCHW. A pixel's
+  channels lie side by side, so that a 1x1 is a matrix product that can add to what is there.
+* Blocks: the residual is added in place, by the last matrix product of TKSA and of each part of MSFN.
+* TKSA: q and k exist for a few rows at a time, in cache, and are summed up into scores and norms. The sparse maps and
+  `project_out` become one C x C matrix, applied to v once.
 * MSFN: each grouped convolution, two channels in and one out, is a depth-wise one followed by adding the two; the
   hidden channels are brought into that order once, in the 1x1 before, so that nothing is concatenated. They are worked
-  off in blocks that sum into the last 1x1, so that the 2h-wide tensors never exist.
-* TKSA: the sparse maps and `project_out` become one C x C matrix, applied to v once.
-* MEFC: the last 1x1 of each expert and its part of the 1x1 over the concatenation become one matrix; experts are
-  summed, not concatenated.
+  off in blocks that add into the last 1x1, so that the 2h-wide tensors never exist.
+* MEFC: the last 1x1 of each expert, its gate weight and its part of the 1x1 over the concatenation become one matrix;
+  experts are summed, not concatenated.
 
-Shapes as in `model.py`: B C H W, N heads, D = C / N, h hidden channels.
+Shapes as in `model.py`: B C H W, N heads, D = C / N, h hidden channels. Rows are (B, H, W, C), contiguous.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drsformer.model import EXPERTS, MEFC, MSFN, STEPS, TKSA, DRSformer
 
 if TYPE_CHECKING:
-    from drsformer.model import Experts, ExpertStep, Operation
+    from drsformer.model import Experts, ExpertStep, LayerNorm, Operation, SparseTransformerBlock
 
-BLOCK = 32
-"""Output channels of MSFN's second convolutions that are computed at once at full resolution, where memory counts.
+SMALLEST_BLOCK = 24
+"""Channel pairs of MSFN, about, that are computed at once at full resolution: so many or 2/3 of C, what is more.
 
-Twice as many enter them. Lower levels have fewer pixels and take proportionally more.
+Larger ones are faster, smaller ones need less memory. Lower levels have fewer pixels and take proportionally more.
 """
+
+STRIP = 2**20
+"""Values of q, k and v that TKSA computes at once, 4 MB: large enough for few strips, small enough for the cache."""
 
 HALVINGS = {
     "encoder_level1": 0,
@@ -51,15 +56,15 @@ def accelerate(model: DRSformer) -> DRSformer:
         model: Any DRSformer, on any device; it is left as it is.
 
     Returns:
-        A network for inference: (B, 3, H, W) -> (B, 3, H, W). It has no state dict of the published form.
+        A network for inference without autocast: (B, 3, H, W) -> (B, 3, H, W). It has no state dict of the published
+        form.
     """
     with torch.device("meta"):
         fast = DRSformer(model.config)
     fast.load_state_dict({key: tensor.clone() for key, tensor in model.state_dict().items()}, assign=True)
     for name, halvings in HALVINGS.items():
-        for block in getattr(fast, name):
-            block.attn = FastTKSA(block.attn)
-            block.ffn = FastMSFN(block.ffn, BLOCK * 4**halvings)
+        blocks = (FastBlock(block, 4**halvings) for block in getattr(fast, name))
+        setattr(fast, name, nn.Sequential(_ToRows(), *blocks, _FromRows()))
     for name in ("encoder_level0", "refinement"):
         if isinstance(mefc := getattr(fast, name), MEFC):
             setattr(fast, name, FastMEFC(mefc))
@@ -67,83 +72,147 @@ def accelerate(model: DRSformer) -> DRSformer:
     return fast.eval().requires_grad_(requires_grad=False)
 
 
-class FastTKSA(nn.Module):
-    """TKSA with one C x C matrix in place of four products with v and `project_out`."""
-
-    def __init__(self, tksa: TKSA) -> None:
-        super().__init__()
-        self.tksa = tksa
+class _ToRows(nn.Module):
+    """(B, C, H, W) -> (B, H, W, C), contiguous; no copy of a channels-last input, which the blocks overwrite."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+        return x.permute(0, 2, 3, 1).contiguous()
+
+
+class _FromRows(nn.Module):
+    """(B, H, W, C) -> (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _images(x)
+
+
+class FastBlock(nn.Module):
+    """Sparse Transformer block in place: adds TKSA(LN(x)), then MSFN(LN(x)), to rows."""
+
+    def __init__(self, block: SparseTransformerBlock, shrinkage: int) -> None:
+        """Shrinkage: pixels of the picture for one of the block's."""
+        super().__init__()
+        self.attn = FastTKSA(block.norm1, block.attn)
+        channels = block.ffn.project_in.in_channels
+        self.ffn = FastMSFN(block.norm2, block.ffn, shrinkage * max(SMALLEST_BLOCK, channels * 2 // 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> the same tensor."""
+        self.attn(x)
+        self.ffn(x)
+        return x
+
+
+class FastTKSA(nn.Module):
+    """TKSA, its norm included, in strips of rows and with one C x C matrix in place of five products."""
+
+    def __init__(self, norm: LayerNorm, tksa: TKSA) -> None:
+        super().__init__()
+        self.norm, self.tksa = norm, tksa
+
+    def forward(self, x: Tensor) -> None:
+        """Adds to x, (B, H, W, C)."""
         tksa = self.tksa
-        B, C, H, W = x.shape
+        B, H, W, C = x.shape
         N, D = tksa.num_heads, C // tksa.num_heads
-        qkv = tksa.qkv_dwconv(tksa.qkv(x)).permute(0, 2, 3, 1).reshape(B, H * W, 3 * C)  # a view: (B, HW, 3C)
-        q, k, v = qkv.chunk(3, dim=-1)  # each (B, HW, C)
-        with torch.autocast(x.device.type, enabled=False):
-            full = torch.promote_types(x.dtype, torch.float32)
-            q, k = (part.to(full).view(B, H * W, N, D).permute(0, 2, 3, 1) for part in (q, k))  # each (B, N, D, HW)
-            attention = tksa.sparse_attention(tksa.scores(q, k))  # (B, N, D, D)
-            project = tksa.project_out.weight.to(full).view(C, N, D)
-            matrix = torch.einsum("bnij,cni->bnjc", attention, project).reshape(B, C, C)  # from v's channels to C
-        y = v @ matrix.to(v.dtype)  # (B, HW, C)
+        v = torch.empty_like(x)
+        products = x.new_zeros(B, N, D, D)  # q k^T
+        squares = x.new_zeros(B, 2 * C)  # of the norms of q and k
+        height = max(1, STRIP // (3 * C * B * W))
+        for top in range(0, H, height):
+            bottom = min(top + height, H)
+            above, below = min(top, 1), min(H - bottom, 1)  # rows that the 3x3 sees beyond the strip
+            rows = self.norm(_images(x[:, top - above : bottom + below]))
+            rows = tksa.qkv_dwconv(tksa.qkv(rows))[:, :, above : above + bottom - top]
+            qk, v[:, top:bottom] = rows.permute(0, 2, 3, 1).split([2 * C, C], dim=-1)
+            qk = qk.reshape(B, -1, 2 * C)
+            squares += qk.square().sum(dim=1)
+            q, k = qk.view(B, -1, 2, N, D).permute(2, 0, 3, 1, 4)  # each (B, N, pixels, D)
+            products += q.transpose(-2, -1) @ k
+        q_norm, k_norm = squares.sqrt().clamp_min(1e-12).view(B, 2, N, D).unbind(1)  # each (B, N, D)
+        scores = products / (q_norm.unsqueeze(-1) * k_norm.unsqueeze(-2)) * tksa.temperature
+        attention = tksa.sparse_attention(scores)  # (B, N, D, D)
+        project = tksa.project_out.weight.view(C, N, D)
+        matrix = torch.einsum("bnij,cni->bnjc", attention, project).reshape(B, C, C)  # from v's channels to C
+        x.view(B, -1, C).baddbmm_(v.view(B, -1, C), matrix)
         if tksa.project_out.bias is not None:
-            y = y + tksa.project_out.bias
-        return y.view(B, H, W, C).permute(0, 3, 1, 2)
+            x += tksa.project_out.bias
 
 
 class FastMSFN(nn.Module):
-    """MSFN in blocks of hidden channels, without a concatenation."""
+    """MSFN, its norm included, in blocks of hidden channels, without a concatenation."""
 
-    def __init__(self, ffn: MSFN, block: int) -> None:
+    def __init__(self, norm: LayerNorm, ffn: MSFN, pairs: int) -> None:
         super().__init__()
-        h = ffn.dwconv3x3_1.out_channels
-        # The 3x3 kernels in the middle of 5x5 ones: one convolution serves both scales, at the cost of memory traffic
-        # that is spent anyway.
-        kernels3, kernels5 = F.pad(ffn.dwconv3x3.weight, (1, 1, 1, 1)), ffn.dwconv5x5.weight  # (2h, 1, 5, 5)
-        biases3, biases5 = ffn.dwconv3x3.bias, ffn.dwconv5x5.bias
+        self.norm = norm
         self.blocks = nn.ModuleList()
-        for half, second in ((slice(0, h), ffn.dwconv3x3_1), (slice(h, 2 * h), ffn.dwconv5x5_1)):
-            # Channel c of p = [a1, b1] (s = [a2, b2]) comes from this hidden channel, by this kernel.
-            sources = torch.arange(2 * h, device=kernels5.device)[half].repeat(2)
-            kernels = torch.cat([kernels3[half], kernels5[half]])
-            biases = None if biases3 is None or biases5 is None else torch.cat([biases3[half], biases5[half]])
-            for start in range(0, h, block):
-                outputs = torch.arange(start, min(start + block, h), device=kernels5.device)
-                pairs = torch.cat([2 * outputs, 2 * outputs + 1])  # all firsts, then all seconds
-                self.blocks.append(
-                    _HiddenBlock(
-                        enter=_conv(ffn.project_in, sources[pairs]),
-                        first=_depthwise(kernels[pairs], None if biases is None else biases[pairs]),
-                        second=_pairwise(second, outputs),
-                        leave=ffn.project_out.weight[:, half][:, outputs],
-                    )
-                )
+        h = ffn.dwconv3x3_1.out_channels
+        for half, second in enumerate((ffn.dwconv3x3_1, ffn.dwconv5x5_1)):
+            # An odd h makes a block one channel wider; vectors of 16 channels shall stay full.
+            starts = [i * (pairs - h % 2) for i in range(max(1, round(h / 2 / pairs)))]
+            for start, stop in zip(starts, [*starts[1:], h // 2], strict=True):
+                self.blocks.append(_HiddenBlock(ffn, half, second, start, stop))
         self.bias = ffn.project_out.bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        blocks = iter(self.blocks)
-        y: Tensor = next(blocks)(x)
-        for block in blocks:
-            y += block(x)
-        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+    def forward(self, x: Tensor) -> None:
+        """Adds to x, (B, H, W, C)."""
+        normalized = self.norm(_images(x))
+        for block in self.blocks:
+            block(normalized, x)
+        if self.bias is not None:
+            x += self.bias
 
 
 class _HiddenBlock(nn.Module):
-    """The way of some hidden channels through MSFN."""
+    """The way of some hidden channels through MSFN.
 
-    def __init__(self, enter: nn.Conv2d, first: nn.Conv2d, second: nn.Conv2d, leave: Tensor) -> None:
+    Of h hidden channels u, a = ReLU(3x3(u)) and b = ReLU(5x5(u)). Output j of the second convolution reads channels 2j
+    and 2j + 1 of [a, b]: neighbours of a, or neighbours of b, or, where h is odd, the last of a and the first of b.
+    This block computes the pairs of a that begin at channels 2 start to 2 stop - 2, and the pairs of b that begin there
+    or, where h is odd, one further; the last block also the pair of both.
+    """
+
+    def __init__(self, ffn: MSFN, half: int, second: nn.Conv2d, start: int, stop: int) -> None:
         super().__init__()
-        self.enter, self.first, self.second = enter, first, second
-        self.leave = nn.Parameter(leave.clone())
+        h, device = second.out_channels, second.weight.device
+        self.pairs = stop - start
+        self.odd = h % 2
+        self.mixed = self.odd == 1 and stop == h // 2
+        # u: even channels, where h is odd one more of them, where a and b meet the first one of all, then odd channels.
+        channels = torch.arange(2 * start, 2 * stop + self.odd, device=device)
+        first = torch.zeros(int(self.mixed), dtype=torch.long, device=device)
+        channels = torch.cat([channels[::2], first, channels[1::2]])
+        outputs = torch.arange(start, stop, device=device)
+        outputs = torch.cat([outputs, outputs + (h + 1) // 2, first + h // 2])
 
-    def forward(self, x: Tensor) -> Tensor:
-        n = self.leave.shape[1]
-        y = self.second(self.first(self.enter(x)).relu_())  # (B, 2n, H, W)
-        y = (y[:, :n] + y[:, n:]).relu_()  # what the grouped convolution gives, (B, n, H, W)
-        return F.conv2d(y, self.leave)
+        hidden = half * h + channels  # of the 2h
+        self.enter = _with_weight(ffn.project_in.weight[hidden], _taken(ffn.project_in.bias, hidden))
+        self.first3x3 = _depthwise(ffn.dwconv3x3.weight[hidden], _taken(ffn.dwconv3x3.bias, hidden))
+        self.first5x5 = _depthwise(ffn.dwconv5x5.weight[hidden], _taken(ffn.dwconv5x5.bias, hidden))
+        kernels = second.weight.flatten(0, 1).unsqueeze(1)  # (2h, 1, k, k), by channels of [a, b]
+        bias = None
+        if second.bias is not None:  # added with the first channel of each pair
+            bias = torch.stack([second.bias, torch.zeros_like(second.bias)], dim=1).flatten()
+        self.second_a = _depthwise(kernels[channels], _taken(bias, channels))
+        self.second_b = _depthwise(kernels[h + channels], _taken(bias, h + channels))
+        self.leave = nn.Parameter(ffn.project_out.weight[:, half * h + outputs, 0, 0].t().contiguous())
+
+    def forward(self, x: Tensor, y: Tensor) -> None:
+        """Adds to y, (B, H, W, C), from x, (B, C, H, W)."""
+        n, odd = self.pairs, self.odd
+        u = self.enter(x)
+        a, b = self.first3x3(u).relu_(), self.first5x5(u).relu_()
+        del u  # three tensors of this width at a time
+        a = self.second_a(a)
+        b = self.second_b(b)
+        B, H, W, C = y.shape
+        outputs = y.new_empty(B, H, W, len(self.leave))
+        sums = _images(outputs)
+        torch.add(a[:, :n], a[:, a.shape[1] - n :], out=sums[:, :n])
+        torch.add(b[:, odd : odd + n], b[:, b.shape[1] - n :], out=sums[:, n : 2 * n])
+        if self.mixed:
+            torch.add(a[:, n : n + 1], b[:, n + 1 : n + 2], out=sums[:, 2 * n :])
+        y.view(-1, C).addmm_(outputs.relu_().view(-1, len(self.leave)), self.leave)
 
 
 class FastMEFC(nn.Module):
@@ -161,48 +230,65 @@ class FastMEFC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        weights = self.gate(x).to(x.dtype)[..., None, None, None]  # (B, T, E, 1, 1, 1)
-        s = self.preprocess(x).relu_()
+        B, C = x.shape[:2]
+        weights = self.gate(x)[..., None, None]  # (B, T, E, 1, 1)
+        s = self.preprocess(x).relu_().permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
         for i in range(STEPS):
             y = torch.zeros_like(s)
             for j in range(EXPERTS):
-                y += self.experts[i * EXPERTS + j](s) * weights[:, i, j]
-            s = (y.relu_() + s).relu_()
-        return s
+                expert = cast("_FoldedExpert", self.experts[i * EXPERTS + j])
+                features = expert.layers(_images(s)).permute(0, 2, 3, 1).reshape(B, -1, C)
+                y.view(B, -1, C).baddbmm_(features, weights[:, i, j] * expert.leave)
+            s = s.add_(y.relu_()).relu_()
+        return _images(s)
 
 
-def _folded_experts(step: ExpertStep) -> list[nn.Module]:
-    """The experts of a step, each ending in its part of the 1x1 that the plain network applies to them all."""
-    folded: list[nn.Module] = []
+class _FoldedExpert(nn.Module):
+    """An expert up to its last 1x1; the C x C matrix of that and of its part of the 1x1 over the concatenation."""
+
+    def __init__(self, expert: Operation, part: Tensor) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for layer in [*expert.op, _with_weight(part)]:
+            before = layers[-1] if layers else None
+            if isinstance(layer, nn.ReLU):
+                layers.append(nn.ReLU(inplace=True))
+            elif _is_pointwise(layer) and _is_pointwise(before):  # two matrices are one; a depth-wise 1x1 is a diagonal
+                layers[-1] = _with_weight((_matrix(layer) @ _matrix(before))[:, :, None, None])
+            else:
+                layers.append(layer)
+        self.layers = nn.Sequential(*layers[:-1])
+        self.leave = nn.Parameter(_matrix(cast("nn.Conv2d", layers[-1])).t().contiguous())
+
+
+def _folded_experts(step: ExpertStep) -> list[_FoldedExpert]:
+    """The experts of a step."""
     concatenated = cast("nn.Conv2d", step._out[0])
     parts = concatenated.weight.split(concatenated.out_channels, dim=1)
-    for expert, part in zip(step._ops, parts, strict=True):
-        *layers, last = cast("Operation", expert).op
-        matrix = part[:, :, 0, 0]
-        if isinstance(last, nn.Conv2d):
-            matrix = matrix @ last.weight[:, :, 0, 0]
-        else:  # the average has no 1x1 of its own
-            layers.append(last)
-        folded.append(nn.Sequential(*layers, _with_weight(matrix[:, :, None, None])))
-    return folded
+    return [_FoldedExpert(cast("Operation", expert), part) for expert, part in zip(step._ops, parts, strict=True)]
 
 
-def _conv(conv: nn.Conv2d, outputs: Tensor) -> nn.Conv2d:
-    """The given outputs of a 1x1 convolution."""
-    return _with_weight(conv.weight[outputs], None if conv.bias is None else conv.bias[outputs])
+def _images(rows: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W), channels-last, the same memory."""
+    return rows.permute(0, 3, 1, 2)
+
+
+def _is_pointwise(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+    return isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
+
+
+def _matrix(pointwise: nn.Conv2d) -> Tensor:
+    """Of a 1x1 convolution, from its inputs to its outputs: (outputs, inputs)."""
+    weight = pointwise.weight.flatten(1)
+    return weight if pointwise.groups == 1 else weight.flatten().diag()
+
+
+def _taken(bias: Tensor | None, channels: Tensor) -> Tensor | None:
+    return None if bias is None else bias[channels]
 
 
 def _depthwise(kernels: Tensor, bias: Tensor | None) -> nn.Conv2d:
     return _with_weight(kernels, bias, groups=len(kernels))
-
-
-def _pairwise(conv: nn.Conv2d, outputs: Tensor) -> nn.Conv2d:
-    """Outputs of a grouped convolution of pairs, as a depth-wise one: all firsts, then all seconds; to be added."""
-    kernels = conv.weight[outputs]  # (n, 2, k, k)
-    bias = None
-    if conv.bias is not None:
-        bias = torch.cat([conv.bias[outputs], torch.zeros_like(conv.bias[outputs])])
-    return _depthwise(kernels.transpose(0, 1).flatten(0, 1).unsqueeze(1), bias)
 
 
 def _with_weight(weight: Tensor, bias: Tensor | None = None, groups: int = 1) -> nn.Conv2d:

@@ -11,7 +11,7 @@ import math
 import os
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -117,8 +117,6 @@ class Restorer:
         tta: bool = False,
     ) -> None:
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        # The rearrangement was measured on CPUs only; it knows nothing of what a subclass may have changed.
-        self._network = accelerate(model) if type(model) is DRSformer and self.device.type == "cpu" else model
         self.tile = _checked_tile(tile)
         self.overlap = _checked_overlap(overlap, self.tile)
         if not 0 <= strength <= 1:
@@ -127,6 +125,9 @@ class Restorer:
         self.tta = tta
         self.tile_used: int | None = None
         self._half = half_precision(precision, self.device)
+        # The rearrangement was measured on CPUs only; it knows nothing of what a subclass may have changed.
+        faster = type(model) is DRSformer and self.device.type == "cpu" and self._half is None
+        self._network = accelerate(cast("DRSformer", model)) if faster else model
         self._largest_tile: int | None = None  # set when the device ran out of memory
         self._bytes_per_pixel: float | None = None
         self._said: set[str] = set()
