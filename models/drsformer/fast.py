@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from drsformer.model import Experts, ExpertStep, LayerNorm, Operation, SparseTransformerBlock
 
 SMALLEST_BLOCK = 24
-"""Channel pairs of MSFN, about, that are computed at once at full resolution: so many or 2/3 of C, what is more.
+"""Channel pairs of MSFN, about, that are computed at once at full resolution: so many, or 2/3 of C if that is more.
 
 Larger ones are faster, smaller ones need less memory. Lower levels have fewer pixels and take proportionally more.
 """
@@ -206,7 +206,7 @@ class _HiddenBlock(nn.Module):
         a = self.second_a(a)
         b = self.second_b(b)
         B, H, W, C = y.shape
-        outputs = y.new_empty(B, H, W, len(self.leave))
+        outputs = y.new_empty(B, H, W, len(self.leave))  # of the second convolution, a pixel's side by side
         sums = _images(outputs)
         torch.add(a[:, :n], a[:, a.shape[1] - n :], out=sums[:, :n])
         torch.add(b[:, odd : odd + n], b[:, b.shape[1] - n :], out=sums[:, n : 2 * n])
@@ -230,15 +230,13 @@ class FastMEFC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        B, C = x.shape[:2]
         weights = self.gate(x)[..., None, None]  # (B, T, E, 1, 1)
         s = self.preprocess(x).relu_().permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
         for i in range(STEPS):
             y = torch.zeros_like(s)
             for j in range(EXPERTS):
                 expert = cast("_FoldedExpert", self.experts[i * EXPERTS + j])
-                features = expert.layers(_images(s)).permute(0, 2, 3, 1).reshape(B, -1, C)
-                y.view(B, -1, C).baddbmm_(features, weights[:, i, j] * expert.leave)
+                expert.add_to(y, s, weights[:, i, j])
             s = s.add_(y.relu_()).relu_()
         return _images(s)
 
@@ -259,6 +257,12 @@ class _FoldedExpert(nn.Module):
                 layers.append(layer)
         self.layers = nn.Sequential(*layers[:-1])
         self.leave = nn.Parameter(_matrix(cast("nn.Conv2d", layers[-1])).t().contiguous())
+
+    def add_to(self, y: Tensor, s: Tensor, weights: Tensor) -> None:
+        """Adds the expert's weighted output for s to y, both (B, H, W, C); weights: (B, 1, 1)."""
+        B, _, _, C = y.shape
+        features = self.layers(_images(s)).permute(0, 2, 3, 1).reshape(B, -1, C)
+        y.view(B, -1, C).baddbmm_(features, weights * self.leave)
 
 
 def _folded_experts(step: ExpertStep) -> list[_FoldedExpert]:
