@@ -35,3 +35,12 @@ def test_outputs_and_gradients_are_the_same(values):
     for name, parameter in plain.named_parameters():
         bound = 1e-9 * (1 + parameter.grad.abs().max())
         assert (gradients[name] - parameter.grad).abs().max() <= bound, name
+
+
+def test_half_precision_trains():
+    network = DRSformer(DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), mefc=False))
+    rearrange(network)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = network(torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    output.float().square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())

@@ -56,7 +56,7 @@ def _first(u: Tensor, conv: nn.Conv2d, half: slice, order: Tensor) -> Tensor:
 
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Weight: (C, 1, k, k)."""
-    if weight.shape[-1] == 5:
+    if weight.shape[-1] == 5 and not torch.is_autocast_enabled(x.device.type):
         y: Tensor = _Depthwise5x5.apply(x, weight)
         return y if bias is None else y + bias.view(-1, 1, 1)
     return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
