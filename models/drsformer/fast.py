@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from drsformer.model import Experts, ExpertStep, LayerNorm, Operation, SparseTransformerBlock
 
 SMALLEST_BLOCK = 24
-"""Channel pairs of MSFN, about, that are computed at once at full resolution: so many, or 2/3 of C if that is more.
+"""Channel pairs of MSFN, about, that are computed at once at full resolution: so many, or a third of C if that is more.
 
-Larger ones are faster, smaller ones need less memory. Lower levels have fewer pixels and take proportionally more.
+Smaller ones are slower, larger ones need more memory. Lower levels have fewer pixels and take proportionally more.
 """
 
 STRIP = 2**20
@@ -94,7 +94,7 @@ class FastBlock(nn.Module):
         super().__init__()
         self.attn = FastTKSA(block.norm1, block.attn)
         channels = block.ffn.project_in.in_channels
-        self.ffn = FastMSFN(block.norm2, block.ffn, shrinkage * max(SMALLEST_BLOCK, channels * 2 // 3))
+        self.ffn = FastMSFN(block.norm2, block.ffn, shrinkage * max(SMALLEST_BLOCK, channels // 3))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> the same tensor."""
