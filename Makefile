@@ -22,6 +22,7 @@ test:
 bench:  ## speed and memory against the literal transcription; minutes
 	$(PYTHON) tests/benchmarks/speed.py
 	$(PYTHON) tests/benchmarks/training.py
+	$(PYTHON) tests/benchmarks/command.py
 
 fix:  ## what can be mended automatically
 	$(PYTHON) -m ruff check --fix .
