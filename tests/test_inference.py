@@ -11,7 +11,7 @@ from torch import nn
 
 from drsformer import ConfigError, DeviceError, DRSformer, ImageError, Restorer, derain, inference
 from drsformer.fast import accelerate
-from drsformer.inference import measure_bytes_per_pixel, pad_to_multiple, tile_starts
+from drsformer.inference import fitting_tile, measure_bytes_per_pixel, pad_to_multiple, tile_starts
 
 IDENTITY = nn.Identity()
 
@@ -228,7 +228,7 @@ def test_auto_tile_follows_the_free_memory(general, monkeypatch):
     restorer = Restorer(general)
     monkeypatch.setattr(inference, "_free_memory", lambda device: 64 * 2**30)
     assert restorer.choose_tile(481, 321) is None
-    assert restorer.choose_tile(3000, 4000) == 384
+    assert restorer.choose_tile(3000, 4000) == 368  # 9 x 12 tiles, as 384 needs
     monkeypatch.setattr(inference, "_free_memory", lambda device: 100 * 2**20)
     assert 64 < restorer.choose_tile(481, 321) < 200
     monkeypatch.setattr(inference, "_free_memory", lambda device: 2**20)
@@ -286,3 +286,12 @@ def test_wrong_settings(settings, message):
 def test_wrong_images(image, message):
     with pytest.raises(ImageError, match=message):
         derain(IDENTITY, image)
+
+
+@pytest.mark.parametrize(("length", "tile", "overlap"), [(1155, 384, 32), (385, 384, 32), (384, 384, 32), (99, 64, 16)])
+def test_a_fitting_tile_needs_no_more_tiles(length, tile, overlap):
+    fitting = fitting_tile(length, tile, overlap)
+    assert fitting <= tile
+    number = len(tile_starts(length, tile, overlap))
+    assert len(tile_starts(length, fitting, overlap)) == number
+    assert number == 1 or len(tile_starts(length, fitting - 1, overlap)) > number

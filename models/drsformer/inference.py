@@ -174,7 +174,10 @@ class Restorer:
         if pixels <= whole and pixels * self._bytes_per_pixel <= budget:
             return None
         tile = min(preferred, math.isqrt(int(budget / self._bytes_per_pixel)))
-        return max(SMALLEST_AUTO_TILE, tile - tile % SIZE_MULTIPLE)
+        tile = max(SMALLEST_AUTO_TILE, tile - tile % SIZE_MULTIPLE)
+        # No larger than the same number of tiles needs: what they would share beyond the overlap is work done twice.
+        needed = max(fitting_tile(length, tile, self._overlap(tile)) for length in (height, width))
+        return max(SMALLEST_AUTO_TILE, _round_up(needed))
 
     def _grid(self, height: int, width: int, tile: int | None) -> tuple[list[int], list[int]]:
         return tile_starts(height, tile, self._overlap(tile)), tile_starts(width, tile, self._overlap(tile))
@@ -301,6 +304,12 @@ def tile_starts(length: int, tile: int | None, overlap: int) -> list[int]:
         return [0]
     number = math.ceil((length - overlap) / (tile - overlap))
     return [round(i * (length - tile) / (number - 1)) for i in range(number)]
+
+
+def fitting_tile(length: int, tile: int, overlap: int) -> int:
+    """The smallest tile of which no more are needed than of `tile`; at most `tile`."""
+    number = len(tile_starts(length, tile, overlap))
+    return math.ceil((length + (number - 1) * overlap) / number)
 
 
 def ramp(length: int) -> Floats:
