@@ -99,6 +99,8 @@ def same(a, b):
         return torch.equal(a, b)
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
     return a == b
 
 
@@ -136,6 +138,7 @@ def test_resumed_is_bit_for_bit_uninterrupted(run, folder):
     settings = [
         "training.steps=20",
         "training.constant=8",
+        "training.optimizer=muon",
         "data.workers=2",
         "output.save_every=20",
         "validation.every=7",
@@ -172,6 +175,9 @@ def test_a_changed_configuration_is_said_and_used(run, folder):
         2,
         "drsformer: --resume: the checkpoint is of another network: config.dim: 8 -> 16",
     )
+    answer = train(run, "--resume", "--set", "training.optimizer=muon")
+    assert answer.code == 2
+    assert answer.err.endswith("drsformer: --resume: the checkpoint is of another training.optimizer\n")
 
 
 def test_a_finished_run_resumes_to_nothing(run, folder):

@@ -53,6 +53,7 @@ class ModelSection:
     Attributes:
         preset: Named configuration that the other values replace.
         weights: Bundled model or checkpoint file to start from; empty: random weights.
+        grow: Whether the weights may be of a network with fewer blocks; those that it lacks begin by changing nothing.
         ablation: Changes for experiments.
     """
 
@@ -65,6 +66,7 @@ class ModelSection:
     norm_bias: bool | None = None
     mefc: bool | None = None
     weights: str = ""
+    grow: bool = False
     ablation: AblationSection = field(default_factory=AblationSection)
 
     def mistakes(self) -> list[str]:
@@ -201,11 +203,12 @@ class TrainingSection:
         batch: Samples a step, over all processes and accumulation: the effective batch size.
         accumulate: Parts that each process works off its share of the batch in.
         loss: L1, or Charbonnier: sqrt(difference**2 + charbonnier_eps**2); the mean over all values.
+        optimizer: AdamW, or Muon for the kernels that mix channels beside AdamW for the rest.
         lr: Learning rate, constant for `constant` steps, then falling to `final_lr` by a cosine.
         warmup: Steps in which it rises from zero first.
         constant: Steps before it begins to fall, warm-up included.
         betas: Of AdamW.
-        weight_decay: Of AdamW.
+        weight_decay: Decoupled from the gradient.
         clip: Norm that gradients are clipped to; 0: not at all.
         ema: Decay of the averaged weights, which are validated and saved as the best; 0: none.
         precision: Of the forward pass; auto: bf16 or fp16 on GPUs that have it, else fp32.
@@ -218,6 +221,7 @@ class TrainingSection:
     accumulate: Annotated[int, Limits(1, 65536)] = 1
     loss: Literal["l1", "charbonnier"] = "l1"
     charbonnier_eps: Annotated[float, Limits(1e-9, 1)] = 1e-3
+    optimizer: Literal["adamw", "muon"] = "adamw"
     lr: Annotated[float, Limits(1e-12, 10)] = 3e-4
     final_lr: Annotated[float, Limits(0, 10)] = 1e-6
     warmup: Count = 0

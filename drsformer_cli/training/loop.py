@@ -133,8 +133,9 @@ class Step:
     def __call__(self, step: int, batch: Pixels) -> Tensor:
         """The mean loss of the batch (B, 2, P, P, 3), a scalar on the device."""
         training, state = self.training, self.state
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(step, training)
+        for optimizer in state.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, training)
         loss = torch.zeros((), device=self.device)
         parts = np.split(batch, training.accumulate)
         for number, part in enumerate(parts, 1):
@@ -148,12 +149,14 @@ class Step:
                 part_loss = criterion(restored.float(), clean, training) / len(parts)
                 state.scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
-        state.scaler.unscale_(state.optimizer)
+        for optimizer in state.optimizers:
+            state.scaler.unscale_(optimizer)
         if training.clip:
             nn.utils.clip_grad_norm_(state.model.parameters(), training.clip)
-        state.scaler.step(state.optimizer)
+        for optimizer in state.optimizers:
+            state.scaler.step(optimizer)
         state.scaler.update()
-        state.optimizer.zero_grad()
+        state.model.zero_grad()
         state.average(training.ema)
         state.step = step
         return loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from operator import le
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from drsformer.inference import half_precision
 from drsformer.trainable import rearrange
 from drsformer_cli import toml_config, zoo
 from drsformer_cli.errors import UsageError
+from drsformer_cli.training.optimizers import make_optimizers
 
 if TYPE_CHECKING:
     from drsformer.model import DRSformer
@@ -32,7 +34,7 @@ class State:
     Attributes:
         model: The network that is trained.
         ema: Its running average; None without.
-        optimizer: AdamW. Its learning rate is a function of the step.
+        optimizers: Of all parameters, each in one of them. Their learning rate is a function of the step.
         scaler: Of the loss, for fp16.
         step: Steps done.
         best: Highest validation PSNR so far, in dB.
@@ -42,7 +44,7 @@ class State:
 
     model: DRSformer
     ema: DRSformer | None
-    optimizer: torch.optim.Optimizer
+    optimizers: tuple[torch.optim.Optimizer, ...]
     scaler: torch.amp.GradScaler
     step: int = 0
     best: float = -math.inf
@@ -64,7 +66,7 @@ class State:
             "best": self.best,
             "loss": self.loss,
             "lowest_loss": self.lowest_loss,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "random": random,
             "run": run,
@@ -76,16 +78,20 @@ class State:
         """The inverse of `content`.
 
         Raises:
-            UsageError: The checkpoint is of another network.
+            UsageError: The checkpoint is of another network or optimiser.
         """
         stored: dict[str, Any] = {key: content[key] for key in ("config", "ablation") if key in content}
         if changes := toml_config.differences(stored, describe(self.model)):
             raise UsageError(f"--resume: the checkpoint is of another network: {'; '.join(changes)}")
         training = content["training"]
+        optimizers = training.get("optimizers", ())
+        if len(optimizers) != len(self.optimizers):
+            raise UsageError("--resume: the checkpoint is of another training.optimizer")
         self.model.load_state_dict(content["params"])
         if self.ema is not None:
             self.ema.load_state_dict(content.get("params_ema", content["params"]))
-        self.optimizer.load_state_dict(training["optimizer"])
+        for optimizer, kept in zip(self.optimizers, optimizers, strict=True):
+            optimizer.load_state_dict(kept)
         self.scaler.load_state_dict(training["scaler"])
         torch.set_rng_state(training["random"]["cpu"])
         if torch.cuda.is_available() and "cuda" in training["random"]:
@@ -121,12 +127,9 @@ def make_state(config: Config, device: torch.device) -> State:
     else:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch's annotations lack
     training = config.training
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.lr, betas=training.betas, weight_decay=training.weight_decay
-    )
     ema = copy.deepcopy(model).requires_grad_(requires_grad=False) if training.ema else None
     in_fp16 = half_precision(training.precision, device) is torch.float16
-    return State(model, ema, optimizer, torch.amp.GradScaler(device.type, enabled=in_fp16))
+    return State(model, ema, make_optimizers(model, training), torch.amp.GradScaler(device.type, enabled=in_fp16))
 
 
 def _network(section: ModelSection) -> DRSformer:
@@ -136,7 +139,18 @@ def _network(section: ModelSection) -> DRSformer:
             start = load_checkpoint(zoo.resolve(section.weights))
         except CheckpointError as error:
             raise CheckpointError(f"model.weights: {str(error).removeprefix('--model ')}") from None
-        if changes := toml_config.differences(describe(start), describe(model)):
+        changes = toml_config.differences(describe(start), describe(model))
+        if section.grow and all(map(le, start.config.num_blocks, model.config.num_blocks)):
+            changes = [change for change in changes if not change.startswith("config.num_blocks:")]
+        if changes:
             raise UsageError(f"model.weights: {section.weights} is another network: {'; '.join(changes)}")
-        model.load_state_dict(start.state_dict())
+        _fill(model, start.state_dict())
     return model
+
+
+def _fill(model: DRSformer, weights: dict[str, Tensor]) -> None:
+    """Load the weights; blocks that they lack begin by adding nothing to their input."""
+    lacking = model.load_state_dict(weights, strict=False).missing_keys
+    for key in lacking:
+        if ".project_out." in key:
+            nn.init.zeros_(model.get_parameter(key))

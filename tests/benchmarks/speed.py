@@ -2,8 +2,9 @@
 
     python tests/benchmarks/speed.py [ROUNDS [PRESET HEIGHT WIDTH]]
 
-Both run in turn, A B A B, in one process with the command's allocator settings; times are medians of ROUNDS (5).
-Memory is what a process of its own grows by at its highest during one forward pass, as Linux counts it.
+Both run with the allocator as PyTorch finds it and with the setting of our commands, which speeds up either; each in a
+process of its own, in turn, A B C D A B C D. Times are medians of ROUNDS (5). Memory is what a process grows by at its
+highest during one forward pass, as Linux counts it, the median of PEAKS.
 
 The two limits are what the rearranged network would need if it did nothing but its multiplications, at the rate of a
 large matrix product, or nothing but read the inputs and write the outputs of its operations, at the rate of a copy.
@@ -12,6 +13,7 @@ large matrix product, or nothing but read the inputs and write the outputs of it
 from __future__ import annotations
 
 import gc
+import itertools
 import re
 import statistics
 import subprocess
@@ -33,6 +35,11 @@ from drsformer.fast import accelerate
 from drsformer_cli.device import keep_freed_memory
 
 CASES = (("small", 328, 488), ("plain", 256, 256), ("mefc", 256, 256))  # the first: 481x321, padded
+
+NETWORKS = ("transcription", "fast")
+ALLOCATORS = ("default", "drsformer's")
+CONTENDERS = tuple(itertools.product(NETWORKS, ALLOCATORS))
+PEAKS = 3
 
 
 def network(name, preset):
@@ -67,9 +74,8 @@ def resident(kind):
     return int(re.search(rf"{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 
-def print_peak(name, preset, height, width):
+def print_peak(forward, height, width):
     """For a process of its own: bytes that it grows by at its highest."""
-    forward = network(name, preset)
     with torch.inference_mode():
         forward(torch.rand(1, 3, 32, 32))  # libraries are loaded
         x = torch.rand(1, 3, height, width)
@@ -78,11 +84,6 @@ def print_peak(name, preset, height, width):
         Path("/proc/self/clear_refs").write_text("5")  # the highest is now
         forward(x)
     print(resident("VmHWM") - before)
-
-
-def peak(name, preset, height, width):
-    command = [sys.executable, __file__, "--peak", name, preset, str(height), str(width)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 class Traffic(TorchDispatchMode):
@@ -101,39 +102,82 @@ class Traffic(TorchDispatchMode):
         return result
 
 
+def print_seconds(forward, height, width):
+    """For a process of its own: a forward pass for each line that comes in."""
+    x = torch.rand(1, 3, height, width)
+    with torch.inference_mode():
+        for _ in sys.stdin:
+            print(seconds(forward, x), flush=True)
+
+
+PARTS = {"--seconds": print_seconds, "--peak": print_peak}
+
+
+def start(part, contender, case):
+    """A process of its own for that contender."""
+    command = [sys.executable, __file__, part, *contender, *map(str, case)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def timed(case, rounds):
+    """Median of the seconds, by contender."""
+    processes = {contender: start("--seconds", contender, case) for contender in CONTENDERS}
+    times = {contender: [] for contender in CONTENDERS}
+    for _ in range(rounds + 1):  # the first warms up
+        for contender, process in processes.items():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            times[contender].append(float(process.stdout.readline()))
+    for process in processes.values():
+        process.communicate()
+    return {contender: statistics.median(values[1:]) for contender, values in times.items()}
+
+
+def peak(contender, case):
+    """Bytes."""
+    return statistics.median(int(start("--peak", contender, case).communicate()[0]) for _ in range(PEAKS))
+
+
+def limits(preset, height, width, rounds):
+    """Seconds of the arithmetic alone, and of the memory traffic alone."""
+    forward = network("fast", preset)
+    with torch.inference_mode(), FlopCounterMode(display=False) as flops, Traffic() as traffic:
+        forward(torch.rand(1, 3, height, width))
+    return flops.get_total_flops() / product_rate(rounds), traffic.bytes / copy_rate(rounds)
+
+
 def main():
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     cases = [(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))] if len(sys.argv) > 4 else CASES
-    keep_freed_memory()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds")
+    print("| preset | size | allocator | transcription | fast | ratio | memory | ratio |", "|" + "---|" * 8, sep="\n")
+    ends = []
+    for case in cases:
+        preset, height, width = case
+        times = timed(case, rounds)
+        for allocator in ALLOCATORS:
+            slow, fast = (times[name, allocator] for name in NETWORKS)
+            large, small = (peak((name, allocator), case) for name in NETWORKS)
+            print(
+                f"| {preset} | {width}x{height} | {allocator} | {slow:.2f} s | {fast:.2f} s | {slow / fast:.1f} times "
+                f"as fast | {large / 1e6:.0f} MB, {small / 1e6:.0f} MB | {small / large:.2f} |",
+                flush=True,
+            )
+        arithmetic, traffic = limits(*case, rounds)
+        ratio = times["transcription", "default"] / times["fast", "drsformer's"]
+        ends.append(f"| {preset} | {ratio:.1f} times as fast | {arithmetic:.2f} s | {traffic:.2f} s |")
     print(
-        "| preset | size | transcription | fast | ratio | memory | ratio | arithmetic alone | memory traffic alone |\n"
-        "|---|---|---|---|---|---|---|---|---|"
+        "\n| preset | command against default | arithmetic alone | memory traffic alone |\n|---|---|---|---|",
+        *ends,
+        sep="\n",
     )
-    for preset, height, width in cases:
-        networks = {name: network(name, preset) for name in ("transcription", "fast")}
-        x = torch.rand(1, 3, height, width)
-        times = {name: [] for name in networks}
-        with torch.inference_mode():
-            for _ in range(rounds + 1):  # the first warms up
-                for name, forward in networks.items():
-                    times[name].append(seconds(forward, x))
-            with FlopCounterMode(display=False) as flops, Traffic() as traffic:
-                networks["fast"](x)
-        slow, fast = (statistics.median(values[1:]) for values in times.values())
-        memory = {name: peak(name, preset, height, width) for name in networks}
-        print(
-            f"| {preset} | {width}x{height} | {slow:.2f} s | {fast:.2f} s | {slow / fast:.1f} times as fast "
-            f"| {memory['transcription'] / 1e6:.0f} MB, {memory['fast'] / 1e6:.0f} MB "
-            f"| {memory['fast'] / memory['transcription']:.2f} "
-            f"| {flops.get_total_flops() / product_rate(rounds):.2f} s | {traffic.bytes / copy_rate(rounds):.2f} s |",
-            flush=True,
-        )
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--peak"]:
-        keep_freed_memory()
-        print_peak(*sys.argv[2:4], *map(int, sys.argv[4:6]))
+    if sys.argv[1:2] and sys.argv[1] in PARTS:
+        part, name, allocator, preset, height, width = sys.argv[1:]
+        if allocator != "default":
+            keep_freed_memory()
+        PARTS[part](network(name, preset), int(height), int(width))
     else:
         main()

@@ -1,0 +1,67 @@
+"""Optimisers, and networks that begin with the weights of others."""
+
+import pytest
+import torch
+
+from drsformer import DRSformer, load_checkpoint
+from drsformer_cli.errors import UsageError
+from drsformer_cli.training.config import Config, DataSection, ModelSection, TrainingSection
+from drsformer_cli.training.optimizers import ADAMW_RMS, Muon, make_optimizers
+from drsformer_cli.training.state import make_state
+
+TINY = {"preset": "small", "dim": 8}
+
+
+def state(model, **training):
+    config = Config(DataSection({}), model=ModelSection(**model), training=TrainingSection(**training))
+    return make_state(config, torch.device("cpu"))
+
+
+def test_each_parameter_has_one_optimiser():
+    model = DRSformer(ModelSection(**TINY, mefc=True).network())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    adamw, muon = make_optimizers(model, TrainingSection(optimizer="muon"))
+    taken = [
+        [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+        for optimizer in (adamw, muon)
+    ]
+    assert sorted(taken[0] + taken[1]) == sorted(names.values())
+    mixing = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Conv2d) and module.groups == 1 and name not in ("patch_embed.proj", "output")
+    }
+    assert {name.removesuffix(".weight") for name in taken[1]} == mixing
+
+
+@pytest.mark.parametrize(("matrices", "shape"), [(1, (6, 10, 1, 1)), (1, (8, 6, 3, 3)), (3, (24, 8, 1, 1))])
+def test_muon_steps_are_orthogonal(matrices, shape):
+    """The first step, of momentum and gradient alike: every singular value about the same, q, k and v each."""
+    kernel = torch.nn.Parameter(torch.randn(shape).to(memory_format=torch.channels_last))
+    before = kernel.detach().clone()
+    kernel.grad = torch.randn_like(kernel) * 1e-3
+    Muon([{"params": [kernel], "matrices": matrices}], lr=0.01, weight_decay=0.1).step()
+    for gone, gradient in zip(
+        (before * (1 - 0.01 * 0.1) - kernel.detach()).chunk(matrices), kernel.grad.chunk(matrices), strict=True
+    ):
+        step = gone.flatten(1) / 0.01 / ADAMW_RMS / max(gone.flatten(1).shape) ** 0.5
+        singular = torch.linalg.svdvals(step)
+        assert 0.5 < singular.min() <= singular.max() < 1.4
+        U, _, V = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
+        assert torch.nn.functional.cosine_similarity(step.flatten(), (U @ V).flatten(), dim=0) > 0.95
+
+
+def test_a_grown_network_begins_as_the_smaller_one(tiny_file):
+    more = [1, 2, 1, 3]
+    with pytest.raises(UsageError, match=r"config\.num_blocks: \[1, 1, 1, 1\] -> \[1, 2, 1, 3\]"):
+        state({**TINY, "num_blocks": more, "weights": str(tiny_file)})
+    grown = state({**TINY, "num_blocks": more, "weights": str(tiny_file), "grow": True}).model
+    x = torch.rand(1, 3, 24, 32)
+    small = load_checkpoint(tiny_file)
+    with torch.inference_mode():
+        torch.testing.assert_close(grown(x), small(x))
+    # What is new learns: its last layers have gradients.
+    grown(x).sum().backward()
+    assert grown.latent[2].ffn.project_out.weight.grad.abs().max() > 0
+    with pytest.raises(UsageError, match=r"config\.dim: 8 -> 16"):
+        state({"preset": "small", "dim": 16, "num_blocks": more, "weights": str(tiny_file), "grow": True})
