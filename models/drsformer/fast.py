@@ -10,8 +10,8 @@ The definition to read is `model.py`; this file computes the same function from 
 * MSFN: each grouped convolution, two channels in and one out, is a depth-wise one followed by adding the two; the
   hidden channels are brought into that order once, in the 1x1 before, so that nothing is concatenated. They are worked
   off in blocks that add into the last 1x1, so that the 2h-wide tensors never exist.
-* MEFC: the last 1x1 of each expert, its gate weight and its part of the 1x1 over the concatenation become one matrix;
-  experts are summed, not concatenated.
+* MEFC: in place too. The last 1x1 of each expert, its gate weight and its part of the 1x1 over the concatenation become
+  one matrix; experts are summed, not concatenated.
 
 Shapes as in `model.py`: B C H W, N heads, D = C / N, h hidden channels. Rows are (B, H, W, C), contiguous.
 """
@@ -35,7 +35,7 @@ Smaller ones are slower, larger ones need more memory. Lower levels have fewer p
 """
 
 STRIP = 2**20
-"""Values of q, k and v that TKSA computes at once, 4 MB: large enough for few strips, small enough for the cache."""
+"""Values that are computed at once where strips of the picture are, 4 MB: few strips that fit into the cache."""
 
 HALVINGS = {
     "encoder_level1": 0,
@@ -216,22 +216,25 @@ class _HiddenBlock(nn.Module):
 
 
 class FastMEFC(nn.Module):
-    """MEFC that sums its experts instead of concatenating them."""
+    """MEFC that sums its experts instead of concatenating them, in place of its input."""
 
     def __init__(self, mefc: MEFC) -> None:
         super().__init__()
         self.gate, experts = mefc.layers
         experts = cast("Experts", experts)
-        self.preprocess = experts.preprocess
+        self.enter = nn.Parameter(_matrix(cast("nn.Conv2d", experts.preprocess.op[0])).t().contiguous())
         # Step after step, expert after expert.
         self.experts = nn.ModuleList(
             expert for step in experts._ops for expert in _folded_experts(cast("ExpertStep", step))
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
+        """(B, C, H, W) -> (B, C, H, W), the same memory."""
         weights = self.gate(x)[..., None, None]  # (B, T, E, 1, 1)
-        s = self.preprocess(x).relu_().permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
+        s = x.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C); no copy of a channels-last input
+        C = s.shape[-1]
+        for some in s.view(-1, C).split(max(1, STRIP // C)):
+            some.copy_((some @ self.enter).relu_())
         for i in range(STEPS):
             y = torch.zeros_like(s)
             for j in range(EXPERTS):
