@@ -1,5 +1,7 @@
 """Sections of a run's configuration, and the bundled recipes."""
 
+from dataclasses import replace
+
 import pytest
 
 from drsformer import PRESETS, DRSformerConfig
@@ -11,7 +13,7 @@ from drsformer_cli.training import config as configs
 from drsformer_cli.training.schedule import learning_rate
 
 
-def test_recipes_are_the_six_that_help_names():
+def test_recipes_are_those_that_help_names():
     assert sorted(RECIPES.split(", ")) == configs.recipes()
 
 
@@ -28,10 +30,13 @@ def test_the_papers_recipes(name):
 
 def test_the_bundled_models_recipe():
     config = configs.load("general", [])
-    assert config.model.network() == PRESETS["small"]
+    assert config.model.network() == replace(PRESETS["small"], num_blocks=(1, 1, 1, 1))
     shares = {name: source.weight for name, source in config.data.sources.items() if source.weight}
     assert shares == {"light": 33, "heavy": 45, "garg": 10, "rain800": 12}
     assert (config.training.steps, config.training.batch, config.data.patch) == (7031, 4, 64)
+    last = configs.load("general-grown", [])
+    assert last.model.network() == PRESETS["small"]
+    assert last.model.grow
 
 
 def test_warm_up_rises_evenly():
@@ -43,7 +48,7 @@ def test_warm_up_rises_evenly():
 
 def test_model_section_changes_a_preset():
     section = configs.ModelSection(preset="small", dim=8, ablation=configs.AblationSection(attention="dense"))
-    assert section.network() == DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), mefc=False)
+    assert section.network() == DRSformerConfig(dim=8, num_blocks=(1, 1, 2, 3), mefc=False)
     assert section.ablation.ablation() == Ablation(top_k=())
 
 

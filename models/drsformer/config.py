@@ -115,6 +115,6 @@ PRESETS = {
     "mefc": DRSformerConfig(),
     "plain": DRSformerConfig(mefc=False),
     # The bundled `general` model: 0.98 M parameters, 6.2 GMACs on 256x256.
-    "small": DRSformerConfig(dim=16, num_blocks=(1, 1, 1, 1), mefc=False),
+    "small": DRSformerConfig(dim=16, num_blocks=(1, 1, 2, 3), mefc=False),
 }
 """Named configurations."""
