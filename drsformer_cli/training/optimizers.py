@@ -32,23 +32,19 @@ _ITERATIONS = 5
 
 def make_optimizers(model: nn.Module, training: TrainingSection) -> tuple[Optimizer, ...]:
     """What steps the parameters of a model, each of them in one of the optimisers."""
-    others = dict(model.named_parameters())
-    optimizers: list[Optimizer] = []
-    if training.optimizer == "muon":
-        stacked = [module.qkv.weight for module in model.modules() if isinstance(module, TKSA)]  # three maps each
-        single = [
-            kernel
-            for kernel in others.values()
-            if kernel.ndim == 4 and min(kernel.shape[:2]) >= FEWEST_CHANNELS and not any(kernel is s for s in stacked)
-        ]
-        groups = [{"params": stacked, "matrices": 3}, {"params": single, "matrices": 1}]
-        optimizers.append(Muon(groups, lr=training.lr, weight_decay=training.weight_decay))
-        taken = {id(kernel) for kernel in (*stacked, *single)}
-        others = {name: parameter for name, parameter in others.items() if id(parameter) not in taken}
-    return (
-        AdamW(others.values(), lr=training.lr, betas=training.betas, weight_decay=training.weight_decay),
-        *optimizers,
-    )
+    kernels: dict[int, list[nn.Parameter]] = {3: [], 1: []}  # for Muon, by the matrices that they stack
+    others = []
+    queries_keys_values = {module.qkv.weight for module in model.modules() if isinstance(module, TKSA)}
+    for parameter in model.parameters():
+        if training.optimizer == "muon" and parameter.ndim == 4 and min(parameter.shape[:2]) >= FEWEST_CHANNELS:
+            kernels[3 if parameter in queries_keys_values else 1].append(parameter)
+        else:
+            others.append(parameter)
+    adamw = AdamW(others, lr=training.lr, betas=training.betas, weight_decay=training.weight_decay)
+    if training.optimizer == "adamw":
+        return (adamw,)
+    groups = [{"params": some, "matrices": number} for number, some in kernels.items()]
+    return adamw, Muon(groups, lr=training.lr, weight_decay=training.weight_decay)
 
 
 class Muon(Optimizer):

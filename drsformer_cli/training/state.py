@@ -139,18 +139,13 @@ def _network(section: ModelSection) -> DRSformer:
             start = load_checkpoint(zoo.resolve(section.weights))
         except CheckpointError as error:
             raise CheckpointError(f"model.weights: {str(error).removeprefix('--model ')}") from None
-        changes = toml_config.differences(describe(start), describe(model))
+        expected = describe(model)
         if section.grow and all(map(le, start.config.num_blocks, model.config.num_blocks)):
-            changes = [change for change in changes if not change.startswith("config.num_blocks:")]
-        if changes:
+            expected["config"]["num_blocks"] = start.config.num_blocks
+        if changes := toml_config.differences(describe(start), expected):
             raise UsageError(f"model.weights: {section.weights} is another network: {'; '.join(changes)}")
-        _fill(model, start.state_dict())
+        # Blocks that the weights lack begin by adding nothing to their input.
+        for key in model.load_state_dict(start.state_dict(), strict=not section.grow).missing_keys:
+            if ".project_out." in key:
+                nn.init.zeros_(model.get_parameter(key))
     return model
-
-
-def _fill(model: DRSformer, weights: dict[str, Tensor]) -> None:
-    """Load the weights; blocks that they lack begin by adding nothing to their input."""
-    lacking = model.load_state_dict(weights, strict=False).missing_keys
-    for key in lacking:
-        if ".project_out." in key:
-            nn.init.zeros_(model.get_parameter(key))
