@@ -326,5 +326,6 @@ class DRSformer(nn.Module):
         y = self.reduce_chan_level2(torch.cat([self.up3_2(y), level2], dim=1))
         y = self.decoder_level2(y)  # (B, 2C, H/2, W/2)
         y = torch.cat([self.up2_1(y), level1], dim=1)  # (B, 2C, H, W)
+        del level1, level2, level3  # in inference their memory serves the last blocks, which need the most
         y = self.refinement(self.decoder_level1(y))
         return self.output(y) + x
