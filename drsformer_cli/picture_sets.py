@@ -202,7 +202,7 @@ def doubt_training(pictures: PictureSet, weights: Mapping[str, Path]) -> Picture
     warnings = list(pictures.warnings)
     files = {sample.name: [file.resolve() for file in sample.files] for sample in pictures.samples}
     for name, path in weights.items():
-        for use, folders in _training_folders(read_content(path)):
+        for use, folders, most in _training_folders(read_content(path)):
             roots = [Path(folder).expanduser().resolve() for folder in folders]
             seen = [
                 picture
@@ -210,19 +210,22 @@ def doubt_training(pictures: PictureSet, weights: Mapping[str, Path]) -> Picture
                 if any(file.is_relative_to(root) for file in its_files for root in roots)
             ]
             if seen:
-                warnings.append(f"{name} was {use} {len(seen)} of these pictures: {console.some(seen)}")
+                number = f"{most} among {len(seen)}" if 0 < most < len(seen) else f"{len(seen)}"
+                warnings.append(f"{name} was {use} {number} of these pictures: {console.some(seen)}")
     return replace(pictures, warnings=tuple(warnings))
 
 
-def _training_folders(content: object) -> list[tuple[str, list[str]]]:
-    """Folders that a checkpoint says it was trained on, and those that chose its best weights."""
+def _training_folders(content: object) -> list[tuple[str, list[str], int]]:
+    """How a checkpoint says that it used folders, which, and the most pictures that it took of one; 0: all."""
     try:
         run = content["training"]["run"]  # type: ignore[index]  # anything may be in a file
         sources = run["data"]["sources"].values()
         trained = [source["path"] for source in sources if "path" in source]
         trained += [folder for table in (run["data"], *sources) for folder in table.get("clean", [])]
-        return [("trained on", trained), ("chosen among its kind by", list(run["validation"]["paired"]))]
-    except (KeyError, TypeError, AttributeError):
+        validation = run["validation"]
+        chosen = ("chosen among its kind by", list(validation["paired"]), int(validation["pictures"]))
+        return [("trained on", trained, 0), chosen]
+    except (KeyError, TypeError, ValueError, AttributeError):
         return []
 
 

@@ -152,18 +152,19 @@ def test_what_cannot_be_asked(settings, message):
 
 
 def test_pictures_that_training_has_seen(tiny, tmp_path):
-    save("set/test/input/1.png")
-    save("set/test/target/1.png")
+    for number in (1, 2, 3):
+        save(f"set/test/input/{number}.png")
+        save(f"set/test/target/{number}.png")
     save("mine/input/1.png")
     save("mine/target/1.png")
     about = {
         "data": {"clean": ["photos"], "sources": {"a": {"kind": "paired", "path": "mine"}, "b": {"kind": "rendered"}}},
-        "validation": {"paired": ["set/test"]},
+        "validation": {"paired": ["set/test"], "pictures": 2},
     }
     drsformer.save_checkpoint(tiny, "ours.pth", training={"run": about})
     (chosen,), (trained,) = (request(datasets=[name]).gather() for name in ("set", "mine"))
     assert doubt_training(chosen, {"ours": Path("ours.pth")}).warnings == (
-        "ours was chosen among its kind by 1 of these pictures: 1",
+        "ours was chosen among its kind by 2 among 3 of these pictures: 1, 2, 3",
     )
     assert doubt_training(trained, {"ours": Path("ours.pth")}).warnings == (
         "ours was trained on 1 of these pictures: 1",

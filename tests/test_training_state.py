@@ -1,4 +1,4 @@
-"""Optimisers, and networks that begin with the weights of others."""
+"""Losses, optimisers, and networks that begin with the weights of others."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ import torch
 from drsformer import DRSformer, load_checkpoint
 from drsformer_cli.errors import UsageError
 from drsformer_cli.training.config import Config, DataSection, ModelSection, TrainingSection
+from drsformer_cli.training.loop import criterion
 from drsformer_cli.training.optimizers import ADAMW_RMS, Muon, make_optimizers
 from drsformer_cli.training.state import make_state
 
@@ -15,6 +16,19 @@ TINY = {"preset": "small", "dim": 8}
 def state(model, **training):
     config = Config(DataSection({}), model=ModelSection(**model), training=TrainingSection(**training))
     return make_state(config, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("l1", 0.125), ("charbonnier", 0.125), ("rmse", (0.3 + 0.1) / 2)])
+def test_loss_of_two_samples(loss, expected):
+    """One is off by 0.6 in a quarter of its values, the other by 0.1 everywhere."""
+    clean = torch.rand(2, 3, 8, 8, requires_grad=True)
+    difference = torch.full(clean.shape, 0.1)
+    difference[0] = 0
+    difference[0, :, :4, :4] = -0.6
+    training = TrainingSection(loss=loss, charbonnier_eps=1e-6)
+    assert criterion(clean + difference, clean, training).item() == pytest.approx(expected, abs=1e-5)
+    criterion(clean * 1, clean.detach(), training).backward()  # where nothing is off
+    assert torch.isfinite(clean.grad).all()
 
 
 def test_each_parameter_has_one_optimiser():

@@ -202,7 +202,8 @@ class TrainingSection:
         steps: Steps of the optimiser.
         batch: Samples a step, over all processes and accumulation: the effective batch size.
         accumulate: Parts that each process works off its share of the batch in.
-        loss: L1, or Charbonnier: sqrt(difference**2 + charbonnier_eps**2); the mean over all values.
+        loss: The mean over all values of L1 or of Charbonnier's sqrt(difference**2 + charbonnier_eps**2); or rmse, the
+            mean over samples of sqrt(mean(difference**2) + charbonnier_eps**2), which is nearest to what PSNR measures.
         optimizer: AdamW, or Muon for the kernels that mix channels beside AdamW for the rest.
         lr: Learning rate, constant for `constant` steps, then falling to `final_lr` by a cosine.
         warmup: Steps in which it rises from zero first.
@@ -219,7 +220,7 @@ class TrainingSection:
     steps: Positive = 300_000
     batch: Annotated[int, Limits(1, 65536)] = 8
     accumulate: Annotated[int, Limits(1, 65536)] = 1
-    loss: Literal["l1", "charbonnier"] = "l1"
+    loss: Literal["l1", "charbonnier", "rmse"] = "l1"
     charbonnier_eps: Annotated[float, Limits(1e-9, 1)] = 1e-3
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: Annotated[float, Limits(1e-12, 10)] = 3e-4

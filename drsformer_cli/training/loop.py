@@ -163,11 +163,14 @@ class Step:
 
 
 def criterion(restored: Tensor, clean: Tensor, training: TrainingSection) -> Tensor:
-    """Mean of L1, or of Charbonnier's smooth form of it: (B, 3, H, W) twice -> scalar."""
+    """The loss of `TrainingSection.loss`: (B, 3, H, W) twice -> scalar."""
     difference = restored - clean
-    if training.loss == "charbonnier":
-        return (difference.square() + training.charbonnier_eps**2).sqrt().mean()
-    return difference.abs().mean()
+    if training.loss == "l1":
+        return difference.abs().mean()
+    square = difference.square()
+    if training.loss == "rmse":
+        square = square.mean(dim=(1, 2, 3))
+    return (square + training.charbonnier_eps**2).sqrt().mean()
 
 
 def _distributed(network: Any, device: torch.device) -> nn.Module:  # noqa: ANN401 - torch.compile gives a callable
