@@ -210,23 +210,23 @@ def doubt_training(pictures: PictureSet, weights: Mapping[str, Path]) -> Picture
                 if any(file.is_relative_to(root) for file in its_files for root in roots)
             ]
             if seen:
-                number = f"{most} among {len(seen)}" if 0 < most < len(seen) else f"{len(seen)}"
+                number = f"at most {most}" if 0 < most < len(seen) else f"{len(seen)}"
                 warnings.append(f"{name} was {use} {number} of these pictures: {console.some(seen)}")
     return replace(pictures, warnings=tuple(warnings))
 
 
 def _training_folders(content: object) -> list[tuple[str, list[str], int]]:
-    """How a checkpoint says that it used folders, which, and the most pictures that it took of one; 0: all."""
+    """How a checkpoint says that it used folders, which, and the most pictures that it took of them; 0: all."""
     try:
         run = content["training"]["run"]  # type: ignore[index]  # anything may be in a file
         sources = run["data"]["sources"].values()
         trained = [source["path"] for source in sources if "path" in source]
         trained += [folder for table in (run["data"], *sources) for folder in table.get("clean", [])]
-        validation = run["validation"]
-        chosen = ("chosen among its kind by", list(validation["paired"]), int(validation["pictures"]))
-        return [("trained on", trained, 0), chosen]
+        chosen = list(run["validation"]["paired"])
+        most = int(run["validation"]["pictures"]) * len(chosen)
     except (KeyError, TypeError, ValueError, AttributeError):
         return []
+    return [("trained on", trained, 0), ("chosen among its kind by", chosen, most)]
 
 
 def _of_photos(folder: Path) -> PictureSet:

@@ -167,8 +167,11 @@ def test_resumed_is_bit_for_bit_uninterrupted(run, folder):
 
 def test_a_changed_configuration_is_said_and_used(run, folder):
     assert train(run).code == 0
-    answer = train(run, "--resume", "--set", "training.steps=8", "--set", "training.lr=1e-4")
+    changed = ("training.steps=8", "training.lr=1e-4", "training.weight_decay=0.5")
+    answer = train(run, "--resume", *(part for setting in changed for part in ("--set", setting)))
     assert answer.code == 0
+    (optimizer,) = content("out/step_00000008.pth")["training"]["optimizers"]
+    assert {group["weight_decay"] for group in optimizer["param_groups"]} == {0.5}
     assert "changed since the checkpoint: training.steps: 6 -> 8" in answer.err
     assert "changed since the checkpoint: training.lr: 0.001 -> 0.0001" in answer.err
     assert sorted(losses()) == list(range(1, 9))
@@ -196,6 +199,8 @@ def test_training_starts_from_given_weights(run, folder, tiny_file):
     assert train(run, *settings).code == 0
     before, after = load_checkpoint(tiny_file).state_dict(), load_checkpoint("out/step_00000001.pth").state_dict()
     assert all((before[key] - after[key]).abs().max() < 1e-6 for key in before)
+    gone = ("--set", "training.steps=2", "--set", "model.weights=gone.pth")
+    assert train(run, *settings, *gone, "--resume").code == 0  # which has no need of them
 
 
 def test_accumulation_changes_no_step(run, folder):
@@ -210,6 +215,7 @@ def test_accumulation_changes_no_step(run, folder):
         ["model.ablation.feed_forward=gdfn", "model.ablation.attention=dense"],
         ["training.loss=charbonnier", "training.clip=0", "training.ema=0", "training.warmup=2"],
         ["training.precision=bf16", "data.mixup=1"],
+        ["training.precision=fp16", "training.optimizer=muon", "training.loss=rmse"],
     ],
 )
 def test_other_settings(run, folder, settings):

@@ -34,9 +34,8 @@ def test_the_bundled_models_recipe():
     shares = {name: source.weight for name, source in config.data.sources.items() if source.weight}
     assert shares == {"light": 33, "heavy": 45, "garg": 10, "rain800": 12}
     assert (config.training.steps, config.training.batch, config.data.patch) == (7031, 4, 64)
-    last = configs.load("general-grown", [])
-    assert last.model.network() == PRESETS["small"]
-    assert last.model.grow
+    assert configs.load("general-grown", []).model.grow
+    assert configs.load("general-heavy", []).model.network() == PRESETS["small"]
 
 
 def test_warm_up_rises_evenly():
@@ -56,6 +55,7 @@ def test_model_section_changes_a_preset():
     ("settings", "mistake"),
     [
         (["data.patch=100"], "data.patch: expected a multiple of 8, not 100"),
+        (["model.grow=true"], "model.grow: expected weights to grow from"),
         (["model.dim=7"], "model.dim must be an even integer"),
         (["model.ablation.top_k=[0]"], "model.ablation.top_k must be shares above 0"),
         (["training.lr=1e-7"], "training.final_lr: expected at most lr"),

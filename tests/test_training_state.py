@@ -1,21 +1,32 @@
 """Losses, optimisers, and networks that begin with the weights of others."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
 from drsformer import DRSformer, load_checkpoint
 from drsformer_cli.errors import UsageError
+from drsformer_cli.ranks import Ranks
+from drsformer_cli.toml_config import plain
 from drsformer_cli.training.config import Config, DataSection, ModelSection, TrainingSection
-from drsformer_cli.training.loop import criterion
+from drsformer_cli.training.loop import Step, criterion
 from drsformer_cli.training.optimizers import ADAMW_RMS, Muon, make_optimizers
 from drsformer_cli.training.state import make_state
 
 TINY = {"preset": "small", "dim": 8}
 
 
+CPU = torch.device("cpu")
+
+
+def configuration(model, **training):
+    return Config(DataSection({}), model=ModelSection(**model), training=TrainingSection(**training))
+
+
 def state(model, **training):
-    config = Config(DataSection({}), model=ModelSection(**model), training=TrainingSection(**training))
-    return make_state(config, torch.device("cpu"))
+    return make_state(configuration(model, **training), CPU)
 
 
 @pytest.mark.parametrize(("loss", "expected"), [("l1", 0.125), ("charbonnier", 0.125), ("rmse", (0.3 + 0.1) / 2)])
@@ -46,6 +57,8 @@ def test_each_parameter_has_one_optimiser():
         if isinstance(module, torch.nn.Conv2d) and module.groups == 1 and name not in ("patch_embed.proj", "output")
     }
     assert {name.removesuffix(".weight") for name in taken[1]} == mixing
+    (stacked,) = (group["params"] for group in muon.param_groups if group["matrices"] == 3)
+    assert {names[id(kernel)] for kernel in stacked} == {name for name in taken[1] if name.endswith("attn.qkv.weight")}
 
 
 @pytest.mark.parametrize(("matrices", "shape"), [(1, (6, 10, 1, 1)), (1, (8, 6, 3, 3)), (3, (24, 8, 1, 1))])
@@ -63,6 +76,32 @@ def test_muon_steps_are_orthogonal(matrices, shape):
     steps = ((before * (1 - 0.01 * 0.1) - kernel.detach()) / 0.01 / ADAMW_RMS).flatten(1)
     for step, expected in zip(steps.chunk(matrices), orthogonal, strict=True):
         assert (step / max(step.shape) ** 0.5 - expected).norm() < 0.35 * expected.norm()
+
+
+def test_all_optimisers_wait_where_one_overflows():
+    config = configuration(TINY, optimizer="muon", lr=0.01)
+    begun = make_state(config, CPU)
+    begun.scaler = torch.amp.GradScaler("cpu", enabled=True)  # as with fp16
+    step = Step(config, begun, CPU, Ranks())
+    batch = np.random.default_rng(0).integers(0, 256, (1, 2, 16, 16, 3), np.uint8)
+    before = [parameter.detach().clone() for parameter in begun.model.parameters()]
+    broken = begun.model.output.weight.register_hook(lambda gradient: gradient * math.nan)
+    step(1, batch)
+    assert all(map(torch.equal, before, begun.model.parameters()))
+    broken.remove()
+    step(2, batch)
+    assert begun.finite()
+    assert not any(map(torch.equal, before, begun.model.parameters()))
+
+
+def test_resuming_with_another_loss_forgets_its_mean():
+    run = configuration(TINY)
+    begun = make_state(run, CPU)
+    begun.step, begun.loss, begun.lowest_loss = 7, 0.2, 0.1
+    resumed = begun.content(plain(run))
+    same, other = (make_state(configuration(TINY, loss=loss), CPU, resumed) for loss in ("l1", "rmse"))
+    assert (same.step, same.loss, same.lowest_loss) == (7, 0.2, 0.1)
+    assert (other.step, other.loss, other.lowest_loss) == (7, None, math.inf)
 
 
 def test_a_grown_network_begins_as_the_smaller_one(tiny_file):

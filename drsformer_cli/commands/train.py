@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from drsformer_cli.training.runs import RunFolder
     from drsformer_cli.training.sources import Data
 
-RECIPES = "rain200l, rain200h, did, ddn, spa, general, general-finetune, general-final, general-grown"
+RECIPES = "rain200l, rain200h, did, ddn, spa, general, general-finetune, general-final, general-grown, general-heavy"
 MOST_PROBLEMS = 20
 """Unusable files that are named one by one."""
 

@@ -70,8 +70,11 @@ class ModelSection:
     ablation: AblationSection = field(default_factory=AblationSection)
 
     def mistakes(self) -> list[str]:
-        """What the network refuses."""
-        return _raised(self.network)
+        """What the network refuses, or what does not go together."""
+        found = _raised(self.network)
+        if self.grow and not self.weights:
+            found.append("grow: expected weights to grow from")
+        return found
 
     def network(self) -> DRSformerConfig:
         """Configuration of the network."""
@@ -203,7 +206,7 @@ class TrainingSection:
         batch: Samples a step, over all processes and accumulation: the effective batch size.
         accumulate: Parts that each process works off its share of the batch in.
         loss: The mean over all values of L1 or of Charbonnier's sqrt(difference**2 + charbonnier_eps**2); or rmse, the
-            mean over samples of sqrt(mean(difference**2) + charbonnier_eps**2), which is nearest to what PSNR measures.
+            mean over samples of sqrt(mean(difference**2) + charbonnier_eps**2), which is nearer to what PSNR measures.
         optimizer: AdamW, or Muon for the kernels that mix channels beside AdamW for the rest.
         lr: Learning rate, constant for `constant` steps, then falling to `final_lr` by a cosine.
         warmup: Steps in which it rises from zero first.

@@ -68,12 +68,10 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
     Raises:
         TrainingError: The network collapsed, diverged, or its loss is no number; or the last checkpoint cannot be
             written.
-        UsageError: The checkpoint or the first weights are of another network.
+        UsageError: The checkpoint or the first weights are of another network or optimiser.
     """
     training, validation, output = config.training, config.validation, config.output
-    state = make_state(config, device)
-    if resumed is not None:
-        state.restore(resumed)
+    state = make_state(config, device, resumed)
     step_of = Step(config, state, device, ranks)
     if ranks.first:
         folder.write_config(toml_config.plain(config))
@@ -133,9 +131,10 @@ class Step:
     def __call__(self, step: int, batch: Pixels) -> Tensor:
         """The mean loss of the batch (B, 2, P, P, 3), a scalar on the device."""
         training, state = self.training, self.state
+        lr = learning_rate(step, training)
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, training)
+                group["lr"] = lr
         loss = torch.zeros((), device=self.device)
         parts = np.split(batch, training.accumulate)
         for number, part in enumerate(parts, 1):
@@ -151,10 +150,11 @@ class Step:
             loss += part_loss.detach()
         for optimizer in state.optimizers:
             state.scaler.unscale_(optimizer)
-        if training.clip:
-            nn.utils.clip_grad_norm_(state.model.parameters(), training.clip)
-        for optimizer in state.optimizers:
-            state.scaler.step(optimizer)
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), training.clip or math.inf)
+        # The scaler leaves out an optimiser whose own gradients overflowed in fp16; the others have to wait for it.
+        if not state.scaler.is_enabled() or norm.isfinite():
+            for optimizer in state.optimizers:
+                state.scaler.step(optimizer)
         state.scaler.update()
         state.model.zero_grad()
         state.average(training.ema)

@@ -91,7 +91,8 @@ class State:
         if self.ema is not None:
             self.ema.load_state_dict(content.get("params_ema", content["params"]))
         for optimizer, kept in zip(self.optimizers, optimizers, strict=True):
-            optimizer.load_state_dict(kept)
+            groups = optimizer.state_dict()["param_groups"]  # with the settings of this run, not of the checkpoint
+            optimizer.load_state_dict({"state": kept["state"], "param_groups": groups})
         self.scaler.load_state_dict(training["scaler"])
         torch.set_rng_state(training["random"]["cpu"])
         if torch.cuda.is_available() and "cuda" in training["random"]:
@@ -113,15 +114,19 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
 
 
-def make_state(config: Config, device: torch.device) -> State:
-    """A run before its first step.
+def make_state(config: Config, device: torch.device, resumed: dict[str, Any] | None = None) -> State:
+    """A run before its first step, or where the checkpoint `resumed` left it.
 
     Raises:
-        UsageError: The weights to start from are those of another network.
-        CheckpointError: They cannot be read.
+        UsageError: The checkpoint, or the weights to start from, are those of another network or optimiser.
+        CheckpointError: The weights to start from cannot be read.
     """
     torch.manual_seed(config.seed)
-    model = _network(config.model).to(device)
+    section = config.model
+    model = build(section.network(), section.ablation.ablation())
+    if section.weights and resumed is None:
+        _start(model, section)
+    model.to(device)
     if device.type == "cpu":
         rearrange(model)
     else:
@@ -129,23 +134,27 @@ def make_state(config: Config, device: torch.device) -> State:
     training = config.training
     ema = copy.deepcopy(model).requires_grad_(requires_grad=False) if training.ema else None
     in_fp16 = half_precision(training.precision, device) is torch.float16
-    return State(model, ema, make_optimizers(model, training), torch.amp.GradScaler(device.type, enabled=in_fp16))
+    scaler = torch.amp.GradScaler(device.type, enabled=in_fp16)
+    state = State(model, ema, make_optimizers(model, training), scaler)
+    if resumed is not None:
+        state.restore(resumed)
+        if resumed["training"]["run"]["training"]["loss"] != training.loss:
+            state.loss, state.lowest_loss = None, math.inf  # those of another loss say nothing of this one
+    return state
 
 
-def _network(section: ModelSection) -> DRSformer:
-    model = build(section.network(), section.ablation.ablation())
-    if section.weights:
-        try:
-            start = load_checkpoint(zoo.resolve(section.weights))
-        except CheckpointError as error:
-            raise CheckpointError(f"model.weights: {str(error).removeprefix('--model ')}") from None
-        expected = describe(model)
-        if section.grow and all(map(le, start.config.num_blocks, model.config.num_blocks)):
-            expected["config"]["num_blocks"] = start.config.num_blocks
-        if changes := toml_config.differences(describe(start), expected):
-            raise UsageError(f"model.weights: {section.weights} is another network: {'; '.join(changes)}")
-        # Blocks that the weights lack begin by adding nothing to their input.
-        for key in model.load_state_dict(start.state_dict(), strict=not section.grow).missing_keys:
-            if ".project_out." in key:
-                nn.init.zeros_(model.get_parameter(key))
-    return model
+def _start(model: DRSformer, section: ModelSection) -> None:
+    """Begin with the weights that the configuration names."""
+    try:
+        start = load_checkpoint(zoo.resolve(section.weights))
+    except CheckpointError as error:
+        raise CheckpointError(f"model.weights: {str(error).removeprefix('--model ')}") from None
+    expected = describe(model)
+    if section.grow and all(map(le, start.config.num_blocks, model.config.num_blocks)):
+        expected["config"]["num_blocks"] = start.config.num_blocks
+    if changes := toml_config.differences(describe(start), expected):
+        raise UsageError(f"model.weights: {section.weights} is another network: {'; '.join(changes)}")
+    # Blocks that the weights lack begin by adding nothing to their input.
+    for key in model.load_state_dict(start.state_dict(), strict=not section.grow).missing_keys:
+        if ".project_out." in key:
+            nn.init.zeros_(model.get_parameter(key))
