@@ -14,7 +14,8 @@ from misbehaving import serving
 
 import drsformer
 from drsformer import PRESETS, DRSformer, DRSformerConfig
-from drsformer_cli import app, fetch, zoo
+from drsformer_cli import app
+from drsformer_cli.downloads import http, zoo
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -119,8 +120,8 @@ def published(monkeypatch, tiny_file):
 @pytest.fixture
 def server(monkeypatch, tiny_file):
     """A web server that hands out the tiny network, and a client that is quick to give up."""
-    monkeypatch.setattr(fetch, "BACK_OFF_SECONDS", 0)
-    monkeypatch.setattr(fetch, "READ_SECONDS", 1)
+    monkeypatch.setattr(http, "BACK_OFF_SECONDS", 0)
+    monkeypatch.setattr(http, "READ_SECONDS", 1)
     with serving() as server:
         server.body = tiny_file.read_bytes()
         yield server

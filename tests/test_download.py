@@ -17,14 +17,15 @@ from conftest import photo
 from misbehaving import honest, page, redirect, status
 from PIL import Image
 
-from drsformer_cli import fetch, zoo
+from drsformer_cli.downloads import http, zoo
 
 # The command in a process of its own, for which rain200h is any file of that size: the network is slow to import.
 COMMAND = """
 import sys
 from dataclasses import replace
-from drsformer_cli import app, fetch, zoo
-fetch.BACK_OFF_SECONDS = 0
+from drsformer_cli import app
+from drsformer_cli.downloads import http, zoo
+http.BACK_OFF_SECONDS = 0
 size = int(sys.argv.pop(1))
 zoo.MODELS = {**zoo.MODELS, "rain200h": replace(zoo.MODELS["rain200h"], size=(size, size), variant=None)}
 app.main()
@@ -258,7 +259,7 @@ def test_bundled_and_dry_run(run, home):
     answer = run("download", "general", "spa", "metrics", "--dry-run")
     lines = answer.out.splitlines()
     assert lines[0].startswith("general: bundled, ")
-    assert lines[1] == f"spa: would be fetched from {fetch.DRIVE}, {home}/weights/spa.pth"
+    assert lines[1] == f"spa: would be fetched from {http.DRIVE}, {home}/weights/spa.pth"
     assert lines[2].startswith("niqe_pris_params.npz: would be fetched from https://raw.githubusercontent.com/XPixel")
     assert len(lines) == 5
     assert not home.exists()

@@ -12,7 +12,7 @@ import pytest
 from conftest import photo
 from PIL import Image
 
-from drsformer_cli import zoo
+from drsformer_cli.downloads import zoo
 from drsformer_cli.metrics import psnr, ssim
 
 

@@ -10,7 +10,7 @@ from conftest import TINY, photo
 from torch import nn
 
 from drsformer import ConfigError, DeviceError, DRSformer, ImageError, Restorer, derain, inference
-from drsformer.fast import accelerate
+from drsformer.fast_inference import accelerate
 from drsformer.inference import fitting_tile, measure_bytes_per_pixel, pad_to_multiple, tile_starts
 
 IDENTITY = nn.Identity()

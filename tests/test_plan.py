@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from drsformer_cli.deraining.plan import Job, plan
 from drsformer_cli.errors import UsageError
-from drsformer_cli.plan import Job, plan
 
 
 @pytest.fixture

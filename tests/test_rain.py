@@ -5,8 +5,8 @@ import pytest
 from conftest import photo
 from PIL import Image
 
-from drsformer_cli import rain
-from drsformer_cli.rain import LayerRanges, RainRanges
+from drsformer_cli.training import rain
+from drsformer_cli.training.rain import LayerRanges, RainRanges
 
 
 def layers(ranges, number=6, side=160, seed=0):

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 import pytest
 
-from drsformer_cli import toml_config
 from drsformer_cli.errors import UsageError
-from drsformer_cli.toml_config import Limits, MistakesError
 from drsformer_cli.training import config as configs
+from drsformer_cli.training import toml_config
+from drsformer_cli.training.toml_config import Limits, MistakesError
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from PIL import Image
 import drsformer
 from drsformer import files, load_checkpoint
 from drsformer_cli import images
-from drsformer_cli.training import loop, runs
+from drsformer_cli.training import loop, run_folder
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -318,7 +318,7 @@ def test_a_full_disk_keeps_what_is_there(run, folder, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(path, **settings)
 
-    monkeypatch.setattr(runs, "atomic_write", full)
+    monkeypatch.setattr(run_folder, "atomic_write", full)
     answer = train(run)
     assert answer.code == 0
     assert "checkpoint of step 4 not saved: No space left on device; earlier ones are kept" in answer.err
@@ -329,7 +329,7 @@ def test_a_full_disk_at_the_end_is_a_failure(run, folder, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(runs.RunFolder, "save", full)
+    monkeypatch.setattr(run_folder.RunFolder, "save", full)
     answer = train(run)
     assert answer.code == 1
     assert answer.err.splitlines()[-1].startswith("drsformer: out: checkpoint of step 6 not saved")
@@ -444,7 +444,7 @@ def test_overfitting_four_pairs(run, folder, shared):
 
 def test_two_runs_into_one_folder(run, folder):
     Path("out").mkdir()
-    with runs.RunFolder(Path("out")).alone():
+    with run_folder.RunFolder(Path("out")).alone():
         answer = train(run)
     assert answer.code == 2
     assert "another process is training into it" in answer.err

@@ -8,9 +8,9 @@ from drsformer import PRESETS, DRSformerConfig
 from drsformer.ablations import Ablation
 from drsformer_cli.commands.train import RECIPES
 from drsformer_cli.errors import UsageError
-from drsformer_cli.toml_config import MistakesError
 from drsformer_cli.training import config as configs
 from drsformer_cli.training.schedule import learning_rate
+from drsformer_cli.training.toml_config import MistakesError
 
 
 def test_recipes_are_those_that_help_names():

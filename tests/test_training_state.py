@@ -9,11 +9,11 @@ import torch
 from drsformer import DRSformer, load_checkpoint
 from drsformer_cli.errors import UsageError
 from drsformer_cli.ranks import Ranks
-from drsformer_cli.toml_config import plain
 from drsformer_cli.training.config import Config, DataSection, ModelSection, TrainingSection
 from drsformer_cli.training.loop import Step, criterion
 from drsformer_cli.training.optimizers import ADAMW_RMS, Muon, make_optimizers
 from drsformer_cli.training.state import make_state
+from drsformer_cli.training.toml_config import plain
 
 TINY = {"preset": "small", "dim": 8}
 

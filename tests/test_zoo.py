@@ -7,7 +7,7 @@ import torch
 
 import drsformer
 from drsformer import PRESETS, CheckpointError, DRSformer
-from drsformer_cli import fetch, zoo
+from drsformer_cli.downloads import http, zoo
 from drsformer_cli.errors import DownloadError
 
 
@@ -18,7 +18,7 @@ def test_the_table_holds_what_is_published():
             parameters = sum(p.nelement() for p in DRSformer(PRESETS[row.variant]).parameters())
         assert row.parameters == parameters
         assert row.size[0] < 4 * parameters < row.size[1] < 1.12 * row.size[0]
-        assert row.urls[0].startswith(f"{fetch.DRIVE}?id=1")
+        assert row.urls[0].startswith(f"{http.DRIVE}?id=1")
         assert row.urls[0].split("=")[1].split("&")[0] in row.page
         assert row.path.name == f"{name}.pth"
         assert "research use" in row.licence

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from drsformer_cli import console, options, zoo
+from drsformer_cli import console, options
+from drsformer_cli.deraining.plan import Job, plan
+from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import PICTURE_ERRORS, ExitCode, UsageError, reason
 from drsformer_cli.formats import DEFAULT_QUALITY, FORMAT_OF_ENDING, FormatName
-from drsformer_cli.plan import Job, plan
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:

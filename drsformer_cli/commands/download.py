@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drsformer.errors import DRSformerError
-from drsformer_cli import console, fetch, options, store, zoo
+from drsformer_cli import console, options
+from drsformer_cli.downloads import cache, http, zoo
+from drsformer_cli.downloads.zoo import Model
 from drsformer_cli.errors import DownloadError, ExitCode, UsageError, reason
-from drsformer_cli.zoo import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from drsformer_cli.store import Published
+    from drsformer_cli.downloads.cache import Published
 
     Facts = dict[str, object]
 
@@ -103,27 +104,27 @@ class _Task:
         return self._fetched(row)
 
     def _verified(self, row: Published) -> str:
-        if store.verified(row, rehash=True) is None:
+        if cache.verified(row, rehash=True) is None:
             raise DownloadError(f"{row.name}: is not cached")
         return "verified"
 
     def _removed(self, row: Published) -> str:
         if self.dry_run:
-            return "would be removed" if store.state(row) != "absent" else "was not cached"
-        return "removed" if store.remove(row) else "was not cached"
+            return "would be removed" if cache.state(row) != "absent" else "was not cached"
+        return "removed" if cache.remove(row) else "was not cached"
 
     def _installed(self, row: Published, file: Path) -> str:
         if self.dry_run:
             return f"would be installed from {file}"
-        store.install(row, file, force=self.force, quiet=self.quiet)
+        cache.install(row, file, force=self.force, quiet=self.quiet)
         return "installed"
 
     def _fetched(self, row: Published) -> str:
         status = "cached" if _present(row) and not self.force else "fetched"
         if self.dry_run:
-            urls = ", ".join(map(fetch.shown, store.urls_of(row, self.mirror)))
+            urls = ", ".join(map(http.shown, cache.urls_of(row, self.mirror)))
             return status if status == "cached" else f"would be fetched from {urls}"
-        store.obtain(row, mirror=self.mirror, force=self.force, quiet=self.quiet)
+        cache.obtain(row, mirror=self.mirror, force=self.force, quiet=self.quiet)
         return status
 
 
@@ -135,7 +136,7 @@ def _bundled(row: Published) -> bool:
 
 
 def _present(row: Published) -> bool:
-    return store.state(row) in _PRESENT
+    return cache.state(row) in _PRESENT
 
 
 def _each(rows: list[Published], act: Callable[[Published], str], *, as_json: bool, quiet: bool) -> ExitCode:
@@ -160,7 +161,7 @@ def _each(rows: list[Published], act: Callable[[Published], str], *, as_json: bo
 
 
 def _file_facts(row: Published) -> Facts:
-    known = store.record(row)
+    known = cache.record(row)
     return {
         "path": str(row.path),
         "size": _size(row),
@@ -178,7 +179,7 @@ def _size(row: Published) -> int:
 
 
 def _state(row: Published) -> str:
-    return "bundled" if _bundled(row) else store.state(row)
+    return "bundled" if _bundled(row) else cache.state(row)
 
 
 _FACTS = ("licence", "variant", "parameters", "trained_on", "tested_on", "psnr", "ssim", "protocol", "paper")

@@ -11,11 +11,13 @@ import typer
 
 from drsformer.errors import ImageError
 from drsformer.files import atomic_write, sha256_of
-from drsformer_cli import console, options, report, zoo
+from drsformer_cli import console, options
+from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import ExitCode, UsageError, reason
+from drsformer_cli.evaluation import report
+from drsformer_cli.evaluation.image_sets import Request, doubt_training
 from drsformer_cli.formats import FORMAT_OF_ENDING
 from drsformer_cli.home import home
-from drsformer_cli.picture_sets import Request, doubt_training
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from drsformer_cli.evaluation import Evaluator, Method, Run, Scorer
+    from drsformer_cli.evaluation.evaluator import Evaluator, Method, Run, Scorer
 
 _MOST_PROBLEMS_SHOWN = 10
 
@@ -118,7 +120,7 @@ def evaluate(
     for pictures in found if ranks.first else []:
         console.errors(pictures.name, pictures.problems, _MOST_PROBLEMS_SHOWN)
     console.show_log(verbose=verbose, quiet=quiet)
-    from drsformer_cli.evaluation import Evaluator, Method  # noqa: PLC0415 - slow imports wait until there is work
+    from drsformer_cli.evaluation.evaluator import Evaluator, Method  # noqa: PLC0415 - slow imports wait until there is work
 
     restoring = _Restoring(tile, overlap, precision, device, threads, tta)
     weights = {name: zoo.resolve(given, quiet=quiet) for name, given in _named(request.models).items()}
@@ -186,7 +188,7 @@ class _Restoring:
     def method(self, name: str, weights: Path) -> Method:
         from drsformer.inference import Restorer  # noqa: PLC0415
         from drsformer_cli.device import load_network  # noqa: PLC0415
-        from drsformer_cli.evaluation import Method  # noqa: PLC0415
+        from drsformer_cli.evaluation.evaluator import Method  # noqa: PLC0415
 
         network = load_network(weights, self.device, self.threads)
         tile = options.parse_tile(self.tile)
@@ -220,7 +222,7 @@ def _prepare(save: Path, evaluators: Sequence[Evaluator], *, overwrite: bool) ->
 
 def _score_all(evaluators: Sequence[Evaluator], ranks: Ranks, *, bar: bool, verbose: bool) -> list[Run]:
     """Every method on every set of pictures; complete on the first rank, empty on the others."""
-    from drsformer_cli.evaluation import Run  # noqa: PLC0415
+    from drsformer_cli.evaluation.evaluator import Run  # noqa: PLC0415
 
     runs: list[Run] = []
     with console.progress_bar(visible=bar) as progress:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from drsformer_cli.training.config import Config
-    from drsformer_cli.training.runs import RunFolder
+    from drsformer_cli.training.run_folder import RunFolder
     from drsformer_cli.training.sources import Data
 
 RECIPES = "rain200l, rain200h, did, ddn, spa, general, general-finetune, general-final, general-grown, general-heavy"
@@ -93,7 +93,7 @@ def _plan(
 ) -> tuple[Config, RunFolder]:
     """The configuration and the folder, ready to be written into."""
     from drsformer_cli.training.config import load  # noqa: PLC0415
-    from drsformer_cli.training.runs import CONFIG, RunFolder  # noqa: PLC0415
+    from drsformer_cli.training.run_folder import CONFIG, RunFolder  # noqa: PLC0415
 
     if resume and output and not RunFolder(output).checkpoints():
         raise UsageError(f"--resume: no checkpoint in {output}; leave --resume out to begin a run")
@@ -122,7 +122,7 @@ def _plan(
 
 def _listed(error: DRSformerError) -> DRSformerError:
     """The error itself; where it stands for many mistakes, they are said first, a line each."""
-    from drsformer_cli.toml_config import MistakesError  # noqa: PLC0415
+    from drsformer_cli.training.toml_config import MistakesError  # noqa: PLC0415
 
     if not isinstance(error, MistakesError) or len(error.mistakes) == 1:
         return error
@@ -151,8 +151,8 @@ def _run(
 ) -> ExitCode:
     from drsformer.errors import DeviceError  # noqa: PLC0415
     from drsformer.inference import is_out_of_memory  # noqa: PLC0415
-    from drsformer_cli.toml_config import differences, plain  # noqa: PLC0415
     from drsformer_cli.training.loop import train as loop  # noqa: PLC0415
+    from drsformer_cli.training.toml_config import differences, plain  # noqa: PLC0415
 
     resumed = folder.latest() if resume else None
     training = config.training

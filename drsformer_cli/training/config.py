@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from drsformer.ablations import Ablation
 from drsformer.config import PRESETS, DRSformerConfig
 from drsformer.errors import ConfigError
-from drsformer_cli import toml_config
 from drsformer_cli.datasets import SideBySide  # noqa: TC001 - the schema is read at run time
 from drsformer_cli.errors import UsageError
-from drsformer_cli.rain import LayerRanges, RainRanges
-from drsformer_cli.toml_config import Limits
+from drsformer_cli.training import toml_config
+from drsformer_cli.training.rain import LayerRanges, RainRanges
+from drsformer_cli.training.toml_config import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +126,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Rain-free photos with rain drawn by `drsformer_cli.rain`.
+    """Rain-free photos with rain drawn by `drsformer_cli.training.rain`.
 
     Attributes:
         weight: As for pairs.

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from drsformer.checkpoint import save_checkpoint
 from drsformer.errors import DRSformerError
 from drsformer.inference import half_precision
-from drsformer_cli import console, toml_config
+from drsformer_cli import console
 from drsformer_cli.errors import ExitCode, reason
+from drsformer_cli.training import toml_config
 from drsformer_cli.training.report import Report
-from drsformer_cli.training.runs import BEST
+from drsformer_cli.training.run_folder import BEST
 from drsformer_cli.training.schedule import learning_rate
 from drsformer_cli.training.state import make_state
 from drsformer_cli.training.validation import validate
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
     from drsformer_cli.ranks import Ranks
     from drsformer_cli.training.config import Config, TrainingSection
-    from drsformer_cli.training.data import Pixels
-    from drsformer_cli.training.runs import RunFolder
+    from drsformer_cli.training.run_folder import RunFolder
+    from drsformer_cli.training.samples import Pixels
     from drsformer_cli.training.sources import Data
     from drsformer_cli.training.state import State
     from drsformer_cli.training.validation import Scores

@@ -12,13 +12,13 @@ import numpy as np
 from drsformer.files import atomic_write
 from drsformer_cli import console, images, sheet
 from drsformer_cli.errors import reason
-from drsformer_cli.training.runs import METRICS
+from drsformer_cli.training.run_folder import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from drsformer_cli.training.data import Pixels
+    from drsformer_cli.training.samples import Pixels
 
 Row = dict[str, Any]
 

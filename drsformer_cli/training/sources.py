@@ -16,17 +16,17 @@ from drsformer_cli import console, images
 from drsformer_cli.datasets import Pair, find_pairs, pictures, size_problems
 from drsformer_cli.errors import PICTURE_ERRORS, UsageError, reason
 from drsformer_cli.metrics import SMALLEST_SSIM_SIDE
-from drsformer_cli.toml_config import MistakesError
 from drsformer_cli.training.config import Clean, Layers, Paired
-from drsformer_cli.training.data import PairedDrawer, RainDrawer, Samples, Store
-from drsformer_cli.training.runs import METRICS
+from drsformer_cli.training.run_folder import METRICS
+from drsformer_cli.training.samples import PairedDrawer, RainDrawer, Samples, Store
+from drsformer_cli.training.toml_config import MistakesError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from drsformer_cli.datasets import SideBySide
     from drsformer_cli.training.config import Config
-    from drsformer_cli.training.data import Drawer, Photo, Pixels
+    from drsformer_cli.training.samples import Drawer, Photo, Pixels
 
 T = TypeVar("T")
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from drsformer.ablations import build
 from drsformer.checkpoint import describe, load_checkpoint
 from drsformer.errors import CheckpointError
+from drsformer.fast_training import rearrange
 from drsformer.inference import half_precision
-from drsformer.trainable import rearrange
-from drsformer_cli import toml_config, zoo
+from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import UsageError
+from drsformer_cli.training import toml_config
 from drsformer_cli.training.optimizers import make_optimizers
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from drsformer.model import DRSformer
     from drsformer_cli.metrics import Protocol
     from drsformer_cli.ranks import Ranks
-    from drsformer_cli.training.data import Pixels
+    from drsformer_cli.training.samples import Pixels
     from drsformer_cli.training.sources import ValidationPicture
 
 HIGHEST = 100.0

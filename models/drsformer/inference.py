@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from drsformer.config import SIZE_MULTIPLE
 from drsformer.errors import ConfigError, DeviceError, ImageError
-from drsformer.fast import accelerate
+from drsformer.fast_inference import accelerate
 from drsformer.model import DRSformer
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from drsformer_cli.rain import composite
+from drsformer_cli.training.rain import composite
 
 GAIN = 1.24
 SEED = 11

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import transcription
 
 from drsformer import PRESETS, DRSformer
-from drsformer.fast import accelerate
+from drsformer.fast_inference import accelerate
 from drsformer_cli.device import keep_freed_memory
 
 CASES = (("small", 328, 488), ("plain", 256, 256), ("mefc", 256, 256))  # the first: 481x321, padded

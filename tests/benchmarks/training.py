@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import transcription
 
 from drsformer import PRESETS, DRSformer
-from drsformer.trainable import rearrange
+from drsformer.fast_training import rearrange
 from drsformer_cli.device import keep_freed_memory
 
 CASES = (("small", 8, 128), ("small", 4, 64))

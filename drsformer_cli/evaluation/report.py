@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from drsformer_cli.evaluation import Run, Score
+    from drsformer_cli.evaluation.evaluator import Run, Score
 
 _DIGITS = {"psnr": 2, "ssim": 4, "niqe": 3, "brisque": 2}
 _TITLES = {"psnr": "PSNR", "ssim": "SSIM", "niqe": "NIQE", "brisque": "BRISQUE"}

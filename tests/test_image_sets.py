@@ -8,7 +8,7 @@ from PIL import Image
 
 import drsformer
 from drsformer_cli.errors import UsageError
-from drsformer_cli.picture_sets import Request, doubt_training
+from drsformer_cli.evaluation.image_sets import Request, doubt_training
 
 
 def save(path, *, height=16, width=24):

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drsformer_cli import console, datasets, zoo
+from drsformer_cli import console, datasets
 from drsformer_cli.datasets import Pair, read_rgb8
+from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import UsageError
 
 if TYPE_CHECKING:

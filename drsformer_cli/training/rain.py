@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import cv2
 import numpy as np
 
-from drsformer_cli.toml_config import Limits
+from drsformer_cli.training.toml_config import Limits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

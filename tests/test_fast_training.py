@@ -5,7 +5,7 @@ import torch
 from test_model import seeded_weights
 
 from drsformer import DRSformer, DRSformerConfig
-from drsformer.trainable import RearrangedMSFN, rearrange
+from drsformer.fast_training import RearrangedMSFN, rearrange
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 

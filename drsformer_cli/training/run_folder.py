@@ -15,9 +15,10 @@ import torch
 from drsformer.checkpoint import read_content
 from drsformer.errors import CheckpointError
 from drsformer.files import atomic_write
-from drsformer_cli import console, toml_config
+from drsformer_cli import console
 from drsformer_cli.errors import UsageError, reason
 from drsformer_cli.lock import locked
+from drsformer_cli.training import toml_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

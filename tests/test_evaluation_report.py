@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from drsformer_cli import report
 from drsformer_cli.datasets import DATASETS
-from drsformer_cli.evaluation import Method, Run, Score
-from drsformer_cli.picture_sets import PictureSet, Sample
+from drsformer_cli.evaluation import report
+from drsformer_cli.evaluation.evaluator import Method, Run, Score
+from drsformer_cli.evaluation.image_sets import PictureSet, Sample
 
 
 def run_on(dataset, psnr, count=None, name="mine", extra=()):

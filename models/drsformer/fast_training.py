@@ -3,8 +3,8 @@
 The definition to read is `model.py`. Everything becomes channels-last, and MSFN's grouped convolutions of channel
 pairs, which are slow both ways, become depth-wise ones followed by adding the two of a pair; bringing weights instead
 of activations into order leaves nothing wide to concatenate. The gradient of a 5x5 kernel, which takes ten times as
-long as the convolution, is put together from two of 5x3, for which oneDNN has fast code. For inference, `fast.py` goes
-further.
+long as the convolution, is put together from two of 5x3, for which oneDNN has fast code. For inference,
+`fast_inference.py` goes further.
 
 Shapes as in `model.py`.
 """

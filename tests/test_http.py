@@ -12,9 +12,9 @@ import misbehaving
 import pytest
 from misbehaving import honest, page, redirect, status
 
-from drsformer_cli import fetch
+from drsformer_cli.downloads import http
+from drsformer_cli.downloads.http import Part
 from drsformer_cli.errors import DownloadError
-from drsformer_cli.fetch import Part
 
 SIZE = (1000, 300_000)
 
@@ -35,7 +35,7 @@ def bring(server, part):
     """Fetch from the server; its address and the limits may be others."""
 
     def bring(url=None, size=SIZE, progress=lambda done, total: None):
-        fetch.fetch(url or f"{server.url}/file", part, size, progress)
+        http.fetch(url or f"{server.url}/file", part, size, progress)
         return part.path.read_bytes()
 
     return bring
@@ -98,7 +98,7 @@ def test_survives(server, bring, faults, requests):
 
 
 def test_another_version_starts_over(server, part, bring):
-    server.faults = [cut(50_000)] + [status(500)] * fetch.ATTEMPTS
+    server.faults = [cut(50_000)] + [status(500)] * http.ATTEMPTS
     with pytest.raises(DownloadError, match=r"answers 500 Internal Server Error; 50000 bytes are kept"):
         bring()
     server.body = server.body[::-1]
@@ -135,8 +135,8 @@ def test_killed_between_the_last_byte_and_the_name(server, part, bring):
         (status(404), "answers 404 Not Found", 1),
         (status(403), "answers 403 Forbidden", 1),
         (status(204), "answers 204 No Content", 1),
-        (status(799), "answers 799", fetch.ATTEMPTS),
-        (status(500), "answers 500 Internal Server Error", fetch.ATTEMPTS),
+        (status(799), "answers 799", http.ATTEMPTS),
+        (status(500), "answers 500 Internal Server Error", http.ATTEMPTS),
         (status(429, Retry_After=3600), "429 Too Many Requests and asks to come back in 3600 seconds", 1),
         (status(503, Retry_After="Wed, 21 Oct 2099 07:28:00 GMT"), "503 Service Unavailable and asks to come", 1),
         (page("<html><p>hello</p></html>"), "answers with a web page instead of the file", 1),
@@ -156,13 +156,13 @@ def test_killed_between_the_last_byte_and_the_name(server, part, bring):
         (redirect("http://:80:80/"), "cannot be asked", 1),
         (partial(honest, Content_Encoding="gzip"), "encoded as 'gzip'", 1),
         (misbehaving.endless, "sends more than 300000 bytes", 1),
-        (partial(misbehaving.without_length, data=b"\0" * 10), "the connection broke", fetch.ATTEMPTS),
+        (partial(misbehaving.without_length, data=b"\0" * 10), "the connection broke", http.ATTEMPTS),
         (page("\0tiny", kind="application/octet-stream"), "5 bytes, expected 1000 to 300000", 1),
-        (lambda request: time.sleep(1.2), "no answer in time", fetch.ATTEMPTS),
+        (lambda request: time.sleep(1.2), "no answer in time", http.ATTEMPTS),
     ],
 )
 def test_gives_up(server, part, bring, fault, message, requests, monkeypatch):
-    monkeypatch.setattr(fetch, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(http, "READ_SECONDS", 0.3)
     server.always = fault
     with pytest.raises(DownloadError, match=message) as error:
         bring()
@@ -176,7 +176,7 @@ def test_cut_again_and_again_without_ranges(server, part, bring):
     server.always = partial(misbehaving.no_ranges, cut=60_000)
     with pytest.raises(DownloadError, match="the connection broke; 60000 bytes are kept"):
         bring()
-    assert len(server.asked) == 1 + fetch.ATTEMPTS  # the first brought something
+    assert len(server.asked) == 1 + http.ATTEMPTS  # the first brought something
 
 
 def test_too_little_each_time(server, part, bring):
@@ -189,7 +189,7 @@ def test_too_little_each_time(server, part, bring):
 
 
 def test_trickle(server, bring, monkeypatch):
-    monkeypatch.setattr(fetch, "STALL_SECONDS", 0.1)
+    monkeypatch.setattr(http, "STALL_SECONDS", 0.1)
     server.body *= 95
     server.always = partial(honest, pause=0.02)
     with pytest.raises(DownloadError, match=r"only \d+ bytes in 0 seconds; \d+ bytes are kept"):
@@ -198,8 +198,8 @@ def test_trickle(server, bring, monkeypatch):
 
 def test_waits_as_asked(server, bring, monkeypatch):
     waits = []
-    monkeypatch.setattr(fetch, "BACK_OFF_SECONDS", 1)
-    monkeypatch.setattr(fetch, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic, time=time.time))
+    monkeypatch.setattr(http, "BACK_OFF_SECONDS", 1)
+    monkeypatch.setattr(http, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic, time=time.time))
     server.faults = [status(503), status(503), status(429, Retry_After=7)]
     bring()
     assert waits == [1, 2, 7]
@@ -207,7 +207,7 @@ def test_waits_as_asked(server, bring, monkeypatch):
 
 def test_never_from_https_to_http():
     with pytest.raises(DownloadError, match=r"^redirects to http://host/x, expected https$"):
-        fetch._next_url("https://mirror/a", "http://me:secret@host/x?secret", ("https",))
+        http._next_url("https://mirror/a", "http://me:secret@host/x?secret", ("https",))
 
 
 def test_tls_errors_are_final(server, bring):
@@ -228,7 +228,7 @@ def test_no_network(bring):
 
 
 def test_no_room(server, part, bring, monkeypatch):
-    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda folder: SimpleNamespace(free=99_999))
+    monkeypatch.setattr(http.shutil, "disk_usage", lambda folder: SimpleNamespace(free=99_999))
     with pytest.raises(DownloadError, match="has 99999 bytes left, 100000 are needed"):
         bring()
     assert part.size == 0
@@ -248,5 +248,5 @@ def test_disk_that_fills_up(server, part, bring):
 
 
 def test_drive_url():
-    assert fetch.drive_url("a b") == f"{fetch.DRIVE}?id=a+b&export=download&confirm=t"
-    assert fetch.shown(fetch.drive_url("a b")) == fetch.DRIVE
+    assert http.drive_url("a b") == f"{http.DRIVE}?id=a+b&export=download&confirm=t"
+    assert http.shown(http.drive_url("a b")) == http.DRIVE

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from drsformer.config import PRESETS
 from drsformer.errors import CheckpointError
 from drsformer.files import atomic_write, sha256_of
-from drsformer_cli import console, fetch
+from drsformer_cli import console
+from drsformer_cli.downloads import http
 from drsformer_cli.errors import DownloadError, UsageError
 from drsformer_cli.home import home
 from drsformer_cli.lock import locked
@@ -138,7 +139,7 @@ def obtain(row: Published, *, mirror: str | None = None, force: bool = False, qu
             return found
         problems = []
         for url in urls:
-            source = url if url in row.urls else fetch.shown(url)
+            source = url if url in row.urls else http.shown(url)
             try:
                 with _named(row, source):
                     _fetch(row, url, quiet=quiet)
@@ -158,13 +159,13 @@ def install(row: Published, file: Path, *, force: bool = False, quiet: bool = Fa
         if not file.is_file():
             raise DownloadError("is not a file" if file.exists() else "no such file")
         if not row.size[0] <= file.stat().st_size <= row.size[1]:
-            raise DownloadError(fetch.wrong_size(file.stat().st_size, row.size))
+            raise DownloadError(http.wrong_size(file.stat().st_size, row.size))
         _copy(file, _part(row))
         return _admit(row, str(file), force=force, quiet=quiet)
 
 
-def _copy(file: Path, part: fetch.Part) -> None:
-    fetch.check_free_space(part.path.parent, file.stat().st_size)
+def _copy(file: Path, part: http.Part) -> None:
+    http.check_free_space(part.path.parent, file.stat().st_size)
     part.note.unlink(missing_ok=True)  # nothing goes on from half a copy
     try:
         shutil.copyfile(file, part.path)
@@ -198,7 +199,7 @@ def urls_of(row: Published, mirror: str | None) -> tuple[str, ...]:
         parts = urlsplit(mirror)
         if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
             return (parts._replace(path=f"{parts.path.rstrip('/')}/{row.path.name}", fragment="").geturl(),)
-    without_password = fetch.printable(mirror.rpartition("@")[2].partition("?")[0])
+    without_password = http.printable(mirror.rpartition("@")[2].partition("?")[0])
     raise UsageError(f"mirror {without_password}: expected http://HOST/FOLDER or https://HOST/FOLDER")
 
 
@@ -207,10 +208,10 @@ def _fetch(row: Published, url: str, *, quiet: bool) -> None:
     with console.progress_bar(visible=not quiet) as bar:
         task = bar.add_task(row.name, total=row.size[1])
         try:
-            fetch.fetch(url, part, row.size, lambda done, total: bar.update(task, completed=done, total=total))
+            http.fetch(url, part, row.size, lambda done, total: bar.update(task, completed=done, total=total))
         except KeyboardInterrupt:
-            if kept := part.keep(fetch.shown(url)):
-                console.say(f"{row.name}: {kept} {fetch.KEPT}")
+            if kept := part.keep(http.shown(url)):
+                console.say(f"{row.name}: {kept} {http.KEPT}")
             raise
 
 
@@ -240,7 +241,7 @@ def _check(row: Published, path: Path) -> str:
     """The file's sha256, once it is clear that it is what the row says."""
     size = path.stat().st_size
     if not row.size[0] <= size <= row.size[1]:
-        raise DownloadError(fetch.wrong_size(size, row.size))
+        raise DownloadError(http.wrong_size(size, row.size))
     sha256 = sha256_of(path)
     if row.sha256 not in {None, sha256}:
         raise DownloadError(f"has sha256 {sha256}, expected {row.sha256}")
@@ -263,8 +264,8 @@ def _now() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
-def _part(row: Published) -> fetch.Part:
-    return fetch.Part(row.path.with_name(f"{row.path.name}.part"))
+def _part(row: Published) -> http.Part:
+    return http.Part(row.path.with_name(f"{row.path.name}.part"))
 
 
 def _record_path(row: Published) -> Path:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import drsformer
 from drsformer.errors import CheckpointError
-from drsformer_cli import fetch, store
 from drsformer_cli.datasets import DATASETS
+from drsformer_cli.downloads import cache, http
+from drsformer_cli.downloads.cache import Published
 from drsformer_cli.errors import DownloadError
-from drsformer_cli.store import Published
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +75,7 @@ def _published(name: str, data: str, variant: str, drive_id: str) -> Model:
         file=f"weights/{name}.pth",
         size=size,
         licence="none stated by the authors, assume research use",
-        urls=(fetch.drive_url(drive_id),),
+        urls=(http.drive_url(drive_id),),
         page=f"https://drive.google.com/file/d/{drive_id}/view",
         variant=variant,
         parameters=parameters,
@@ -159,7 +159,7 @@ def resolve(model: str, *, quiet: bool = False) -> Path:
     """
     if model in MODELS:
         row = MODELS[model]
-        return row.bundled or store.obtain(row, quiet=quiet)
+        return row.bundled or cache.obtain(row, quiet=quiet)
     path = Path(model)
     try:
         if path.is_file():
@@ -177,7 +177,7 @@ def parameter_file(name: str, *, quiet: bool = False) -> Path:
     Raises:
         DownloadError: It cannot be fetched, or its cached file is not what it was.
     """
-    return store.obtain(PARAMETER_FILES[name], quiet=quiet)
+    return cache.obtain(PARAMETER_FILES[name], quiet=quiet)
 
 
 def rows(names: list[str]) -> list[Published]:

@@ -16,14 +16,14 @@ import torch
 from conftest import TINY
 
 from drsformer import DRSformer
-from drsformer_cli import fetch, store
+from drsformer_cli.downloads import cache, http
 from drsformer_cli.errors import DownloadError, UsageError
 
 
 @pytest.fixture
 def obtain(home, published, server):
     """Fetch the tiny network from the server."""
-    return partial(store.obtain, published, mirror=server.url)
+    return partial(cache.obtain, published, mirror=server.url)
 
 
 @pytest.fixture
@@ -61,27 +61,27 @@ def test_record(home, obtain, server):
 
 def test_hashed_again_only_when_size_or_date_changed(cached, published, monkeypatch):
     hashed = []
-    honest = store.sha256_of
-    monkeypatch.setattr(store, "sha256_of", lambda path: hashed.append(path) or honest(path))
-    assert store.verified(published) == cached
+    honest = cache.sha256_of
+    monkeypatch.setattr(cache, "sha256_of", lambda path: hashed.append(path) or honest(path))
+    assert cache.verified(published) == cached
     assert hashed == []
     os.utime(cached)
-    assert store.state(published) == "unverified"
-    assert store.verified(published) == cached
-    assert store.verified(published) == cached
+    assert cache.state(published) == "unverified"
+    assert cache.verified(published) == cached
+    assert cache.verified(published) == cached
     assert hashed == [cached]
-    assert store.verified(published, rehash=True) == cached
+    assert cache.verified(published, rehash=True) == cached
     assert hashed == [cached] * 2
 
 
 def test_a_changed_file_is_refused_until_forced(cached, published, obtain, server, tmp_path):
     cached.write_bytes(other(tmp_path))
-    for act in (lambda: store.verified(published), obtain):
+    for act in (lambda: cache.verified(published), obtain):
         with pytest.raises(DownloadError, match=r"rain200h.pth: differs from what was verified on .*download --force"):
             act()
     assert len(server.asked) == 1
     assert obtain(force=True).read_bytes() == server.body
-    assert store.state(published) == "cached"
+    assert cache.state(published) == "cached"
 
 
 def test_a_new_version_is_refused_until_forced(cached, obtain, server, tmp_path):
@@ -105,15 +105,15 @@ def test_a_new_version_is_refused_until_forced(cached, obtain, server, tmp_path)
 )
 def test_without_a_record_everything_is_checked_again(cached, published, damage):
     damage(cached.with_suffix(".json"))
-    assert store.state(published) == "unverified"
-    assert store.verified(published) == cached
-    assert store.record(published).sha256 == hashlib.sha256(cached.read_bytes()).hexdigest()
+    assert cache.state(published) == "unverified"
+    assert cache.verified(published) == cached
+    assert cache.record(published).sha256 == hashlib.sha256(cached.read_bytes()).hexdigest()
     damage(cached.with_suffix(".json"))
     cached.write_bytes(b"\0" * cached.stat().st_size)
     with pytest.raises(
         DownloadError, match=r"weights/rain200h.pth: not a checkpoint.*--force rain200h fetches it anew"
     ):
-        store.verified(published)
+        cache.verified(published)
 
 
 class Payload:
@@ -178,7 +178,7 @@ def test_nothing_else_gets_in(home, published, obtain, server, tmp_path, wrong, 
     ):
         obtain(force=True)
     with pytest.raises(DownloadError, match=f"^rain200h: {tmp_path}/file: .*{message}"):
-        store.install(published, tmp_path / "file")
+        cache.install(published, tmp_path / "file")
     assert files(home) == (before or ["locks/rain200h.lock"])
     assert not (tmp_path / "trace").exists()
     if old:
@@ -188,20 +188,20 @@ def test_nothing_else_gets_in(home, published, obtain, server, tmp_path, wrong, 
 def test_known_hash(home, published, server):
     wrong = replace(published, sha256="0" * 64)
     with pytest.raises(DownloadError, match=f"has sha256 [0-9a-f]{{64}}, expected {'0' * 64}"):
-        store.obtain(wrong, mirror=server.url)
+        cache.obtain(wrong, mirror=server.url)
     assert files(home) == ["locks/rain200h.lock"]
-    store.obtain(replace(wrong, sha256=hashlib.sha256(server.body).hexdigest()), mirror=server.url)
+    cache.obtain(replace(wrong, sha256=hashlib.sha256(server.body).hexdigest()), mirror=server.url)
 
 
 def test_sources_in_order(home, published, server):
     server.faults = [misbehaving.status(404)]
     row = replace(published, urls=(f"{server.url}/first", f"{server.url}/second?id=7"))
-    store.obtain(row)
+    cache.obtain(row)
     assert [path for path, _ in server.asked] == ["/first", "/second?id=7"]
-    assert store.record(row).source == f"{server.url}/second?id=7"
+    assert cache.record(row).source == f"{server.url}/second?id=7"
     server.always = misbehaving.status(403)
     with pytest.raises(DownloadError, match=r"first: answers 403 .*second.*: answers 403 .*; to place it by hand"):
-        store.obtain(row, force=True)
+        cache.obtain(row, force=True)
 
 
 def test_certificates_that_are_not_there(obtain, monkeypatch):
@@ -221,37 +221,37 @@ def test_offline(home, published, obtain, server, monkeypatch):
 
 def test_by_hand(home, published, tiny_file):
     row = published
-    path = store.install(row, tiny_file)
-    assert store.record(row).source == str(tiny_file)
+    path = cache.install(row, tiny_file)
+    assert cache.record(row).source == str(tiny_file)
     before = path.stat()
-    assert store.install(row, path) == path
+    assert cache.install(row, path) == path
     assert files(home) == ["locks/rain200h.lock", "weights/rain200h.json", "weights/rain200h.pth"]
     assert path.stat().st_size == before.st_size
-    assert store.verified(row, rehash=True) == path
+    assert cache.verified(row, rehash=True) == path
     # A browser may have put it right where a download would grow.
-    store.remove(row)
+    cache.remove(row)
     part = path.with_name("rain200h.pth.part")
     part.write_bytes(tiny_file.read_bytes())
-    assert store.install(row, part) == path
+    assert cache.install(row, part) == path
 
 
 def test_by_hand_differs(cached, published, tmp_path):
     (tmp_path / "file").write_bytes(other(tmp_path))
     with pytest.raises(DownloadError, match="--force accepts it"):
-        store.install(published, tmp_path / "file")
-    store.install(published, tmp_path / "file", force=True)
+        cache.install(published, tmp_path / "file")
+    cache.install(published, tmp_path / "file", force=True)
     assert cached.read_bytes() == (tmp_path / "file").read_bytes()
 
 
 def test_remove(home, cached, published, obtain, server):
-    assert store.remove(published)
-    assert not store.remove(published)
+    assert cache.remove(published)
+    assert not cache.remove(published)
     assert files(home) == ["locks/rain200h.lock"]
     server.always = partial(misbehaving.honest, cut=600)
     with pytest.raises(DownloadError, match="2400 bytes are kept"):
         obtain()
-    assert store.state(published) == "partial"
-    assert store.remove(published)
+    assert cache.state(published) == "partial"
+    assert cache.remove(published)
     assert files(home) == ["locks/rain200h.lock"]
 
 
@@ -262,16 +262,16 @@ def full(*_):
 def test_full_disk(home, cached, published, obtain, server, tiny_file, monkeypatch):
     for name, stand_in in (("fsync", full), ("disk_usage", lambda folder: SimpleNamespace(free=10))):
         with monkeypatch.context() as patch:
-            patch.setattr(os if name == "fsync" else fetch.shutil, name, stand_in)
+            patch.setattr(os if name == "fsync" else http.shutil, name, stand_in)
             with pytest.raises(DownloadError, match=r"No space left on device|has 10 bytes left"):
                 obtain(force=True)
             with pytest.raises(DownloadError, match=r"No space left on device|has 10 bytes left"):
-                store.install(published, tiny_file, force=True)
+                cache.install(published, tiny_file, force=True)
     with monkeypatch.context() as patch:
-        patch.setattr(fetch.shutil, "copyfile", full)
+        patch.setattr(http.shutil, "copyfile", full)
         with pytest.raises(DownloadError, match="No space left on device"):
-            store.install(published, tiny_file, force=True)
-    assert store.verified(published, rehash=True) == cached
+            cache.install(published, tiny_file, force=True)
+    assert cache.verified(published, rehash=True) == cached
     assert files(home) == ["locks/rain200h.lock", "weights/rain200h.json", "weights/rain200h.pth"]
 
 
@@ -280,8 +280,8 @@ def test_a_cache_that_cannot_be_written(home, cached, published, obtain, monkeyp
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "somewhere")
 
     os.utime(cached)
-    monkeypatch.setattr(store, "locked", refuse)
-    monkeypatch.setattr(store, "atomic_write", refuse)
+    monkeypatch.setattr(cache, "locked", refuse)
+    monkeypatch.setattr(cache, "atomic_write", refuse)
     assert obtain() == cached
     with pytest.raises(DownloadError, match=r"^rain200h: somewhere: Read-only file system \(the cache is .*home, DRS"):
         obtain(force=True)
@@ -289,7 +289,7 @@ def test_a_cache_that_cannot_be_written(home, cached, published, obtain, monkeyp
 
 def test_a_file_where_the_cache_should_be(home, published, obtain):
     home.write_text("I am a file.")
-    assert store.state(published) == "absent"
+    assert cache.state(published) == "absent"
     with pytest.raises(DownloadError, match=r"^rain200h: .*home"):
         obtain()
     assert home.read_text() == "I am a file."
@@ -304,13 +304,13 @@ def test_a_file_where_the_cache_should_be(home, published, obtain):
     ],
 )
 def test_mirror(published, mirror, url, monkeypatch):
-    assert store.urls_of(published, mirror) == (url,)
+    assert cache.urls_of(published, mirror) == (url,)
     monkeypatch.setenv("DRSFORMER_MIRROR", mirror)
-    assert store.urls_of(published, None) == (url,)
+    assert cache.urls_of(published, None) == (url,)
 
 
 @pytest.mark.parametrize("mirror", ["me:secret@host/x", "ftp://me:secret@host", "http://", "http://[::1", "http://h:x"])
 def test_mirror_that_is_no_address(published, mirror):
     with pytest.raises(UsageError, match="expected http://HOST/FOLDER") as error:
-        store.urls_of(published, mirror)
+        cache.urls_of(published, mirror)
     assert "secret" not in str(error.value)

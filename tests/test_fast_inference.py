@@ -6,7 +6,7 @@ import torch
 from test_model import FIXTURES, PARITY, case_model, seeded_weights
 
 from drsformer import DRSformer, DRSformerConfig
-from drsformer.fast import accelerate
+from drsformer.fast_inference import accelerate
 
 
 @pytest.mark.parametrize("name", PARITY["cases"])

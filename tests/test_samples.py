@@ -5,9 +5,9 @@ import pytest
 from conftest import photo
 from PIL import Image
 
-from drsformer_cli.toml_config import MistakesError, parse
 from drsformer_cli.training import sources
 from drsformer_cli.training.config import Config
+from drsformer_cli.training.toml_config import MistakesError, parse
 
 
 @pytest.fixture

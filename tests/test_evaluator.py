@@ -13,9 +13,9 @@ from PIL import Image
 from drsformer import Restorer
 from drsformer.errors import ImageError
 from drsformer_cli.datasets import Pair
-from drsformer_cli.evaluation import Evaluator, Method, Run, Score
+from drsformer_cli.evaluation.evaluator import Evaluator, Method, Run, Score
+from drsformer_cli.evaluation.image_sets import PictureSet, Sample
 from drsformer_cli.metrics import psnr, ssim
-from drsformer_cli.picture_sets import PictureSet, Sample
 
 
 def run_of(*values, scenes=None, metric="psnr"):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from drsformer.inference import Restorer
-    from drsformer_cli.picture_sets import PictureSet, Sample
+    from drsformer_cli.evaluation.image_sets import PictureSet, Sample
 
     Pixels = NDArray[np.uint8]
     Scorer = Callable[[Pixels], float]

@@ -1,0 +1,1 @@
+"""Deraining: which image goes where, and how it is read, restored and written."""
