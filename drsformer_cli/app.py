@@ -62,7 +62,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         console.error("interrupted")
         sys.exit(ExitCode.INTERRUPTED)
-    except OSError as error:  # stdout is full; whatever concerns one picture was caught before
+    except OSError as error:  # stdout is full; whatever concerns one image was caught before
         console.error(f"{error.filename or 'stdout'}: {reason(error)}")
         sys.stdout = None  # nothing more to flush
         sys.exit(ExitCode.FAILED)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @cache
 def stderr() -> Console:
-    """The console of stderr; colours only on a terminal and without NO_COLOR."""
+    """The console of stderr; colors only on a terminal and without NO_COLOR."""
     from rich.console import Console  # noqa: PLC0415 - `--version` needs none
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)

@@ -1,6 +1,6 @@
-"""The field's data sets: where they lie, which picture belongs to which, and what papers report on them.
+"""The field's data sets: where they lie, which image belongs to which, and what papers report on them.
 
-A pair is a rainy picture and its rain-free one: two files, or the halves of one. Nothing is ever resized or turned to
+A pair is a rainy image and its clean one: two files, or the halves of one. Nothing is ever resized or turned to
 make a pair fit; what does not fit is named.
 """
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from drsformer_cli.metrics import Protocol
 
 SideBySide = Literal["clean-left", "rainy-left"]
-"""Which half of a picture is the rain-free one, where one file holds both."""
+"""Which half of an image is the clean one, where one file holds both."""
 
 RAINY_FOLDERS = ("input", "rain", "rainy", "rainy_image", "lq", "inputs")
 CLEAN_FOLDERS = ("target", "norain", "clean", "ground_truth", "gt", "targets")
 """What the two folders of a data set are called in the wild, in any case."""
 
 _TEST_FOLDERS = ("test", "testing", "testset")
-_DEEPEST = 3  # folders below a data set's own that are searched for its pictures
+_DEEPEST = 3  # folders below a data set's own that are searched for its images
 
-# Words in the names of pictures that say which of a pair they are.
+# Words in the names of images that say which of a pair they are.
 _ROLES = {"rain", "norain", "rainy", "clean", "input", "target", "gt", "lq", "x"}
 
 
@@ -153,12 +153,12 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Pair:
-    """A rainy picture and its rain-free one.
+    """A rainy image and its clean one.
 
     Attributes:
-        name: Of the rainy picture, without its ending.
-        rainy: File of the rainy picture, or of both.
-        clean: File of the rain-free picture; the same file where both are side by side.
+        name: Of the rainy image, without its ending.
+        rainy: File of the rainy image, or of both.
+        clean: File of the clean image; the same file where both are side by side.
         side_by_side: Which half of the file is clean; None for two files.
     """
 
@@ -168,10 +168,10 @@ class Pair:
     side_by_side: SideBySide | None = None
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The rainy and the rain-free picture, each (H, W, 3) RGB uint8; 16 bits are rounded to 8.
+        """The rainy and the clean image, each (H, W, 3) RGB uint8; 16 bits are rounded to 8.
 
         Raises:
-            ImageError: A file is no picture, or the two differ in size.
+            ImageError: A file is no image, or the two differ in size.
             OSError: A file cannot be read.
         """
         rainy = read_rgb8(self.rainy)
@@ -181,7 +181,7 @@ class Pair:
             return rainy, clean
         W = rainy.shape[1]
         if W % 2:
-            raise ImageError(f"{self.rainy.name}: {W} pixels wide; two pictures side by side need an even number")
+            raise ImageError(f"{self.rainy.name}: {W} pixels wide; two images side by side need an even number")
         left, right = rainy[:, : W // 2], rainy[:, W // 2 :]
         return (right, left) if self.side_by_side == "clean-left" else (left, right)
 
@@ -192,8 +192,8 @@ class Pairs:
 
     Attributes:
         pairs: In natural order of their names.
-        problems: Rainy pictures that could not be paired, a line each.
-        unused: Clean pictures that belong to no rainy one.
+        problems: Rainy images that could not be paired, a line each.
+        unused: Clean images that belong to no rainy one.
     """
 
     pairs: list[Pair]
@@ -202,10 +202,10 @@ class Pairs:
 
 
 def read_rgb8(path: Path) -> NDArray[np.uint8]:
-    """A picture as (H, W, 3) RGB uint8, upright; gray has three equal channels, alpha is dropped, 16 bits rounded.
+    """An image as (H, W, 3) RGB uint8, upright; gray has three equal channels, alpha is dropped, 16 bits rounded.
 
     Raises:
-        ImageError: The file is no picture; the message begins with its name.
+        ImageError: The file is no image; the message begins with its name.
         OSError: The file cannot be read.
     """
     from drsformer_cli import images  # noqa: PLC0415 - naming data sets needs no Pillow
@@ -247,7 +247,7 @@ def find_dataset(name: str) -> Dataset:
 
 
 def is_role(folder: Path) -> bool:
-    """Whether a folder's name says only that its pictures are rainy or clean."""
+    """Whether a folder's name says only that its images are rainy or clean."""
     return _plain(folder.name) in {_plain(name) for name in (*RAINY_FOLDERS, *CLEAN_FOLDERS)}
 
 
@@ -266,7 +266,7 @@ def locate(dataset: Dataset, root: Path) -> Path | None:
 def advice(dataset: Dataset, root: Path) -> str:
     """For who has not got a data set: where to get it, what its folder must look like and where it may lie."""
     if dataset.side_by_side:
-        layout = f"{dataset.name}/test/*.jpg, both pictures of a pair side by side in one"
+        layout = f"{dataset.name}/test/*.jpg, both images of a pair side by side in one"
     else:
         layout = (
             f"{dataset.name}/test/input/*.png and {dataset.name}/test/target/*.png, paired by name;\n"
@@ -281,32 +281,32 @@ def advice(dataset: Dataset, root: Path) -> str:
 
 
 def find_pairs(folder: Path, *, side_by_side: SideBySide | None = None) -> Pairs:
-    """Find and pair the pictures of a data set's folder.
+    """Find and pair the images of a data set's folder.
 
     The folder, or one below it, holds a rainy and a clean folder (`RAINY_FOLDERS`, `CLEAN_FOLDERS`), or rain-1.png and
-    norain-1.png together; with `side_by_side`, pictures that hold both. Folders below that are for training are passed
+    norain-1.png together; with `side_by_side`, images that hold both. Folders below that are for training are passed
     over: who wants those names one.
 
     Raises:
         UsageError: There are no pairs, or several folders could be meant.
     """
     if side_by_side is not None:
-        files = pictures(_best(folder, _has_pictures, "pictures"))
+        files = image_files(_best(folder, _has_images, "images"))
         return Pairs([Pair(name, file, file, side_by_side) for name, file in zip(names(files), files, strict=True)])
     place = _best(folder, lambda place: _roles(place) is not None, "a rainy and a clean folder")
     roles = _roles(place)
     if roles is None:  # `_best` found it
         raise UsageError(f"{place}: changed while it was searched")
     rainy, clean = roles
-    return pair(pictures(rainy), pictures(clean)) if rainy != clean else _pair_together(pictures(rainy))
+    return pair(image_files(rainy), image_files(clean)) if rainy != clean else _pair_together(image_files(rainy))
 
 
 def pair(rainy: Sequence[Path], clean: Sequence[Path]) -> Pairs:
-    """Pair rainy pictures with clean ones by name.
+    """Pair rainy images with clean ones by name.
 
     By equal stem; where no stem agrees, by what is left of it without words such as rain and norain, numbers compared
-    as numbers (rain-001, norain-1); where that fails too, by its beginning, so that rainy pictures share a clean
-    one (1_1, 1_2 with 1). One rule holds for all: a picture without a partner is reported, not given another's.
+    as numbers (rain-001, norain-1); where that fails too, by its beginning, so that rainy images share a clean
+    one (1_1, 1_2 with 1). One rule holds for all: an image without a partner is reported, not given another's.
     """
     rules: tuple[Callable[[Path], Sequence[object]], ...] = (lambda path: (path.stem,), lambda path: _key(path.stem))
     for rule in rules:
@@ -316,8 +316,8 @@ def pair(rainy: Sequence[Path], clean: Sequence[Path]) -> Pairs:
     return _pair_by(rainy, clean, rules[-1], shared=True)
 
 
-def pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order, by their endings; hidden files are passed over.
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder in natural order, by their endings; hidden files are passed over.
 
     Raises:
         UsageError: The folder cannot be read.
@@ -384,7 +384,7 @@ def _pair_by(
 
 
 def _pair_together(files: Sequence[Path]) -> Pairs:
-    """Rainy and clean pictures in one folder: rain-1.png, norain-1.png."""
+    """Rainy and clean images in one folder: rain-1.png, norain-1.png."""
     clean = [path for path in files if _says_clean(path)]
     return pair([path for path in files if not _says_clean(path)], clean)
 
@@ -402,22 +402,22 @@ def _roles(folder: Path) -> tuple[Path, Path] | None:
                 by_role[is_rainy].append(inner)
     rainy, clean = by_role[True], by_role[False]
     if len(rainy) == len(clean) == 1:
-        return _with_pictures(rainy[0]), _with_pictures(clean[0])
+        return _with_images(rainy[0]), _with_images(clean[0])
     if rainy and clean:
         raise UsageError(f"{folder}: several rainy or clean folders: {', '.join(p.name for p in rainy + clean)}")
-    stems = {path.stem.lower() for path in pictures(folder)}
+    stems = {path.stem.lower() for path in image_files(folder)}
     together = any(stem.startswith("norain") and stem[2:] in stems for stem in stems)
     return (folder, folder) if together else None
 
 
-def _with_pictures(folder: Path) -> Path:
-    """The folder, or the only one in it where the pictures lie a level deeper (rain/X2)."""
+def _with_images(folder: Path) -> Path:
+    """The folder, or the only one in it where the images lie a level deeper (rain/X2)."""
     inner = _folders(folder)
-    return inner[0] if len(inner) == 1 and not pictures(folder) else folder
+    return inner[0] if len(inner) == 1 and not image_files(folder) else folder
 
 
-def _has_pictures(folder: Path) -> bool:
-    return bool(pictures(folder))
+def _has_images(folder: Path) -> bool:
+    return bool(image_files(folder))
 
 
 def _best(folder: Path, fits: Callable[[Path], bool], what: str) -> Path:

@@ -19,8 +19,8 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
-# What one picture can raise without stopping the others; anything else is a bug and keeps its traceback.
-PICTURE_ERRORS = (DRSformerError, OSError, MemoryError)
+# What one image can raise without stopping the others; anything else is a bug and keeps its traceback.
+IMAGE_ERRORS = (DRSformerError, OSError, MemoryError)
 
 
 class UsageError(DRSformerError):

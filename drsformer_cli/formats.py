@@ -1,4 +1,4 @@
-"""Picture formats by file ending, apart from the code that reads them so that planning stays quick."""
+"""Image formats by file ending, apart from the code that reads them so that planning stays quick."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT_OF_ENDING = {
     ".bmp": "BMP",
     ".avif": "AVIF",
 }
-"""Pillow's name of the format of an output; also what counts as a picture in a folder."""
+"""Pillow's name of the format of an output; also what counts as an image in a folder."""
 
 FormatName = Literal["jpg", "jpeg", "png", "tif", "tiff", "webp", "bmp", "avif"]
 """What --format takes: the endings without their dot."""

@@ -1,4 +1,4 @@
-"""Read and write pictures: 8 and 16 bits, gray, alpha, orientation, EXIF, ICC profile, XMP and resolution.
+"""Read and write images: 8 and 16 bits, gray, alpha, orientation, EXIF, ICC profile, XMP and resolution.
 
 Shapes: pixels (H, W, 3) RGB, alpha (H, W).
 """
@@ -33,7 +33,7 @@ _WITH_ALPHA = {"PNG", "TIFF", "WEBP", "AVIF"}
 _WITH_16_BITS = {"PNG", "TIFF"}
 _WITH_GRAY = {"JPEG", "PNG", "TIFF", "BMP", "AVIF"}
 
-# Tags of a TIFF file that describe the picture; the others lay out its pixels and mean nothing elsewhere.
+# Tags of a TIFF file that describe the image; the others lay out its pixels and mean nothing elsewhere.
 _DESCRIPTIVE_TAGS = {
     ExifTags.Base.ImageDescription,
     ExifTags.Base.Make,
@@ -55,7 +55,7 @@ class Metadata:
 
     Attributes:
         exif: EXIF block, its orientation reset to 1.
-        icc: Colour profile.
+        icc: Color profile.
         xmp: XMP packet, its orientation reset to 1.
         dpi: Horizontal and vertical resolution in dots an inch.
     """
@@ -67,13 +67,13 @@ class Metadata:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded picture, upright.
+class DecodedImage:
+    """A decoded image, upright.
 
     Attributes:
         pixels: (H, W, 3) RGB, uint8 or uint16; three equal channels where `gray`.
         alpha: (H, W) of the same type, or None.
-        gray: Whether it is written as a gray picture.
+        gray: Whether it is written as a gray image.
         format: Pillow's name of the format that it was read from.
         metadata: EXIF, ICC profile, XMP and resolution.
         notes: What reading had to change, for the user.
@@ -88,17 +88,17 @@ class Picture:
 
 
 def allow_megapixels(limit: float | None) -> None:
-    """Set the size above which `read` refuses a picture, for the process; None is Pillow's own limit of 179."""
+    """Set the size above which `read` refuses an image, for the process; None is Pillow's own limit of 179."""
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the hard limit is twice that
     if limit is not None:
         Image.MAX_IMAGE_PIXELS = max(1, int(limit * 1e6 / 2))
 
 
-def read(source: Path | bytes) -> Picture:
-    """Decode a picture from a file or from the bytes of one; the format is recognised by content.
+def read(source: Path | bytes) -> DecodedImage:
+    """Decode an image from a file or from the bytes of one; the format is recognized by content.
 
     Raises:
-        ImageError: It is no picture of a known format, is damaged, too large, or has several frames.
+        ImageError: It is no image of a known format, is damaged, too large, or has several frames.
         OSError: The file cannot be read.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
@@ -113,48 +113,48 @@ def read(source: Path | bytes) -> Picture:
             size = f"{int(found[0]) / 1e6:.4g} megapixels" if found else str(error)
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
             raise ImageError(
-                f"{size}, more than the limit of {limit:.4g}; --max-megapixels raises it for pictures you trust"
+                f"{size}, more than the limit of {limit:.4g}; --max-megapixels raises it for images you trust"
             ) from None
         except OSError as error:
             if error.errno is not None:
                 raise
-            raise ImageError(f"damaged picture: {error}") from None
+            raise ImageError(f"damaged image: {error}") from None
         except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
-            raise ImageError(f"damaged picture: {error!r}") from None
+            raise ImageError(f"damaged image: {error!r}") from None
 
 
 def size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture, upright; only the file's head is read.
+    """Width and height of an image, upright; only the file's head is read.
 
     Raises:
-        ImageError: It is no picture of a known format.
+        ImageError: It is no image of a known format.
         OSError: The file cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            width, height = image.size
+        with Image.open(path) as opened:
+            width, height = opened.size
             # Pillow swaps those of TIFF by itself, and would decode a whole PNG in search of EXIF at its end.
-            tells = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-            turned = tells and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            tells = opened.format != "TIFF" and (opened.format != "PNG" or "exif" in opened.info)
+            turned = tells and opened.getexif().get(ExifTags.Base.Orientation, 1) >= 5
     except UnidentifiedImageError:
         with path.open("rb") as file:
             raise ImageError(_unidentified(file)) from None
     return (height, width) if turned else (width, height)
 
 
-def encode(picture: Picture, image_format: str, *, quality: int = DEFAULT_QUALITY) -> bytes:
+def encode(image: DecodedImage, image_format: str, *, quality: int = DEFAULT_QUALITY) -> bytes:
     """The bytes of a file.
 
     Args:
-        picture: What to write; `losses` tells what the format cannot hold of it.
+        image: What to write; `losses` tells what the format cannot hold of it.
         image_format: A value of `FORMAT_OF_ENDING`.
         quality: 1..100, for JPEG, WebP and AVIF.
 
     Raises:
-        ImageError: The format cannot hold the picture, usually for its size.
+        ImageError: The format cannot hold the image, usually for its size.
     """
-    pixels: Channels = picture.pixels
-    gray, alpha, metadata = picture.gray, picture.alpha, picture.metadata
+    pixels: Channels = image.pixels
+    gray, alpha, metadata = image.gray, image.alpha, image.metadata
     if alpha is not None and image_format not in _WITH_ALPHA:
         alpha = None
     if pixels.dtype == np.uint16 and image_format not in _WITH_16_BITS:
@@ -179,14 +179,14 @@ def encode(picture: Picture, image_format: str, *, quality: int = DEFAULT_QUALIT
         raise ImageError(f"cannot be written as {image_format}, {W}x{H}: {error}") from None
 
 
-def losses(picture: Picture, image_format: str) -> list[str]:
-    """What that format cannot hold of the picture, for the user."""
+def losses(image: DecodedImage, image_format: str) -> list[str]:
+    """What that format cannot hold of the image, for the user."""
     lost = []
-    if picture.alpha is not None and image_format not in _WITH_ALPHA:
+    if image.alpha is not None and image_format not in _WITH_ALPHA:
         lost.append(f"alpha dropped: {image_format} has none")
-    if picture.pixels.dtype == np.uint16 and image_format not in _WITH_16_BITS:
+    if image.pixels.dtype == np.uint16 and image_format not in _WITH_16_BITS:
         lost.append(f"16 bits reduced to 8: {image_format} has no more")
-    metadata = picture.metadata
+    metadata = image.metadata
     if image_format == "BMP" and (metadata.exif or metadata.icc or metadata.xmp):
         lost.append("EXIF, ICC profile and XMP dropped: BMP has none")
     for name, block in (("EXIF", metadata.exif), ("XMP", metadata.xmp)):
@@ -195,39 +195,39 @@ def losses(picture: Picture, image_format: str) -> list[str]:
     return lost
 
 
-def side_by_side(left: Picture, right: Picture) -> Picture:
-    """Two pictures of one size and type, next to each other, with the metadata of the right one."""
+def side_by_side(left: DecodedImage, right: DecodedImage) -> DecodedImage:
+    """Two images of one size and type, next to each other, with the metadata of the right one."""
     alpha = None
     if left.alpha is not None and right.alpha is not None:
         alpha = np.hstack([left.alpha, right.alpha])
     return replace(right, pixels=np.hstack([left.pixels, right.pixels]), alpha=alpha)
 
 
-def _decode(file: BinaryIO) -> Picture:
-    with Image.open(file, formats=sorted(set(FORMAT_OF_ENDING.values()))) as image:
+def _decode(file: BinaryIO) -> DecodedImage:
+    with Image.open(file, formats=sorted(set(FORMAT_OF_ENDING.values()))) as opened:
         notes = []
-        image_format = image.format or ""
-        frames = getattr(image, "n_frames", 1)
-        if image_format == "MPO":  # a camera's JPEG with previews or a gain map behind the picture
+        image_format = opened.format or ""
+        frames = getattr(opened, "n_frames", 1)
+        if image_format == "MPO":  # a camera's JPEG with previews or a gain map behind the image
             image_format, frames = "JPEG", 1
-            notes.append("only the main picture of a multi-picture JPEG is kept")
+            notes.append("only the main image of a multi-image JPEG is kept")
         if frames > 1:
-            raise ImageError(f"has {frames} frames or pages; expected a single picture")
-        metadata, orientation = _metadata(image, notes)
-        deep = _bits(image, file) == 16 and image.mode in ("RGB", "RGBA", "LA")
+            raise ImageError(f"has {frames} frames or pages; expected a single image")
+        metadata, orientation = _metadata(opened, notes)
+        deep = _bits(opened, file) == 16 and opened.mode in ("RGB", "RGBA", "LA")
         gray_png = image_format == "PNG" and _png_header(file)[1] in (0, 4)
-        image.load()
-        if deep:  # Pillow has checked the data but keeps only 8 bits of 16-bit colour
+        opened.load()
+        if deep:  # Pillow has checked the data but keeps only 8 bits of 16-bit color
             channels = _decode_16_bits(file)
             gray = gray_png
-            if channels.ndim == 3 and channels.shape[2] == 4 and _tiff_tag(image, 338, 2) == 1:
+            if channels.ndim == 3 and channels.shape[2] == 4 and _tiff_tag(opened, 338, 2) == 1:
                 channels = _unmultiplied(channels)
         else:
-            simple, metadata = _simplified(image, metadata, notes)
+            simple, metadata = _simplified(opened, metadata, notes)
             channels = np.asarray(simple)
             if channels.dtype not in (np.uint8, np.uint16):
                 channels = channels.astype(np.uint16)  # big-endian
-            if channels.dtype == np.uint16 and _tiff_tag(image, 262, 1) == 0:  # 0 is white; Pillow turns 8 bits only
+            if channels.dtype == np.uint16 and _tiff_tag(opened, 262, 1) == 0:  # 0 is white; Pillow turns 8 bits only
                 channels = 65535 - channels
             gray = channels.ndim == 2 or channels.shape[2] == 2
     alpha = None
@@ -239,50 +239,50 @@ def _decode(file: BinaryIO) -> Picture:
     if channels.shape[2] == 1:
         channels = np.repeat(channels, 3, axis=2)
     pixels = np.ascontiguousarray(_upright(channels, orientation))
-    return Picture(pixels, alpha, gray, image_format, metadata, tuple(notes))
+    return DecodedImage(pixels, alpha, gray, image_format, metadata, tuple(notes))
 
 
-def _simplified(image: Image.Image, metadata: Metadata, notes: list[str]) -> tuple[Image.Image, Metadata]:
-    """The picture in one of the modes L, LA, RGB, RGBA, I;16."""
-    mode = image.mode
-    if mode in ("L", "RGB") and "transparency" in image.info:  # one colour of a PNG stands for transparent
-        return image.convert("LA" if mode == "L" else "RGBA"), metadata
+def _simplified(opened: Image.Image, metadata: Metadata, notes: list[str]) -> tuple[Image.Image, Metadata]:
+    """The image in one of the modes L, LA, RGB, RGBA, I;16."""
+    mode = opened.mode
+    if mode in ("L", "RGB") and "transparency" in opened.info:  # one color of a PNG stands for transparent
+        return opened.convert("LA" if mode == "L" else "RGBA"), metadata
     if mode in ("L", "LA", "RGB", "RGBA") or mode.startswith("I;16"):
-        return image, metadata
+        return opened, metadata
     if mode in ("P", "PA"):
         notes.append("palette converted to RGB")
-        return image.convert("RGBA" if mode == "PA" or "transparency" in image.info else "RGB"), metadata
+        return opened.convert("RGBA" if mode == "PA" or "transparency" in opened.info else "RGB"), metadata
     if mode == "CMYK":
         notes.append("CMYK converted to RGB")
-        return _cmyk_to_rgb(image, metadata.icc), replace(metadata, icc=None)
+        return _cmyk_to_rgb(opened, metadata.icc), replace(metadata, icc=None)
     if mode == "1":
-        notes.append("1-bit picture converted to 8-bit gray")
+        notes.append("1-bit image converted to 8-bit gray")
     converted = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB"}
     if mode not in converted:
         raise ImageError(f"pixels of mode {mode} are not supported; expected 8 or 16 bits of gray, RGB or CMYK")
-    return image.convert(converted[mode]), metadata
+    return opened.convert(converted[mode]), metadata
 
 
-def _cmyk_to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+def _cmyk_to_rgb(opened: Image.Image, profile: bytes | None) -> Image.Image:
     if profile:
         try:
             converted = ImageCms.profileToProfile(
-                image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
+                opened, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
             )
             if converted is not None:
                 return converted
         except (ImageCms.PyCMSError, OSError, ValueError):
             pass  # an unusable profile: the plain formula is what viewers fall back to as well
-    return image.convert("RGB")
+    return opened.convert("RGB")
 
 
-def _metadata(image: Image.Image, notes: list[str]) -> tuple[Metadata, int]:
+def _metadata(opened: Image.Image, notes: list[str]) -> tuple[Metadata, int]:
     """Metadata with its orientation reset, and the turn that the pixels still need."""
     orientation = 1
     exif_block = None
     try:
-        exif = image.getexif()
-        if image.format == "TIFF":  # Pillow and OpenCV turn TIFF themselves
+        exif = opened.getexif()
+        if opened.format == "TIFF":  # Pillow and OpenCV turn TIFF themselves
             described = Image.Exif()
             described.update({tag: value for tag, value in exif.items() if tag in _DESCRIPTIVE_TAGS})
             for tag in _EXIF_DIRECTORIES:
@@ -293,19 +293,19 @@ def _metadata(image: Image.Image, notes: list[str]) -> tuple[Metadata, int]:
             orientation = exif[ExifTags.Base.Orientation]
             exif[ExifTags.Base.Orientation] = 1
         exif_block = exif.tobytes() if len(exif) or any(exif.get_ifd(tag) for tag in _EXIF_DIRECTORIES) else None
-    except Exception:  # noqa: BLE001 - damaged EXIF must not cost the picture
+    except Exception:  # noqa: BLE001 - damaged EXIF must not cost the image
         notes.append("EXIF is damaged and was dropped")
-    xmp = image.info.get("xmp")
+    xmp = opened.info.get("xmp")
     if isinstance(xmp, str):
         xmp = xmp.encode()
     if xmp:
         xmp = re.sub(rb"""(tiff:Orientation(?:\s*=\s*["']|>\s*))[2-8]""", rb"\g<1>1", xmp)
-    dpi = image.info.get("dpi")
+    dpi = opened.info.get("dpi")
     usable = isinstance(dpi, tuple) and len(dpi) == 2 and all(0 < float(value) < 1e6 for value in dpi)
     return (
         Metadata(
             exif_block,
-            image.info.get("icc_profile") or None,
+            opened.info.get("icc_profile") or None,
             xmp or None,
             (float(dpi[0]), float(dpi[1])) if usable and dpi else None,
         ),
@@ -330,29 +330,29 @@ def _upright(channels: Channels, orientation: int) -> Channels:
 
 
 def _png_header(file: BinaryIO) -> tuple[int, int]:
-    """Bit depth and colour type."""
+    """Bit depth and color type."""
     file.seek(24)
-    depth, colour_type = file.read(2)
-    return depth, colour_type
+    depth, color_type = file.read(2)
+    return depth, color_type
 
 
-def _bits(image: Image.Image, file: BinaryIO) -> int:
+def _bits(opened: Image.Image, file: BinaryIO) -> int:
     """Bits a channel of the file, which Pillow's mode does not tell."""
-    if image.format == "PNG":
+    if opened.format == "PNG":
         return _png_header(file)[0]
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return int(max(image.tag_v2.get(ExifTags.Base.BitsPerSample, (8,))))
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        return int(max(opened.tag_v2.get(ExifTags.Base.BitsPerSample, (8,))))
     return 8
 
 
-def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
+def _tiff_tag(opened: Image.Image, tag: int, default: int) -> int:
     """First value of a tag; `default` for other formats and where it is missing."""
-    value = image.tag_v2.get(tag, default) if isinstance(image, TiffImagePlugin.TiffImageFile) else default
+    value = opened.tag_v2.get(tag, default) if isinstance(opened, TiffImagePlugin.TiffImageFile) else default
     return int(value[0] if isinstance(value, tuple) else value)
 
 
 def _unmultiplied(channels: Channels) -> Channels:
-    """(H, W, 4) uint16 with colours that are multiplied by alpha -> the same with plain colours."""
+    """(H, W, 4) uint16 with colors that are multiplied by alpha -> the same with plain colors."""
     straight = channels.copy()
     alpha = np.maximum(channels[..., 3:], 1).astype(np.float32)
     straight[..., :3] = np.minimum(np.rint(channels[..., :3] * (65535 / alpha)), 65535)
@@ -360,13 +360,13 @@ def _unmultiplied(channels: Channels) -> Channels:
 
 
 def _decode_16_bits(file: BinaryIO) -> Channels:
-    import cv2  # noqa: PLC0415 - most pictures never need it
+    import cv2  # noqa: PLC0415 - most images never need it
 
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     file.seek(0)
     decoded = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16:
-        raise ImageError("damaged picture, or a 16-bit layout that is not supported")
+        raise ImageError("damaged image, or a 16-bit layout that is not supported")
     channels: Channels = decoded if decoded.ndim == 2 else decoded[..., [2, 1, 0, 3][: decoded.shape[2]]]
     return channels
 
@@ -381,18 +381,18 @@ def _unidentified(file: BinaryIO) -> str:
         b"%PDF": "a PDF",
         b"\x00\x00\x00\x0cjP  ": "a JPEG 2000",
         b"8BPS": "a Photoshop file",
-        b"\x76\x2f\x31\x01": "an OpenEXR picture",
+        b"\x76\x2f\x31\x01": "an OpenEXR image",
     }
     found = next((name for magic, name in known.items() if start.startswith(magic)), None)
     if start[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"):
-        found = "a HEIC picture"
+        found = "a HEIC image"
     if start[4:12] in (b"ftypavif", b"ftypavis") and not features.check("avif"):
-        return "is an AVIF picture, which this Pillow was built without"
+        return "is an AVIF image, which this Pillow was built without"
     if start[4:8] == b"ftyp" and found is None:
-        return "damaged picture, or a video"
+        return "damaged image, or a video"
     if found is None and start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"RIFF", b"BM")):
-        return "damaged picture: its header cannot be read"
-    return f"not a picture: expected {READABLE}" if found is None else f"is {found}; expected {READABLE}"
+        return "damaged image: its header cannot be read"
+    return f"not an image: expected {READABLE}" if found is None else f"is {found}; expected {READABLE}"
 
 
 def to_8_bits(channels: Channels) -> Channels:
@@ -409,7 +409,7 @@ def _luma(pixels: Channels) -> Channels:
     return luma
 
 
-def _encode_with_pillow(image: Image.Image, image_format: str, metadata: Metadata, quality: int) -> bytes:
+def _encode_with_pillow(opened: Image.Image, image_format: str, metadata: Metadata, quality: int) -> bytes:
     options: dict[str, Any] = {}
     if image_format != "BMP":
         options = {"exif": metadata.exif, "icc_profile": metadata.icc, "xmp": metadata.xmp}
@@ -427,13 +427,13 @@ def _encode_with_pillow(image: Image.Image, image_format: str, metadata: Metadat
     if image_format in ("JPEG", "AVIF"):
         options["subsampling"] = "4:4:4"
     buffer = io.BytesIO()
-    image.save(buffer, image_format, **{name: value for name, value in options.items() if value is not None})
+    opened.save(buffer, image_format, **{name: value for name, value in options.items() if value is not None})
     return buffer.getvalue()
 
 
 def _encode_png16(channels: Channels, metadata: Metadata) -> bytes:
-    """(H, W, 3 or 4) uint16 -> PNG: pixels by OpenCV, which has 16-bit colour, metadata by Pillow."""
-    import cv2  # noqa: PLC0415 - most pictures never need it
+    """(H, W, 3 or 4) uint16 -> PNG: pixels by OpenCV, which has 16-bit color, metadata by Pillow."""
+    import cv2  # noqa: PLC0415 - most images never need it
 
     order = [2, 1, 0, 3][: channels.shape[2]]
     done, pixels = cv2.imencode(".png", channels[..., order])
@@ -458,7 +458,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _encode_tiff(channels: Channels, metadata: Metadata) -> bytes:
     """(H, W) or (H, W, 2..4) of 8 or 16 bits -> TIFF, deflate with horizontal prediction.
 
-    Pillow's own writer has neither 16-bit colour nor, with compression, EXIF; the directory of tags is still its.
+    Pillow's own writer has neither 16-bit color nor, with compression, EXIF; the directory of tags is still its.
     """
     if channels.ndim == 2:
         channels = channels[..., None]
@@ -485,12 +485,12 @@ def _encode_tiff(channels: Channels, metadata: Metadata) -> bytes:
     tags[284] = 1
     tags[317] = 2  # horizontal prediction
     if C in (2, 4):
-        tags[338] = 2  # alpha that is not multiplied into the colours
+        tags[338] = 2  # alpha that is not multiplied into the colors
     return b"".join([header, tags.tobytes(len(header)), *strips])
 
 
 def _tiff_tags(header: bytes, metadata: Metadata) -> TiffImagePlugin.ImageFileDirectory_v2:
-    """A directory with the tags that describe the picture."""
+    """A directory with the tags that describe the image."""
     tags = TiffImagePlugin.ImageFileDirectory_v2(header)
     if metadata.exif:
         exif = Image.Exif()

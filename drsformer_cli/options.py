@@ -37,12 +37,12 @@ Tile = Annotated[
     typer.Option(
         "--tile",
         metavar="auto|none|N",
-        help="Side of the tiles in pixels; none: the whole picture at once; auto: what fits the free memory.",
+        help="Side of the tiles in pixels; none: the whole image at once; auto: what fits the free memory.",
         callback=_checked_tile,
     ),
 ]
 Overlap = Annotated[
-    int | None, typer.Option("--overlap", metavar="N", min=0, help="Pixels that neighbouring tiles share; else 32.")
+    int | None, typer.Option("--overlap", metavar="N", min=0, help="Pixels that neighboring tiles share; else 32.")
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where the network runs.")]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
@@ -61,4 +61,4 @@ Tta = Annotated[
     bool, typer.Option("--tta", help="Average over 8 flips and rotations: a little better, 8 times slower.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr, nothing on stdout.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about each picture.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about each image.")]

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures beside each other, with a line of text above each row."""
+"""Contact sheets: images beside each other, with a line of text above each row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 WIDTH = 400
-"""Pixels of each picture on the sheet, at most."""
+"""Pixels of each image on the sheet, at most."""
 
 ERROR_GAIN = 4
 """By how much an error map is brightened: errors of 64 levels and more are white."""
@@ -26,18 +26,18 @@ _LINE = 22
 _GAP = 4
 
 
-def row(text: str, pictures: Sequence[Pixels]) -> Pixels:
-    """(H, W, 3) pictures of one size beside each other under a line of text, shrunk to `WIDTH` each."""
-    H, W = pictures[0].shape[:2]
+def row(text: str, images: Sequence[Pixels]) -> Pixels:
+    """(H, W, 3) images of one size beside each other under a line of text, shrunk to `WIDTH` each."""
+    H, W = images[0].shape[:2]
     width = min(W, WIDTH)
     height = max(1, round(H * width / W))
-    shrunk = [np.asarray(cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA), np.uint8) for p in pictures]
+    shrunk = [np.asarray(cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA), np.uint8) for p in images]
     font = ImageFont.load_default(14)
     needed = max(len(shrunk) * (width + _GAP) - _GAP, math.ceil(font.getlength(text)) + 4)
     sheet = Image.new("RGB", (needed, height + _LINE), "white")
     ImageDraw.Draw(sheet).text((2, 2), text, fill="black", font=font)
-    for i, picture in enumerate(shrunk):
-        sheet.paste(Image.fromarray(picture), (i * (width + _GAP), _LINE))
+    for i, image in enumerate(shrunk):
+        sheet.paste(Image.fromarray(image), (i * (width + _GAP), _LINE))
     return np.asarray(sheet)
 
 
@@ -51,5 +51,5 @@ def stack(rows: Sequence[Pixels]) -> Pixels:
 def error_map(restored: Pixels, clean: Pixels) -> Pixels:
     """(H, W, 3): mean absolute error over the channels, times `ERROR_GAIN`, from black over red to white."""
     error = np.abs(restored.astype(np.int16) - clean).mean(axis=2) * ERROR_GAIN
-    coloured = cv2.applyColorMap(np.minimum(error, 255).astype(np.uint8), cv2.COLORMAP_HOT)
-    return np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB), np.uint8)
+    colored = cv2.applyColorMap(np.minimum(error, 255).astype(np.uint8), cv2.COLORMAP_HOT)
+    return np.asarray(cv2.cvtColor(colored, cv2.COLOR_BGR2RGB), np.uint8)

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the command line in this process, pictures, checkpoints, and ../shared where it exists."""
+"""Fixtures of all tests: the command line in this process, images, checkpoints, and ../shared where it exists."""
 
 from __future__ import annotations
 
@@ -62,13 +62,11 @@ def run(monkeypatch, capfd):
     return run
 
 
-@pytest.fixture
-def _one_thread():
-    """For tests of networks so small that several threads only wait for each other."""
-    threads = torch.get_num_threads()
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch):
+    """Networks so small run faster on one thread: several only wait for each other. So do processes that tests start."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +126,7 @@ def server(monkeypatch, tiny_file):
 
 
 def photo(height: int = 40, width: int = 56, dtype: type = np.uint8, seed: int = 0, noise: float = 0.05):
-    """A smooth picture with some noise, (H, W, 3)."""
+    """A smooth image with some noise, (H, W, 3)."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     waves = [np.sin(x / 9 + 2 * c) * np.cos(y / 7 - c) for c in range(3)]

@@ -8,8 +8,6 @@ from drsformer import CheckpointError, ConfigError, DRSformer, DRSformerConfig, 
 from drsformer.ablations import AblatedDRSformer, Ablation, build
 from drsformer.model import MEFC
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 CONFIG = DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1))
 PLAIN = DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), mefc=False)  # quicker
 

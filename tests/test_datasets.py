@@ -1,4 +1,4 @@
-"""Data sets: where they lie, and which picture belongs to which."""
+"""Data sets: where they lie, and which image belongs to which."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def test_pairing_rules(rainy, clean, expected):
     assert len(found.pairs) == len(rainy)
 
 
-def test_one_rule_for_all_so_that_no_picture_gets_a_stranger():
+def test_one_rule_for_all_so_that_no_image_gets_a_stranger():
     found = datasets.pair([Path("1.png"), Path("1_2.png")], [Path("gt/1.png"), Path("gt/3.png")])
     assert names_of(found) == [("1.png", "1.png")]
     assert found.problems == ["1_2.png: no partner in gt"]
@@ -89,12 +89,12 @@ def test_both_in_one_folder():
     assert names_of(found) == [("rain-1.png", "norain-1.png"), ("rain-2.png", "norain-2.png")]
 
 
-def test_pictures_one_level_deeper():
+def test_images_one_level_deeper():
     touch("Light/rain/X2/norain-1x2.png", "Light/norain/norain-1.png")
     assert names_of(datasets.find_pairs(Path("Light"))) == [("norain-1x2.png", "norain-1.png")]
 
 
-def test_training_pictures_are_never_taken_for_a_test():
+def test_training_images_are_never_taken_for_a_test():
     touch("Set/train/input/1.png", "Set/train/target/1.png")
     with pytest.raises(UsageError, match="expected input and target"):
         datasets.find_pairs(Path("Set"))
@@ -160,22 +160,22 @@ def test_reading_a_pair_gives_8_bit_rgb():
 
 
 @pytest.mark.parametrize(("side", "order"), [("clean-left", (1, 0)), ("rainy-left", (0, 1))])
-def test_halves_of_one_picture(side, order):
+def test_halves_of_one_image(side, order):
     save("Set/test/1.png", np.hstack([photo(), photo(seed=1)]))
     (pair,) = datasets.find_pairs(Path("Set"), side_by_side=side).pairs
-    for picture, seed in zip(pair.read(), order, strict=True):
-        assert np.array_equal(picture, photo(seed=seed))
+    for image, seed in zip(pair.read(), order, strict=True):
+        assert np.array_equal(image, photo(seed=seed))
     save("odd.png", photo()[:, :-1])
     with pytest.raises(ImageError, match=r"odd\.png: 55 pixels wide"):
         datasets.Pair("odd", Path("odd.png"), Path("odd.png"), side).read()
 
 
-def test_turned_and_differing_pictures_are_named_and_never_resized():
+def test_turned_and_differing_images_are_named_and_never_resized():
     save("a.png", photo(40, 56))
     save("turned.png", photo(56, 40))
     save("other.png", photo(40, 57))
     Path("broken.png").write_bytes(b"text")
-    cases = {"turned.png": "turned", "other.png": "sizes differ", "broken.png": "not a picture", "none.png": "No such"}
+    cases = {"turned.png": "turned", "other.png": "sizes differ", "broken.png": "not an image", "none.png": "No such"}
     for name, message in cases.items():
         pair = datasets.Pair("a", Path("a.png"), Path(name))
         assert message in datasets.size_problems([pair])[pair]
@@ -184,7 +184,7 @@ def test_turned_and_differing_pictures_are_named_and_never_resized():
     assert datasets.size_problems([datasets.Pair("a", Path("a.png"), Path("a.png"))]) == {}
 
 
-def test_sizes_are_those_of_the_upright_picture():
+def test_sizes_are_those_of_the_upright_image():
     exif = Image.Exif()
     exif[274] = 6
     Image.fromarray(photo(40, 56)).save("turned.jpg", exif=exif)

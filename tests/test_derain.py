@@ -26,24 +26,24 @@ COMMAND = [sys.executable, "-m", "drsformer_cli"]
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Two good pictures and a text file that calls itself one; the current folder."""
+    """Two good images and a text file that calls itself one; the current folder."""
     monkeypatch.chdir(tmp_path)
     Path("in/deep").mkdir(parents=True)
     Image.fromarray(photo()).save("in/a.png")
     Image.fromarray(photo(seed=1)).save("in/deep/b.jpg", quality=95)
-    Path("in/text.jpg").write_text("I am no picture.\n")
+    Path("in/text.jpg").write_text("I am no image.\n")
     return tmp_path
 
 
 @pytest.fixture
-def picture(tmp_path, monkeypatch):
+def image(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(photo()).save("a.png")
     return Path("a.png")
 
 
 def opened(path):
-    """Format, mode and pixels of a picture."""
+    """Format, mode and pixels of an image."""
     with Image.open(path) as image:
         return image.format, image.mode, np.asarray(image)
 
@@ -52,37 +52,37 @@ def files(path="."):
     return sorted(str(p.relative_to(path)) for p in Path(path).rglob("*") if p.is_file())
 
 
-def test_one_picture_gives_what_the_library_gives(run, picture, general):
-    answer = run("derain", picture, "-o", "b.png")
+def test_one_image_gives_what_the_library_gives(run, image, general):
+    answer = run("derain", image, "-o", "b.png")
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.startswith("a.png -> b.png")
     assert np.array_equal(opened("b.png")[2], drsformer.derain(general, photo()))
     assert files() == ["a.png", "b.png"]
 
 
-def test_default_name(run, picture):
-    assert run("derain", picture).code == 0
+def test_default_name(run, image):
+    assert run("derain", image).code == 0
     assert files() == ["a.png", "a_derained.png"]
 
 
-def test_published_checkpoint_gives_the_authors_pipeline(run, picture, tiny, tiny_file):
+def test_published_checkpoint_gives_the_authors_pipeline(run, image, tiny, tiny_file):
     """Read, scale, pad by reflection to a multiple of 8, restore, crop, clamp, round: to the level."""
     x = torch.from_numpy(photo()).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
         expected = (tiny(x).clamp(0, 1) * 255).round()[0].permute(1, 2, 0).numpy()
-    assert run("derain", picture, "-o", "b.png", "--model", tiny_file).code == 0
+    assert run("derain", image, "-o", "b.png", "--model", tiny_file).code == 0
     assert np.abs(opened("b.png")[2] - expected).max() <= 1
 
 
-def test_folder_goes_on_after_a_bad_picture(run, folder):
+def test_folder_goes_on_after_a_bad_image(run, folder):
     answer = run("derain", "in", "-o", "out", "-r")
     assert answer.code == 3
     assert files("out") == ["a.png", "deep/b.jpg"]
-    assert "1 of 3 pictures failed:" in answer.err
-    assert "in/text.jpg: not a picture: expected JPEG, PNG" in answer.err
+    assert "1 of 3 images failed:" in answer.err
+    assert "in/text.jpg: not an image: expected JPEG, PNG" in answer.err
 
 
-def test_json_has_one_object_a_picture(run, folder):
+def test_json_has_one_object_a_image(run, folder):
     answer = run("derain", "in", "-o", "out", "-r", "--json", "--tile", 32)
     rows = {row["input"]: row for row in map(json.loads, answer.out.splitlines())}
     assert set(rows) == {"in/a.png", "in/deep/b.jpg", "in/text.jpg"}
@@ -99,13 +99,13 @@ def test_all_failed(run, folder):
     answer = run("derain", "in/text.jpg")
     assert answer.code == 1
     assert answer.err.count("\n") == 1
-    assert answer.err.startswith("drsformer: in/text.jpg: not a picture")
+    assert answer.err.startswith("drsformer: in/text.jpg: not an image")
 
 
-def test_quiet_and_verbose(run, picture):
-    answer = run("derain", picture, "--quiet")
+def test_quiet_and_verbose(run, image):
+    answer = run("derain", image, "--quiet")
     assert (answer.code, answer.out, answer.err) == (0, "", "")
-    answer = run("derain", picture, "-o", "c.png", "--verbose")
+    answer = run("derain", image, "-o", "c.png", "--verbose")
     assert "general.pth, device cpu" in answer.err
 
 
@@ -144,7 +144,7 @@ def test_dry_run_writes_nothing(run, folder):
         (["a.png", "--model", "n" * 300], 4, "File name too long"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_a_code(run, picture, arguments, code, message):
+def test_what_cannot_be_done_is_one_line_and_a_code(run, image, arguments, code, message):
     answer = run("derain", *arguments)
     assert answer.code == code
     assert message in " ".join(answer.err.replace("│", " ").split())
@@ -152,24 +152,24 @@ def test_what_cannot_be_done_is_one_line_and_a_code(run, picture, arguments, cod
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for the message of a machine without CUDA")
-def test_no_cuda(run, picture):
-    answer = run("derain", picture, "--device", "cuda")
+def test_no_cuda(run, image):
+    answer = run("derain", image, "--device", "cuda")
     assert answer.code == 2
     assert answer.err == "drsformer: --device cuda: this torch was built without CUDA; try --device cpu\n" or (
         "no CUDA device was found" in answer.err
     )
 
 
-def test_existing_output(run, picture):
+def test_existing_output(run, image):
     Path("b.png").write_bytes(b"precious")
-    assert run("derain", picture, "-o", "b.png").code == 2
-    assert run("derain", picture, "-o", "b.png", "--skip-existing").code == 0
+    assert run("derain", image, "-o", "b.png").code == 2
+    assert run("derain", image, "-o", "b.png", "--skip-existing").code == 0
     assert Path("b.png").read_bytes() == b"precious"
-    assert run("derain", picture, "-o", "b.png", "--overwrite").code == 0
+    assert run("derain", image, "-o", "b.png", "--overwrite").code == 0
     assert opened("b.png")[2].shape == (40, 56, 3)
 
 
-def test_output_that_appears_during_the_work_is_not_replaced(run, picture, monkeypatch):
+def test_output_that_appears_during_the_work_is_not_replaced(run, image, monkeypatch):
     encode = images.encode
 
     def slow(*arguments, **options):
@@ -177,7 +177,7 @@ def test_output_that_appears_during_the_work_is_not_replaced(run, picture, monke
         return encode(*arguments, **options)
 
     monkeypatch.setattr(images, "encode", slow)
-    answer = run("derain", picture, "-o", "b.png")
+    answer = run("derain", image, "-o", "b.png")
     assert answer.code == 1
     assert "exists" in answer.err
     assert Path("b.png").read_bytes() == b"precious"
@@ -202,57 +202,57 @@ def test_unwritable_folder(run, folder, monkeypatch):
     assert files("out") == ["a.png"]
 
 
-def test_a_file_where_a_folder_must_be(run, picture):
+def test_a_file_where_a_folder_must_be(run, image):
     Path("out").write_text("a file")
-    answer = run("derain", picture, "-o", "out/b.png")
+    answer = run("derain", image, "-o", "out/b.png")
     assert answer.code == 1
     assert "cannot create the folder out" in answer.err
 
 
-def test_unreadable_input(run, picture, monkeypatch):
+def test_unreadable_input(run, image, monkeypatch):
     def refuse(source):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(images, "read", refuse)
-    answer = run("derain", picture)
+    answer = run("derain", image)
     assert (answer.code, answer.err) == (1, "drsformer: a.png: Permission denied\n")
 
 
-def test_comparison(run, picture):
-    assert run("derain", picture, "--compare").code == 0
+def test_comparison(run, image):
+    assert run("derain", image, "--compare").code == 0
     both = opened("a_derained_compare.png")[2]
     assert np.array_equal(both[:, :56], photo())
     assert np.array_equal(both[:, 56:], opened("a_derained.png")[2])
 
 
 @pytest.mark.parametrize(("name", "found"), [("jpg", "JPEG"), ("webp", "WEBP"), ("tiff", "TIFF"), ("avif", "AVIF")])
-def test_format(run, picture, name, found):
-    assert run("derain", picture, "--format", name).code == 0
+def test_format(run, image, name, found):
+    assert run("derain", image, "--format", name).code == 0
     assert opened(f"a_derained.{name}")[0] == found
 
 
-def test_what_a_format_loses_is_said(run, picture):
+def test_what_a_format_loses_is_said(run, image):
     Image.fromarray(photo()).convert("RGBA").save("rgba.png")
     answer = run("derain", "rgba.png", "-o", "b.jpg")
     assert (answer.code, answer.err) == (0, "rgba.png: alpha dropped: JPEG has none\n")
 
 
-def test_names_that_the_terminal_cannot_show(picture, monkeypatch):
-    Path("bl\u00fc.png").write_bytes(picture.read_bytes())
+def test_names_that_the_terminal_cannot_show(image, monkeypatch):
+    Path("bl\u00fc.png").write_bytes(image.read_bytes())
     monkeypatch.setenv("PYTHONIOENCODING", "ascii:strict")
     answer = subprocess.run([*COMMAND, "derain", "bl\u00fc.png"], capture_output=True, text=True, check=True)
     assert answer.stdout.startswith(r"bl\xfc.png -> bl\xfc_derained.png")
 
 
-def test_a_group_of_processes_that_is_none(run, picture, monkeypatch):
+def test_a_group_of_processes_that_is_none(run, image, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    answer = run("derain", picture)
+    answer = run("derain", image)
     assert answer.code == 2
     assert "not by torchrun" in answer.err
 
 
-def test_strength_zero_changes_nothing_and_says_so(run, picture):
-    answer = run("derain", picture, "--strength", 0)
+def test_strength_zero_changes_nothing_and_says_so(run, image):
+    answer = run("derain", image, "--strength", 0)
     assert "hardly changed" in answer.err
     assert np.array_equal(opened("a_derained.png")[2], photo())
 
@@ -267,7 +267,7 @@ def test_one_pixel(run, tmp_path, monkeypatch):
 def test_16_bits_gray_and_alpha_survive(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("deep.png").write_bytes(
-        images.encode(images.Picture(photo(dtype=np.uint16), photo(dtype=np.uint16)[..., 0]), "PNG")
+        images.encode(images.DecodedImage(photo(dtype=np.uint16), photo(dtype=np.uint16)[..., 0]), "PNG")
     )
     Image.fromarray(photo()[..., 0]).save("gray.jpg")
     assert run("derain", "deep.png", "gray.jpg").code == 0
@@ -277,22 +277,22 @@ def test_16_bits_gray_and_alpha_survive(run, tmp_path, monkeypatch):
     assert opened("gray_derained.jpg")[1] == "L"
 
 
-def test_pipe(picture, tmp_path):
-    answer = subprocess.run([*COMMAND, "derain", "-"], input=picture.read_bytes(), capture_output=True, check=True)
+def test_pipe(image, tmp_path):
+    answer = subprocess.run([*COMMAND, "derain", "-"], input=image.read_bytes(), capture_output=True, check=True)
     assert opened(io.BytesIO(answer.stdout))[0] == "PNG"
     assert answer.stderr == b""
 
 
-def test_results_stay_on_stdout_under_a_progress_bar(picture):
+def test_results_stay_on_stdout_under_a_progress_bar(image):
     terminal, end = pty.openpty()
-    answer = subprocess.run([*COMMAND, "derain", picture, "--json"], stdout=subprocess.PIPE, stderr=end, check=True)
+    answer = subprocess.run([*COMMAND, "derain", image, "--json"], stdout=subprocess.PIPE, stderr=end, check=True)
     os.close(end)
     os.close(terminal)
     assert json.loads(answer.stdout)["output"] == "a_derained.png"
 
 
 def started(*arguments):
-    """The command in a process of its own that works on a picture for a minute or more."""
+    """The command in a process of its own that works on an image for a minute or more."""
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (2000, 3000, 3), np.uint8)).save("large.png", compress_level=1)
     return subprocess.Popen(
@@ -318,11 +318,11 @@ def test_two_ranks_share_the_files(folder):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511"]
     arguments = ["-m", "drsformer_cli", "derain", "in", "-o", "out", "-r", "--json"]
     answer = subprocess.run([*launcher, *arguments], capture_output=True, text=True, check=False)
-    assert answer.returncode != 0  # one picture is bad
+    assert answer.returncode != 0  # one image is bad
     rows = [json.loads(line) for line in answer.stdout.splitlines() if line.startswith("{")]
     assert sorted(row["input"] for row in rows) == ["in/a.png", "in/deep/b.jpg", "in/text.jpg"]
     assert files("out") == ["a.png", "deep/b.jpg"]
-    assert answer.stderr.count("1 of 3 pictures failed:") == 1
+    assert answer.stderr.count("1 of 3 images failed:") == 1
 
 
 def test_two_ranks_say_a_refusal_once(folder):
@@ -333,13 +333,13 @@ def test_two_ranks_say_a_refusal_once(folder):
     assert answer.stderr.count("is an input") == 1
 
 
-def test_a_bug_keeps_its_traceback(run, picture, monkeypatch):
+def test_a_bug_keeps_its_traceback(run, image, monkeypatch):
     def bug(*_):
         raise KeyError("bug")
 
     monkeypatch.setattr(command, "_restore", bug)
     with pytest.raises(KeyError):
-        run("derain", picture)
+        run("derain", image)
 
 
 def test_rain100l(run, shared, tmp_path, general):

@@ -60,7 +60,7 @@ def test_fetched_verified_and_used(download, run, home, server, tmp_path, monkey
     answer = download("rain200h", "rain200h")
     assert (answer.code, answer.out) == (0, f"rain200h: fetched, {home}/weights/rain200h.pth\n")
     assert answer.err.count("\n") == 1
-    assert "MB, verified; licence: none stated by the authors, assume research use" in answer.err
+    assert "MB, verified; license: none stated by the authors, assume research use" in answer.err
     assert files(home) == CACHED
     answer = download("rain200h")
     assert (answer.code, answer.out, answer.err) == (0, f"rain200h: cached, {home}/weights/rain200h.pth\n", "")
@@ -187,7 +187,7 @@ def test_list(run, download, home):
     assert found["niqe_pris_params.npz"] == (False, "absent", 11_850)
     row = json.loads(run("download", "--list", "--json", "did").out)
     assert (row["variant"], row["psnr"], row["ssim"], row["protocol"]) == ("mefc", 35.38, 0.9647, "float-Y")
-    assert row["licence"] == "none stated by the authors, assume research use"
+    assert row["license"] == "none stated by the authors, assume research use"
 
 
 def test_verify(run, download, home):

@@ -43,7 +43,7 @@ def test_a_table_for_people(run, data):
     answer = run("eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--model", "general")
     assert (answer.code, answer.err) == (0, "")
     lines = [line.split() for line in answer.out.splitlines()]
-    assert lines[0] == ["Rain100L:", "3", "of", "100", "pictures,", "uint8-Y"]
+    assert lines[0] == ["Rain100L:", "3", "of", "100", "images,", "uint8-Y"]
     assert [line[0] for line in lines[2:5]] == ["rainy", "tiny", "general"]
     assert "Rain100L: 3 of 100 pairs found, missing 4, 5, 6 and 94 more" in answer.out
     assert "tiny: checkpoint " in answer.out
@@ -115,7 +115,7 @@ def test_nothing_scored(run, data):
         Path(f"data/Rain100L/input/rain-{i}.png").write_bytes(b"text")
     answer = run("eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--sheet", "sheet.png")
     assert answer.code == 1
-    assert answer.err.count("not a picture") == 3
+    assert answer.err.count("not an image") == 3
     assert not Path("sheet.png").exists()
 
 

@@ -12,14 +12,14 @@ from rich.console import Console
 from drsformer_cli.datasets import DATASETS
 from drsformer_cli.evaluation import report
 from drsformer_cli.evaluation.evaluator import Method, Run, Score
-from drsformer_cli.evaluation.image_sets import PictureSet, Sample
+from drsformer_cli.evaluation.image_sets import ImageSet, Sample
 
 
 def run_on(dataset, psnr, count=None, name="mine", extra=()):
-    pictures = PictureSet(dataset.name, [Sample("a", Path("a"))], dataset.protocol, dataset, total=dataset.count)
+    images = ImageSet(dataset.name, [Sample("a", Path("a"))], dataset.protocol, dataset, total=dataset.count)
     values = {"psnr": psnr, "ssim": 0.9, "psnr_input": 20.0, "ssim_input": 0.5}
     scores = [Score(str(i), str(i), values, 0.5) for i in range(dataset.count if count is None else count)]
-    return Run(pictures, Method(name, settings={"checkpoint": "f" * 64, "tile": "auto"}), [*scores, *extra])
+    return Run(images, Method(name, settings={"checkpoint": "f" * 64, "tile": "auto"}), [*scores, *extra])
 
 
 def text_of(*runs):
@@ -32,8 +32,8 @@ def text_of(*runs):
 
 def test_the_papers_numbers_stand_beside_a_complete_run():
     lines = text_of(run_on(DATASETS["Rain200L"], 40.0), run_on(DATASETS["Rain200L"], 41.5, name="other")).splitlines()
-    assert lines[0].rstrip() == "Rain200L: 200 of 200 pictures, uint8-Y"
-    assert lines[1].split() == ["PSNR", "SSIM", "PSNR", "gain", "s/picture", "to", "paper"]
+    assert lines[0].rstrip() == "Rain200L: 200 of 200 images, uint8-Y"
+    assert lines[1].split() == ["PSNR", "SSIM", "PSNR", "gain", "s/image", "to", "paper"]
     assert lines[2].split()[:4] == ["rainy", "input", "20.00", "±"]
     assert lines[3].split()[-3:] == ["+20.00", "0.50", "-1.23"]
     assert lines[4].split()[-3:] == ["+21.50", "0.50", "+0.27"]
@@ -46,7 +46,7 @@ def test_part_of_a_set_is_not_compared():
     assert "DRSformer (paper), not comparable" in text
     assert "to paper" not in text
     other_protocol = run_on(DATASETS["Rain200L"], 40.0)
-    other_protocol = replace(other_protocol, pictures=replace(other_protocol.pictures, protocol="float-Y"))
+    other_protocol = replace(other_protocol, image_set=replace(other_protocol.image_set, protocol="float-Y"))
     assert "to paper" not in text_of(other_protocol)
 
 
@@ -57,14 +57,14 @@ def test_notes_say_what_the_means_leave_out():
     ]
     run = run_on(DATASETS["Rain100L"], 30.0, count=3, extra=odd)
     assert report.notes([run]) == [
-        "Rain100L: mine: 1 identical to the clean picture, not in the mean PSNR",
-        "Rain100L: mine: no SSIM for tiny (too small, or of one colour)",
+        "Rain100L: mine: 1 identical to the clean image, not in the mean PSNR",
+        "Rain100L: mine: no SSIM for tiny (too small, or of one color)",
         "mine: checkpoint ffffffffffff, tile auto",
         "\u00b1: half of the 95 % interval of the mean, by bootstrap over scenes",
     ]
 
 
-def test_one_picture_in_a_line():
+def test_one_image_in_a_line():
     values = {"psnr": 31.239, "ssim": 0.91239, "psnr_input": math.inf}
     assert report.line(Score("a", "a", values)) == "a: psnr 31.24, ssim 0.9124, psnr_input inf"
     assert report.line(Score("a", "a", error="damaged")) == "a: damaged"
@@ -87,7 +87,7 @@ def test_json_has_plain_values_only():
     assert facts["checkpoint"] == "f" * 64
 
 
-def test_csv_has_a_row_a_picture():
+def test_csv_has_a_row_a_image():
     odd = [Score("same", "s", {"psnr": math.inf, "ssim": math.nan}), Score("a,b", "b", error="damaged")]
     rows = list(csv.DictReader(io.StringIO(report.as_csv([run_on(DATASETS["Rain100L"], 30.0, count=1, extra=odd)]))))
     assert [row["name"] for row in rows] == ["0", "same", "a,b"]

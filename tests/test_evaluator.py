@@ -14,14 +14,14 @@ from drsformer import Restorer
 from drsformer.errors import ImageError
 from drsformer_cli.datasets import Pair
 from drsformer_cli.evaluation.evaluator import Evaluator, Method, Run, Score
-from drsformer_cli.evaluation.image_sets import PictureSet, Sample
+from drsformer_cli.evaluation.image_sets import ImageSet, Sample
 from drsformer_cli.metrics import psnr, ssim
 
 
 def run_of(*values, scenes=None, metric="psnr"):
     scenes = scenes or [str(i) for i in range(len(values))]
     scores = [Score(str(i), scenes[i], {metric: value}) for i, value in enumerate(values)]
-    return Run(PictureSet("set", (), "uint8-Y"), Method("m"), scores)
+    return Run(ImageSet("set", (), "uint8-Y"), Method("m"), scores)
 
 
 def test_mean_leaves_out_what_has_no_number_and_says_so():
@@ -31,10 +31,10 @@ def test_mean_leaves_out_what_has_no_number_and_says_so():
     assert run_of(math.inf).mean("psnr") is None
 
 
-def test_gain_is_over_the_pictures_that_have_both():
+def test_gain_is_over_the_images_that_have_both():
     """An identical result must not leave its rainy input alone in the other mean."""
     values = [{"psnr": 30.0, "psnr_input": 20.0}, {"psnr": math.inf, "psnr_input": 40.0}]
-    run = Run(PictureSet("set", (), "uint8-Y"), Method("m"), [Score(str(i), str(i), v) for i, v in enumerate(values)])
+    run = Run(ImageSet("set", (), "uint8-Y"), Method("m"), [Score(str(i), str(i), v) for i, v in enumerate(values)])
     assert (run.mean("psnr"), run.mean("psnr_input"), run.gain("psnr")) == (30.0, 30.0, 10.0)
 
 
@@ -47,8 +47,8 @@ def test_interval_covers_the_mean_as_often_as_it_says():
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_pictures_of_one_scene_are_not_independent():
-    """Five scenes of ten equal pictures: as uncertain as five pictures, not as fifty."""
+def test_images_of_one_scene_are_not_independent():
+    """Five scenes of ten equal images: as uncertain as five images, not as fifty."""
     values = [25.0, 28.0, 30.0, 32.0, 35.0]
     five = run_of(*values).interval("psnr")
     fifty = run_of(*np.repeat(values, 10), scenes=[str(i) for i in np.repeat(range(5), 10)]).interval("psnr")
@@ -86,8 +86,8 @@ class Restoring:
 
 
 def evaluator(pair, network, settings=None, **others):
-    pictures = PictureSet("set", [Sample("a", pair)], "uint8-Y")
-    return Evaluator(pictures, [Method("tiny", network, settings or {"checkpoint": "1"})], **others)
+    images = ImageSet("set", [Sample("a", pair)], "uint8-Y")
+    return Evaluator(images, [Method("tiny", network, settings or {"checkpoint": "1"})], **others)
 
 
 def test_scores_are_those_of_the_metrics(pair, tiny):
@@ -127,36 +127,36 @@ def test_results_of_another_checkpoint_setting_or_input_are_foreign(pair, tiny, 
         assert other.foreign() is not None
 
 
-def test_a_failure_costs_one_picture_and_one_method(pair, tiny):
+def test_a_failure_costs_one_image_and_one_method(pair, tiny):
     def broken(image):
         raise MemoryError
 
     methods = [Method("broken", broken), Method("tiny", Restorer(tiny))]
-    scores = Evaluator(PictureSet("set", (), "uint8-Y"), methods).score(Sample("a", pair))
+    scores = Evaluator(ImageSet("set", (), "uint8-Y"), methods).score(Sample("a", pair))
     assert (scores[0].error, scores[1].error) == ("out of memory", None)
     os.truncate("rainy.png", 100)
-    scores = Evaluator(PictureSet("set", (), "uint8-Y"), methods).score(Sample("a", pair))
+    scores = Evaluator(ImageSet("set", (), "uint8-Y"), methods).score(Sample("a", pair))
     assert all(score.error.startswith("rainy.png: ") for score in scores)
 
 
 def test_existing_results(pair):
-    pictures = PictureSet("set", (), "uint8-Y")
-    given = Evaluator(pictures, [Method("given")])
+    images = ImageSet("set", (), "uint8-Y")
+    given = Evaluator(images, [Method("given")])
     (score,) = given.score(Sample("a", pair, Path("clean.png")))
     assert score.values["psnr"] == math.inf
     assert score.values["psnr_input"] == psnr(photo(), photo(seed=1))
     assert given.score(Sample("a", pair))[0].error == "no result of that name"
     Image.fromarray(photo(40, 55)).save("small.png")
-    assert "small.png is 55x40, the picture 56x40" in given.score(Sample("a", pair, Path("small.png")))[0].error
+    assert "small.png is 55x40, the image 56x40" in given.score(Sample("a", pair, Path("small.png")))[0].error
 
 
 def test_results_and_targets_alone_know_no_input(pair):
     alone = Sample("a", pair, pair.rainy, has_input=False)
-    (score,) = Evaluator(PictureSet("set", (), "uint8-Y"), [Method("given")]).score(alone)
+    (score,) = Evaluator(ImageSet("set", (), "uint8-Y"), [Method("given")]).score(alone)
     assert set(score.values) == {"psnr", "ssim"}
 
 
-def test_small_pictures_have_psnr_but_no_ssim(tmp_path, tiny):
+def test_small_images_have_psnr_but_no_ssim(tmp_path, tiny):
     for name in ("a.png", "b.png"):
         Image.fromarray(photo(1, 1)).save(tmp_path / name)
     pair = Pair("a", tmp_path / "a.png", tmp_path / "b.png")
@@ -166,20 +166,20 @@ def test_small_pictures_have_psnr_but_no_ssim(tmp_path, tiny):
 
 
 def test_without_ground_truth(pair, tiny):
-    pictures = PictureSet("real", (), None)
+    images = ImageSet("real", (), None)
     scorers = {"niqe": lambda image: float(image[0, 0, 0]), "brisque": lambda image: 1.0}
     method = Method("tiny", Restorer(tiny))
-    (score,) = Evaluator(pictures, [method], no_reference=scorers).score(Sample("a", pair.rainy))
+    (score,) = Evaluator(images, [method], no_reference=scorers).score(Sample("a", pair.rainy))
     assert score.values["niqe_input"] == photo()[0, 0, 0]
     assert set(score.values) == {"niqe", "brisque", "niqe_input", "brisque_input"}
     json.dumps(score.values)
 
 
-def test_a_picture_without_any_number_is_not_scored(pair, tiny):
+def test_a_image_without_any_number_is_not_scored(pair, tiny):
     def too_small(_):
         raise ImageError("too small")
 
     scorers = {"niqe": too_small, "brisque": too_small}
     method = Method("tiny", Restorer(tiny))
-    (score,) = Evaluator(PictureSet("real", ()), [method], no_reference=scorers).score(Sample("a", pair.rainy))
-    assert score.error == "too small, or of one colour, for NIQE and BRISQUE"
+    (score,) = Evaluator(ImageSet("real", ()), [method], no_reference=scorers).score(Sample("a", pair.rainy))
+    assert score.error == "too small, or of one color, for NIQE and BRISQUE"

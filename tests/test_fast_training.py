@@ -7,8 +7,6 @@ from test_model import seeded_weights
 from drsformer import DRSformer, DRSformerConfig
 from drsformer.fast_training import RearrangedMSFN, rearrange
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 
 @pytest.mark.parametrize(
     "values",

@@ -1,4 +1,4 @@
-"""Which pictures `eval` scores."""
+"""Which images `eval` scores."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def names(pictures):
-    return [sample.name for sample in pictures.samples]
+def names(images):
+    return [sample.name for sample in images.samples]
 
 
 def test_a_known_data_set_with_holes():
@@ -37,13 +37,13 @@ def test_a_known_data_set_with_holes():
         save(f"root/Rain200L/test/target/norain-{number}.png")
     save("root/Rain200L/test/input/rain-5.png")
     save("root/Rain200L/test/target/norain-6.png")
-    (pictures,) = request(datasets=["rain200l"]).gather()
-    assert (pictures.name, pictures.protocol) == ("Rain200L", "uint8-Y")
-    assert names(pictures) == ["rain-1", "rain-2", "rain-4"]
-    assert pictures.problems == ("rain-5.png: no partner in target",)
-    assert pictures.warnings == (
+    (images,) = request(datasets=["rain200l"]).gather()
+    assert (images.name, images.protocol) == ("Rain200L", "uint8-Y")
+    assert names(images) == ["rain-1", "rain-2", "rain-4"]
+    assert images.problems == ("rain-5.png: no partner in target",)
+    assert images.warnings == (
         "3 of 200 pairs found, missing 3, 5, 6 and 194 more",
-        "rain-free pictures without a rainy one: norain-6.png",
+        "clean images without a rainy one: norain-6.png",
     )
 
 
@@ -52,82 +52,82 @@ def test_sizes_that_differ_are_problems_before_any_work():
     save("set/target/1.png", height=24, width=16)
     save("set/input/2.png")
     save("set/target/2.png")
-    (pictures,) = request(datasets=["set"]).gather()
-    assert names(pictures) == ["2"]
-    assert pictures.problems == ("1.png is 24x16 and 1.png is 16x24: one of them is turned",)
+    (images,) = request(datasets=["set"]).gather()
+    assert names(images) == ["2"]
+    assert images.problems == ("1.png is 24x16 and 1.png is 16x24: one of them is turned",)
 
 
 def test_a_folder_of_a_known_name_is_that_set_wherever_it_lies():
     save("here/Rain100L/input/1.png")
     save("here/Rain100L/target/1.png")
-    (pictures,) = request(datasets=["here/Rain100L"]).gather()
-    assert pictures.dataset.name == "Rain100L"
-    (pictures,) = request(datasets=["Rain100L"], root=Path("here")).gather()
-    assert pictures.dataset.name == "Rain100L"
+    (images,) = request(datasets=["here/Rain100L"]).gather()
+    assert images.dataset.name == "Rain100L"
+    (images,) = request(datasets=["Rain100L"], root=Path("here")).gather()
+    assert images.dataset.name == "Rain100L"
 
 
 @pytest.mark.parametrize(("given", "name"), [("mine/rain/target", "rain"), ("mine/dry", "dry")])
 def test_any_pair_of_folders(given, name):
     save("wet/a.png")
     save(f"{given}/a.png")
-    (pictures,) = request(inputs=Path("wet"), targets=Path(given)).gather()
-    assert (pictures.name, names(pictures), pictures.protocol) == (name, ["a"], "uint8-Y")
+    (images,) = request(inputs=Path("wet"), targets=Path(given)).gather()
+    assert (images.name, names(images), images.protocol) == (name, ["a"], "uint8-Y")
 
 
-def test_results_of_a_data_set_are_matched_with_its_rainy_pictures():
+def test_results_of_a_data_set_are_matched_with_its_rainy_images():
     """Of two rainy versions of one scene, each result belongs to one."""
     for version in (1, 2):
         save(f"root/DDN/rainy_image/7_{version}.jpg")
         save(f"results/7_{version}.png")
     save("root/DDN/ground_truth/7.jpg")
-    (pictures,) = request(datasets=["DDN-Data"], results=Path("results"), models=[]).gather()
-    assert pictures.protocol == "float-Y"
-    assert [(s.name, s.result.name, s.source.clean.name) for s in pictures.samples] == [
+    (images,) = request(datasets=["DDN-Data"], results=Path("results"), models=[]).gather()
+    assert images.protocol == "float-Y"
+    assert [(s.name, s.result.name, s.source.clean.name) for s in images.samples] == [
         ("7_1", "7_1.png", "7.jpg"),
         ("7_2", "7_2.png", "7.jpg"),
     ]
-    assert len({sample.scene for sample in pictures.samples}) == 1
+    assert len({sample.scene for sample in images.samples}) == 1
 
 
 def test_results_and_targets_alone():
     save("results/1.png")
     save("results/2.png")
     save("targets/1.png")
-    (pictures,) = request(results=Path("results"), targets=Path("targets"), models=[]).gather()
-    assert [(s.name, s.result, s.source.clean) for s in pictures.samples] == [
+    (images,) = request(results=Path("results"), targets=Path("targets"), models=[]).gather()
+    assert [(s.name, s.result, s.source.clean) for s in images.samples] == [
         ("1", Path("results/1.png"), Path("targets/1.png"))
     ]
-    assert pictures.problems == ("2.png: no partner in targets",)
-    assert (pictures.total, pictures.samples[0].has_input) == (2, False)
+    assert images.problems == ("2.png: no partner in targets",)
+    assert (images.total, images.samples[0].has_input) == (2, False)
 
 
 def test_folders_of_a_known_name_get_its_protocol():
     save("DID-Data/results/1.png")
     save("DID-Data/targets/1.png")
-    (pictures,) = request(results=Path("DID-Data/results"), targets=Path("DID-Data/targets"), models=[]).gather()
-    assert (pictures.name, pictures.protocol) == ("DID-Data", "float-Y")
+    (images,) = request(results=Path("DID-Data/results"), targets=Path("DID-Data/targets"), models=[]).gather()
+    assert (images.name, images.protocol) == ("DID-Data", "float-Y")
 
 
 def test_photos_and_limit():
     for name in ("10.jpg", "9.jpg", "9.png"):
         save(f"real/{name}")
-    (pictures,) = request(real=[Path("real")], limit=2).gather()
-    assert names(pictures) == ["9.jpg", "9.png"]
-    assert pictures.metrics == ("niqe", "brisque")
-    assert pictures.warnings == ("only its first 2 pictures (--limit)",)
+    (images,) = request(real=[Path("real")], limit=2).gather()
+    assert names(images) == ["9.jpg", "9.png"]
+    assert images.metrics == ("niqe", "brisque")
+    assert images.warnings == ("only its first 2 images (--limit)",)
 
 
 def test_a_protocol_that_papers_do_not_use_is_mentioned():
     save("root/Rain800/test/1.jpg")
-    (pictures,) = request(datasets=["Rain800"], protocol="float-Y").gather()
-    assert "papers report uint8-Y on it, not float-Y" in pictures.warnings
+    (images,) = request(datasets=["Rain800"], protocol="float-Y").gather()
+    assert "papers report uint8-Y on it, not float-Y" in images.warnings
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({}, "nothing to score"),
-        ({"inputs": "a"}, "--inputs: needs the rain-free pictures"),
+        ({"inputs": "a"}, "--inputs: needs the clean images"),
         ({"targets": "a"}, "--targets: needs --inputs"),
         ({"results": "a"}, "--results: needs either"),
         ({"results": "a", "targets": "a", "datasets": ["Rain800"]}, "--results: needs either"),
@@ -135,8 +135,8 @@ def test_a_protocol_that_papers_do_not_use_is_mentioned():
         ({"datasets": ["Rain200M"]}, "did you mean Rain200L"),
         ({"datasets": ["Rain200L"]}, "Rain200L: not found in root"),
         ({"real": ["none"]}, "none: No such file"),
-        ({"real": ["a"]}, "a: no pictures in it"),
-        ({"inputs": "set/input", "targets": "set/target", "datasets": ["set"]}, "two sets of pictures are called set"),
+        ({"real": ["a"]}, "a: no images in it"),
+        ({"inputs": "set/input", "targets": "set/target", "datasets": ["set"]}, "two sets of images are called set"),
     ],
 )
 def test_what_cannot_be_asked(settings, message):
@@ -151,7 +151,7 @@ def test_what_cannot_be_asked(settings, message):
         request(**settings).gather()
 
 
-def test_pictures_that_training_has_seen(tiny, tmp_path):
+def test_images_that_training_has_seen(tiny, tmp_path):
     for number in (1, 2, 3):
         save(f"set/test/input/{number}.png")
         save(f"set/test/target/{number}.png")
@@ -159,16 +159,14 @@ def test_pictures_that_training_has_seen(tiny, tmp_path):
     save("mine/target/1.png")
     about = {
         "data": {"clean": ["photos"], "sources": {"a": {"kind": "paired", "path": "mine"}, "b": {"kind": "rendered"}}},
-        "validation": {"paired": ["set/test"], "pictures": 2},
+        "validation": {"paired": ["set/test"], "images": 2},
     }
     drsformer.save_checkpoint(tiny, "ours.pth", training={"run": about})
     (chosen,), (trained,) = (request(datasets=[name]).gather() for name in ("set", "mine"))
     assert doubt_training(chosen, {"ours": Path("ours.pth")}).warnings == (
-        "ours was chosen among its kind by at most 2 of these pictures: 1, 2, 3",
+        "ours was chosen among its kind by at most 2 of these images: 1, 2, 3",
     )
-    assert doubt_training(trained, {"ours": Path("ours.pth")}).warnings == (
-        "ours was trained on 1 of these pictures: 1",
-    )
+    assert doubt_training(trained, {"ours": Path("ours.pth")}).warnings == ("ours was trained on 1 of these images: 1",)
     for origin in (None, {"run": {}}, {"run": []}, {"run": about | {"data": 1}}):
         drsformer.save_checkpoint(tiny, "ours.pth", training=origin)
         assert doubt_training(trained, {"ours": Path("ours.pth")}) == trained

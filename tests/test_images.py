@@ -1,4 +1,4 @@
-"""Pictures in and out: what must come back as it was, and what a bad file is called."""
+"""Images in and out: what must come back as it was, and what a bad file is called."""
 
 import io
 import struct
@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from drsformer import ImageError
 from drsformer_cli.formats import FORMAT_OF_ENDING, FormatName
-from drsformer_cli.images import Metadata, Picture, allow_megapixels, encode, losses, read, side_by_side
+from drsformer_cli.images import DecodedImage, Metadata, allow_megapixels, encode, losses, read, side_by_side
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="6"/></x:xmpmeta>'
@@ -37,8 +37,8 @@ def file_of(image, image_format, **options):
     return buffer.getvalue()
 
 
-def reread(picture, image_format, **options):
-    return read(encode(picture, image_format, **options))
+def reread(image, image_format, **options):
+    return read(encode(image, image_format, **options))
 
 
 @pytest.mark.parametrize("image_format", LOSSLESS)
@@ -50,12 +50,12 @@ def test_lossless_round_trip(image_format, dtype, gray, alpha, size):
     pixels = photo(*size, dtype)
     if gray:
         pixels = np.repeat(pixels[..., :1], 3, axis=2)
-    picture = Picture(pixels, photo(*size, dtype, seed=1)[..., 0] if alpha else None, gray)
-    back = reread(picture, image_format)
+    image = DecodedImage(pixels, photo(*size, dtype, seed=1)[..., 0] if alpha else None, gray)
+    back = reread(image, image_format)
     assert back.pixels.dtype == dtype
     assert np.array_equal(back.pixels, pixels)
     assert (back.alpha is None) == (not alpha)
-    assert not alpha or np.array_equal(back.alpha, picture.alpha)
+    assert not alpha or np.array_equal(back.alpha, image.alpha)
     assert back.gray == (gray and not (alpha and dtype == np.uint16))  # which becomes RGBA
     assert back.format == image_format
 
@@ -67,29 +67,29 @@ def test_eight_bit_formats(image_format, gray, alpha):
     pixels = photo(64, 48, noise=0)
     if gray:
         pixels = np.repeat(pixels[..., :1], 3, axis=2)
-    picture = Picture(pixels, photo(64, 48, seed=1)[..., 0] if alpha else None, gray)
-    back = reread(picture, image_format)
+    image = DecodedImage(pixels, photo(64, 48, seed=1)[..., 0] if alpha else None, gray)
+    back = reread(image, image_format)
     assert np.abs(back.pixels.astype(int) - pixels).mean() < 3
     if image_format in ("WEBP", "AVIF"):
         assert (back.alpha is not None) == alpha
     else:
         assert back.gray == gray
         assert back.alpha is None
-        assert losses(picture, image_format) == ([f"alpha dropped: {image_format} has none"] if alpha else [])
+        assert losses(image, image_format) == ([f"alpha dropped: {image_format} has none"] if alpha else [])
 
 
 def test_16_bits_to_jpeg_are_rounded_and_said():
-    picture = Picture(photo(16, 16, np.uint16))
-    assert losses(picture, "JPEG") == ["16 bits reduced to 8: JPEG has no more"]
-    back = reread(picture, "BMP")
-    assert np.array_equal(back.pixels, np.rint(picture.pixels / 257).astype(np.uint8))
+    image = DecodedImage(photo(16, 16, np.uint16))
+    assert losses(image, "JPEG") == ["16 bits reduced to 8: JPEG has no more"]
+    back = reread(image, "BMP")
+    assert np.array_equal(back.pixels, np.rint(image.pixels / 257).astype(np.uint8))
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_metadata_travel(image_format, dtype):
-    picture = Picture(photo(20, 30, dtype), metadata=Metadata(exif(), ICC, XMP, (300.0, 300.0)))
-    back = reread(picture, image_format).metadata
+    image = DecodedImage(photo(20, 30, dtype), metadata=Metadata(exif(), ICC, XMP, (300.0, 300.0)))
+    back = reread(image, image_format).metadata
     assert back.icc == ICC
     assert back.xmp is not None
     assert back.xmp.startswith(b"<x:xmpmeta")
@@ -112,65 +112,65 @@ def test_metadata_travel(image_format, dtype):
 def test_orientation_is_applied_once(image_format, deep, orientation):
     pixels = photo(16, 32, np.uint16 if deep else np.uint8, noise=0)
     if image_format == "TIFF":
-        data = encode(Picture(pixels), "TIFF").replace(
+        data = encode(DecodedImage(pixels), "TIFF").replace(
             struct.pack("<HHLHH", 274, 3, 1, 1, 0), struct.pack("<HHLHH", 274, 3, 1, orientation, 0)
         )
     elif deep:
-        data = encode(Picture(pixels, metadata=Metadata(exif=exif(orientation))), "PNG")
+        data = encode(DecodedImage(pixels, metadata=Metadata(exif=exif(orientation))), "PNG")
     else:
         options = {"lossless": True} if image_format == "WEBP" else {"quality": 100} if image_format == "JPEG" else {}
         data = file_of(Image.fromarray(pixels), image_format, exif=exif(orientation), **options)
-    picture = read(data)
+    image = read(data)
     transpose = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
     expected = Image.fromarray((pixels // 257 if deep else pixels).astype(np.uint8))
     if orientation > 1:
         expected = expected.transpose(Image.Transpose(transpose[orientation]))
-    found = picture.pixels // 257 if deep else picture.pixels
+    found = image.pixels // 257 if deep else image.pixels
     assert found.shape == np.asarray(expected).shape
     assert np.abs(found.astype(int) - np.asarray(expected)).mean() < 2
-    again = reread(picture, "PNG")
-    assert np.array_equal(again.pixels, picture.pixels)
+    again = reread(image, "PNG")
+    assert np.array_equal(again.pixels, image.pixels)
 
 
 @pytest.mark.parametrize(
     ("mode", "note", "gray", "alpha"),
     [
         ("P", "palette converted to RGB", False, False),
-        ("1", "1-bit picture converted to 8-bit gray", True, False),
+        ("1", "1-bit image converted to 8-bit gray", True, False),
         ("L", None, True, False),
         ("LA", None, True, True),
         ("RGBA", None, False, True),
     ],
 )
 def test_modes_of_png(mode, note, gray, alpha):
-    picture = read(file_of(Image.fromarray(photo()).convert(mode), "PNG"))
-    assert picture.notes == ((note,) if note else ())
-    assert (picture.gray, picture.alpha is not None) == (gray, alpha)
+    image = read(file_of(Image.fromarray(photo()).convert(mode), "PNG"))
+    assert image.notes == ((note,) if note else ())
+    assert (image.gray, image.alpha is not None) == (gray, alpha)
 
 
 @pytest.mark.parametrize(("mode", "key"), [("RGB", (1, 2, 3)), ("L", 7), ("P", 0)])
-def test_a_colour_that_stands_for_transparent_becomes_alpha(mode, key):
+def test_a_color_that_stands_for_transparent_becomes_alpha(mode, key):
     image = Image.new(mode, (9, 9), key if mode != "P" else 0)
-    picture = read(file_of(image, "PNG", transparency=key))
-    assert picture.alpha is not None
-    assert not picture.alpha.any()
-    assert picture.gray == (mode == "L")
+    image = read(file_of(image, "PNG", transparency=key))
+    assert image.alpha is not None
+    assert not image.alpha.any()
+    assert image.gray == (mode == "L")
 
 
 @pytest.mark.parametrize("profile", [None, b"not a profile"])
 def test_cmyk_is_converted_and_its_profile_dropped(profile):
-    picture = read(file_of(Image.fromarray(photo()).convert("CMYK"), "JPEG", quality=95, icc_profile=profile))
-    assert picture.notes == ("CMYK converted to RGB",)
-    assert picture.metadata.icc is None
-    assert np.abs(picture.pixels.astype(int) - photo()).mean() < 4
+    image = read(file_of(Image.fromarray(photo()).convert("CMYK"), "JPEG", quality=95, icc_profile=profile))
+    assert image.notes == ("CMYK converted to RGB",)
+    assert image.metadata.icc is None
+    assert np.abs(image.pixels.astype(int) - photo()).mean() < 4
 
 
 def test_big_endian_16_bit_gray_tiff():
     pixels = photo(12, 10, np.uint16)[..., 0]
     data = file_of(Image.frombytes("I;16B", (10, 12), pixels.astype(">u2").tobytes()), "TIFF")
-    picture = read(data)
-    assert picture.pixels.dtype == np.uint16
-    assert np.array_equal(picture.pixels[..., 0], pixels)
+    image = read(data)
+    assert image.pixels.dtype == np.uint16
+    assert np.array_equal(image.pixels[..., 0], pixels)
 
 
 def test_16_bit_gray_png_with_alpha():
@@ -181,22 +181,22 @@ def test_16_bit_gray_png_with_alpha():
 
     header = struct.pack(">IIBBBBB", 5, 6, 16, 4, 0, 0, 0)
     body = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in rows))
-    picture = read(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
-    assert picture.gray
-    assert np.array_equal(picture.pixels[..., 1], rows[..., 0])
-    assert np.array_equal(picture.alpha, rows[..., 1])
+    image = read(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    assert image.gray
+    assert np.array_equal(image.pixels[..., 1], rows[..., 0])
+    assert np.array_equal(image.alpha, rows[..., 1])
 
 
 def test_16_bit_tiff_whose_zero_is_white():
     pixels = photo(12, 10, np.uint16)
-    data = encode(Picture(np.repeat(pixels[..., :1], 3, axis=2), gray=True), "TIFF")
+    data = encode(DecodedImage(np.repeat(pixels[..., :1], 3, axis=2), gray=True), "TIFF")
     white = data.replace(struct.pack("<HHLHH", 262, 3, 1, 1, 0), struct.pack("<HHLHH", 262, 3, 1, 0, 0))
     assert np.array_equal(read(white).pixels[..., 0], 65535 - pixels[..., 0])
 
 
-def test_16_bit_tiff_with_colours_multiplied_by_alpha():
+def test_16_bit_tiff_with_colors_multiplied_by_alpha():
     alpha = np.full((12, 10), 32768, np.uint16)
-    data = encode(Picture(photo(12, 10, np.uint16) // 2, alpha), "TIFF")
+    data = encode(DecodedImage(photo(12, 10, np.uint16) // 2, alpha), "TIFF")
     multiplied = data.replace(struct.pack("<HHLHH", 338, 3, 1, 2, 0), struct.pack("<HHLHH", 338, 3, 1, 1, 0))
     assert multiplied != data
     assert np.abs(read(multiplied).pixels.astype(int) - photo(12, 10, np.uint16)).max() <= 2
@@ -209,12 +209,14 @@ def test_content_counts_not_the_ending(tmp_path):
 
 
 def test_jpeg_is_written_at_quality_95_without_chroma_subsampling():
-    with Image.open(io.BytesIO(encode(Picture(photo(64, 64)), "JPEG"))) as image:
+    with Image.open(io.BytesIO(encode(DecodedImage(photo(64, 64)), "JPEG"))) as image:
         assert [component[1:3] for component in image.layer] == [(1, 1)] * 3
         best = image.quantization
     with Image.open(io.BytesIO(file_of(Image.fromarray(photo(64, 64)), "JPEG", quality=95))) as image:
         assert image.quantization == best
-    assert len(encode(Picture(photo(64, 64)), "JPEG", quality=30)) < len(encode(Picture(photo(64, 64)), "JPEG"))
+    assert len(encode(DecodedImage(photo(64, 64)), "JPEG", quality=30)) < len(
+        encode(DecodedImage(photo(64, 64)), "JPEG")
+    )
 
 
 def animation(image_format):
@@ -224,29 +226,29 @@ def animation(image_format):
 
 @pytest.mark.parametrize("image_format", ["TIFF", "WEBP", "PNG", "AVIF"])
 def test_several_frames_are_refused(image_format):
-    with pytest.raises(ImageError, match="has 3 frames or pages; expected a single picture"):
+    with pytest.raises(ImageError, match="has 3 frames or pages; expected a single image"):
         read(animation(image_format))
 
 
-def test_multi_picture_jpeg_keeps_the_main_picture():
-    picture = read(animation("MPO"))
-    assert picture.format == "JPEG"
-    assert picture.notes == ("only the main picture of a multi-picture JPEG is kept",)
+def test_multi_image_jpeg_keeps_the_main_image():
+    image = read(animation("MPO"))
+    assert image.format == "JPEG"
+    assert image.notes == ("only the main image of a multi-image JPEG is kept",)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"", "the file is empty"),
-        (b"I am a text file.\n", "not a picture: expected JPEG"),
+        (b"I am a text file.\n", "not an image: expected JPEG"),
         (b"GIF89a" + b"\0" * 40, "is a GIF; expected"),
-        (b"\0\0\0\x18ftypheic" + b"\0" * 40, "is a HEIC picture"),
-        (b"\xff\xd8\xff\xe0", "damaged picture"),
-        (b"\x89PNG\r\n\x1a\n", "damaged picture"),
-        (b"II*\0\x08\0\0\0", "damaged picture"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 40, "is a HEIC image"),
+        (b"\xff\xd8\xff\xe0", "damaged image"),
+        (b"\x89PNG\r\n\x1a\n", "damaged image"),
+        (b"II*\0\x08\0\0\0", "damaged image"),
     ],
 )
-def test_what_is_no_picture(data, message):
+def test_what_is_no_image(data, message):
     with pytest.raises(ImageError, match=message) as error:
         read(data)
     assert "\n" not in str(error.value)
@@ -254,22 +256,22 @@ def test_what_is_no_picture(data, message):
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF", "WEBP", "BMP", "AVIF"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
-def test_truncated_pictures_are_refused(image_format, share):
+def test_truncated_images_are_refused(image_format, share):
     data = file_of(Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 80, 3), np.uint8)), image_format)
-    with pytest.raises(ImageError, match="damaged picture"):
+    with pytest.raises(ImageError, match="damaged image"):
         read(data[: int(len(data) * share)])
 
 
 @pytest.mark.parametrize("image_format", LOSSLESS)
-def test_truncated_16_bit_pictures_are_refused(image_format):
-    data = encode(Picture(np.random.default_rng(0).integers(0, 65536, (90, 80, 3), np.uint16)), image_format)
-    with pytest.raises(ImageError, match="damaged picture"):
+def test_truncated_16_bit_images_are_refused(image_format):
+    data = encode(DecodedImage(np.random.default_rng(0).integers(0, 65536, (90, 80, 3), np.uint16)), image_format)
+    with pytest.raises(ImageError, match="damaged image"):
         read(data[: len(data) * 2 // 3])
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "TIFF", "WEBP"]), st.integers(0, 2000), st.integers(0, 255))
-def test_a_damaged_byte_gives_a_picture_or_one_line(image_format, position, value):
+def test_a_damaged_byte_gives_a_image_or_one_line(image_format, position, value):
     data = bytearray(file_of(Image.fromarray(photo(24, 24)), image_format, exif=exif()))
     data[position % len(data)] = value
     try:
@@ -294,11 +296,11 @@ def test_floating_point_pixels_are_refused():
 
 def test_a_size_that_the_format_cannot_hold():
     with pytest.raises(ImageError, match="cannot be written as WEBP, 20000x1"):
-        encode(Picture(np.zeros((1, 20_000, 3), np.uint8)), "WEBP")
+        encode(DecodedImage(np.zeros((1, 20_000, 3), np.uint8)), "WEBP")
 
 
 def test_side_by_side():
-    left, right = Picture(photo(8, 9)), Picture(photo(8, 9, seed=1))
+    left, right = DecodedImage(photo(8, 9)), DecodedImage(photo(8, 9, seed=1))
     assert np.array_equal(side_by_side(left, right).pixels, np.hstack([left.pixels, right.pixels]))
 
 

@@ -79,7 +79,7 @@ def test_no_seam_on_a_smooth_gradient(general):
     y, x = np.mgrid[0:300, 0:360]
     gradient = np.repeat(((x / 360 + y / 300) / 2)[..., None], 3, axis=2).astype(np.float32)
     result = derain(general, gradient, tile=128)
-    inner = slice(16, -16)  # what the network does at the picture's own border is no seam
+    inner = slice(16, -16)  # what the network does at the image's own border is no seam
     for axis in (0, 1):
         step = np.diff(result, axis=axis) - np.diff(gradient, axis=axis)
         assert np.abs(step[inner, inner]).max() < 1 / 255
@@ -136,11 +136,11 @@ def test_out_of_memory_shrinks_the_tile_and_loses_nothing(tile, error, caplog):
     assert np.allclose(result, image * 0.5, atol=1e-7)
     first = len(model.calls)
     assert np.allclose(restorer(image), image * 0.5, atol=1e-7)
-    assert all(h * w <= 100 * 100 for h, w in model.calls[first:])  # the lesson is kept for the next picture
+    assert all(h * w <= 100 * 100 for h, w in model.calls[first:])  # the lesson is kept for the next image
     assert sum("out of memory" in record.message for record in caplog.records) <= 3
 
 
-def test_out_of_memory_in_the_middle_of_a_picture():
+def test_out_of_memory_in_the_middle_of_a_image():
     image = random_image(200, 200, np.float32)
 
     class Sometimes(LimitedMemory):

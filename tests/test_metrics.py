@@ -40,19 +40,19 @@ def test_the_authors_scripts_values(shared, reference, name, number):
 
 def test_the_reference_values_without_ground_truth(shared, reference, niqe, brisque):
     for name, expected in reference["no-reference"]["images"].items():
-        picture = datasets.read_rgb8(shared / "data" / name)
-        assert niqe(picture) == pytest.approx(expected["niqe"], abs=1e-4), name
-        assert brisque(picture) == pytest.approx(expected["brisque"], abs=0.01), name
+        image = datasets.read_rgb8(shared / "data" / name)
+        assert niqe(image) == pytest.approx(expected["niqe"], abs=1e-4), name
+        assert brisque(image) == pytest.approx(expected["brisque"], abs=0.01), name
 
 
 def test_luma_is_that_of_studio_range():
-    colours = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
-    assert luma(colours, "uint8-Y").tolist() == [[16, 235, 81, 145, 41]]
-    assert luma(colours, "float-Y") == pytest.approx(np.array([[16, 235, 81.481, 144.553, 40.966]]))
+    colors = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    assert luma(colors, "uint8-Y").tolist() == [[16, 235, 81, 145, 41]]
+    assert luma(colors, "float-Y") == pytest.approx(np.array([[16, 235, 81.481, 144.553, 40.966]]))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_equal_pictures(protocol):
+def test_equal_images(protocol):
     assert psnr(photo(), photo(), protocol) == math.inf
     assert ssim(photo(), photo(), protocol) == pytest.approx(1)
 
@@ -98,7 +98,7 @@ def test_ssim_in_bands_is_ssim_of_the_whole(monkeypatch):
     assert ssim(a, b) == pytest.approx(whole, abs=1e-12)
 
 
-def test_large_pictures_are_shrunk_in_the_float_protocol_only():
+def test_large_images_are_shrunk_in_the_float_protocol_only():
     """f = 2 from 384 pixels on: noise that cancels in 2x2 means disappears."""
     clean = np.full((400, 384, 3), 100, np.uint8)
     checks = (np.indices((400, 384)).sum(0) % 2 * 20).astype(np.uint8)
@@ -129,7 +129,7 @@ def test_no_reference_metrics_refuse_what_has_no_statistics(niqe, brisque):
     flat = np.full((200, 200, 3), 9, np.uint8)
     with pytest.raises(ImageError, match="two blocks of 96x96 pixels, not 191x96"):
         niqe(photo(96, 191))
-    with pytest.raises(ImageError, match="of one colour"):
+    with pytest.raises(ImageError, match="of one color"):
         niqe(flat)
     with pytest.raises(ImageError, match="some texture"):
         brisque(flat)
@@ -138,9 +138,9 @@ def test_no_reference_metrics_refuse_what_has_no_statistics(niqe, brisque):
 
 
 def test_flat_blocks_do_not_spoil_niqe(niqe):
-    picture = photo(200, 300, noise=0.1)
-    picture[:96, :96] = 255
-    assert 0 < niqe(picture) < 100
+    image = photo(200, 300, noise=0.1)
+    image[:96, :96] = 255
+    assert 0 < niqe(image) < 100
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"%YAML:1.0\n---\nopencv_ml_svm:\n   gamma: 1.\n"])

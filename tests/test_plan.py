@@ -78,11 +78,11 @@ def test_compare_has_a_name_of_its_own(tree):
     [
         (["none.jpg"], {}, "none.jpg: no such file or folder"),
         (["*.gif"], {}, r"\*.gif: matches nothing"),
-        (["out"], {}, "no pictures in out"),
+        (["out"], {}, "no images in out"),
         (["a.jpg"], {"output": "x.gif"}, "unknown ending .gif"),
         (["a.jpg"], {"output": "x.png", "image_format": "jpg"}, "contradict each other"),
-        (["a.jpg", "b.png"], {"output": "odd"}, "is a file, but several pictures need a folder"),
-        (["a.jpg", "b.png"], {"output": "x.jpg"}, "is a file, but several pictures need a folder"),
+        (["a.jpg", "b.png"], {"output": "odd"}, "is a file, but several images need a folder"),
+        (["a.jpg", "b.png"], {"output": "x.jpg"}, "is a file, but several images need a folder"),
         (["a.jpg"], {"output": "/dev/null", "overwrite": True}, "is a folder or a device"),
         (["a.jpg", "in/a.jpg"], {"output": "x"}, "would both be written to x/a.jpg"),
         (["in"], {"output": "in"}, "is an input"),
@@ -90,7 +90,7 @@ def test_compare_has_a_name_of_its_own(tree):
         (["a.jpg"], {"output": "a.jpg", "overwrite": True}, "is an input"),
         (["a.jpg"], {"output": "b.png"}, "output exists: b.png"),
         (["a.jpg"], {"overwrite": True, "skip_existing": True}, "exclude each other"),
-        (["-", "a.jpg"], {}, "stands for one picture"),
+        (["-", "a.jpg"], {}, "stands for one image"),
         (["in"], {"output": "-"}, "is a folder"),
         (["-"], {"output": "out"}, "needs a file name"),
         (["-"], {"compare": True}, "--compare needs an output file"),
@@ -135,7 +135,7 @@ def test_names_that_differ_in_case(tree, monkeypatch):
         plan(["in"], "x")
 
 
-def test_pipes_are_no_pictures_and_broken_links_are_left_to_reading(tree):
+def test_pipes_are_no_images_and_broken_links_are_left_to_reading(tree):
     os.mkfifo("in/pipe.jpg")
     Path("in/loop.jpg").symlink_to("loop.jpg")
     assert pairs("in", output="x")[-1] == ("in/loop.jpg", "x/loop.jpg")

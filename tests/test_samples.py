@@ -1,4 +1,4 @@
-"""Samples and where they come from: reproducible, any number of workers, any picture; what is wrong is listed."""
+"""Samples and where they come from: reproducible, any number of workers, any image; what is wrong is listed."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_samples_of_every_source(folders, source):
 
 
 def test_rainy_and_clean_are_cropped_and_turned_alike(folders):
-    for i in range(6):  # pairs whose rainy picture is the clean one and ten more
+    for i in range(6):  # pairs whose rainy image is the clean one and ten more
         Image.fromarray(photo(seed=i) // 2 + 10).save(f"pairs/input/{i}.png")
         Image.fromarray(photo(seed=i) // 2).save(f"pairs/target/{i}.png")
     assert all((rainy.astype(int) - clean == 10).all() for rainy, clean in samples(load({"x": PAIRED})))
@@ -98,7 +98,7 @@ def test_clean_halves_serve_as_photos(folders):
     assert "b: 50% of the samples, from 6 photos" in loaded.notes
 
 
-def test_small_pictures_are_reflected(folders):
+def test_small_images_are_reflected(folders):
     (folders / "small").mkdir()
     Image.fromarray(photo(12, 13)).save("small/a.png")
     loaded = load({"x": {"kind": "clean", "clean": ["small"]}}, patch=64, flips=False, turns=False)
@@ -106,7 +106,7 @@ def test_small_pictures_are_reflected(folders):
     assert np.array_equal(rainy, np.pad(photo(12, 13), ((0, 52), (0, 51), (0, 0)), mode="reflect"))
 
 
-def test_odd_pictures_are_taken(folders):
+def test_odd_images_are_taken(folders):
     Image.fromarray(photo(dtype=np.uint16)[..., 0]).save("photos/deep16.png")
     Image.fromarray(photo()[..., 0]).save("photos/gray.jpg")
     Image.fromarray(np.dstack([photo(), photo()[..., 0]])).save("photos/alpha.png")
@@ -117,7 +117,7 @@ def test_odd_pictures_are_taken(folders):
 
 @pytest.mark.parametrize("decode", [True, False])
 def test_unusable_files_are_listed_and_left_out(folders, decode):
-    (folders / "photos" / "text.jpg").write_text("no picture")
+    (folders / "photos" / "text.jpg").write_text("no image")
     Image.fromarray(photo(30, 30)).save("pairs/input/2.png")
     (folders / "pairs" / "target" / "3.png").unlink()
     if decode:
@@ -128,10 +128,10 @@ def test_unusable_files_are_listed_and_left_out(folders, decode):
     text = "\n".join(loaded.problems)
     assert "pairs/input/2.png is 30x30 and 2.png is 56x40: their sizes differ" in text
     assert "3.png: no partner in target" in text
-    assert "photos/text.jpg: not a picture" in text
+    assert "photos/text.jpg: not an image" in text
     if decode:
         assert "photos/one.png: 1x1 pixels; expected at least 11 a side" in text
-        assert "photos/0.png: damaged picture" in text
+        assert "photos/0.png: damaged image" in text
     assert "a: 50% of the samples, from 4 pairs" in loaded.notes
     assert f"b: 50% of the samples, from {5 if decode else 6} photos" in loaded.notes
     samples(loaded)
@@ -153,36 +153,36 @@ def test_all_folders_that_are_missing_or_empty_are_named(folders):
 def test_nothing_usable_is_a_mistake(folders):
     (folders / "bad").mkdir()
     (folders / "bad" / "a.jpg").write_text("x")
-    with pytest.raises(MistakesError, match="none of them has a picture that can be used"):
+    with pytest.raises(MistakesError, match="none of them has an image that can be used"):
         load({"x": {"kind": "clean", "clean": ["bad"]}})
 
 
 def test_held_out_photos_and_layers_are_not_trained_on(folders):
-    loaded = load({"a": LAYERS}, validation={"held_out": 0.5, "pictures": 5, "crop": 16})
+    loaded = load({"a": LAYERS}, validation={"held_out": 0.5, "images": 5, "crop": 16})
     assert "a: 100% of the samples, from 3 photos and 3 layers" in loaded.notes
-    assert [picture.group for picture in loaded.validation] == ["held out"] * 5
+    assert [image.group for image in loaded.validation] == ["held out"] * 5
     rainy, clean = loaded.validation[0].read()
     assert rainy.shape == clean.shape == (16, 16, 3)
-    again = load({"a": LAYERS}, validation={"held_out": 0.5, "pictures": 5, "crop": 16}).validation[0].read()
+    again = load({"a": LAYERS}, validation={"held_out": 0.5, "images": 5, "crop": 16}).validation[0].read()
     assert np.array_equal(rainy, again[0])
 
 
 def test_what_one_source_holds_out_no_other_trains_on(folders):
     sections = {"a": LAYERS, "b": {"kind": "clean", "clean": ["photos"]}, "c": HALVES}
-    loaded = load(sections, validation={"held_out": 0.34, "pictures": 8, "crop": 16})
+    loaded = load(sections, validation={"held_out": 0.34, "images": 8, "crop": 16})
     assert "a: 33% of the samples, from 10 photos and 4 layers" in loaded.notes  # 4 of 6, and 6 halves
     assert "b: 33% of the samples, from 4 photos" in loaded.notes
     assert "c: 33% of the samples, from 6 pairs" in loaded.notes
 
 
 def test_validation_pairs_are_spread_and_cropped(folders):
-    loaded = load({"a": PAIRED}, validation={"paired": ["pairs"], "pictures": 3, "crop": 20})
-    assert [picture.read()[0].shape for picture in loaded.validation] == [(20, 20, 3)] * 3
+    loaded = load({"a": PAIRED}, validation={"paired": ["pairs"], "images": 3, "crop": 20})
+    assert [image.read()[0].shape for image in loaded.validation] == [(20, 20, 3)] * 3
     whole = load({"a": PAIRED}, validation={"paired": ["pairs"]}).validation
-    assert [picture.read()[1].shape for picture in whole] == [(40, 56, 3)] * 6
+    assert [image.read()[1].shape for image in whole] == [(40, 56, 3)] * 6
 
 
-def test_pictures_that_a_run_wrote_are_no_photos(folders):
+def test_images_that_a_run_wrote_are_no_photos(folders):
     before = load({"x": RENDERED}).notes
     (folders / "photos/runs/a/validation").mkdir(parents=True)
     (folders / "photos/runs/a/metrics.jsonl").touch()

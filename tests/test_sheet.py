@@ -6,7 +6,7 @@ from conftest import photo
 from drsformer_cli import sheet
 
 
-def test_rows_of_pictures_under_their_text():
+def test_rows_of_images_under_their_text():
     row = sheet.row("a", [photo(40, 56), photo(40, 56, seed=1)])
     assert row.shape == (40 + 22, 2 * 56 + 4, 3)
     assert np.array_equal(row[22:, :56], photo(40, 56))
@@ -14,7 +14,7 @@ def test_rows_of_pictures_under_their_text():
     assert (row[:22] == 0).any()
 
 
-def test_large_pictures_shrink_and_the_smallest_stays():
+def test_large_images_shrink_and_the_smallest_stays():
     assert sheet.row("a", [photo(100, 1000)]).shape == (40 + 22, 400, 3)
     assert sheet.row("", [photo(1, 1)]).shape == (23, 4, 3)
 

@@ -39,7 +39,7 @@ class Street:
     name: str
     pets: dict[str, Cat | Dog] = field(default_factory=dict)
     house: House = field(default_factory=House)
-    colour: Literal["red", "blue"] = "red"
+    color: Literal["red", "blue"] = "red"
     lit: bool = True
     limit: float | None = None
 
@@ -50,7 +50,7 @@ def parse(text):
 
 def test_values_of_every_kind():
     street = parse(
-        "name = 'Main'\nlimit = 30\ncolour = 'blue'\n[house]\nrooms = 2\nsize = [1, 2.5]\n"
+        "name = 'Main'\nlimit = 30\ncolor = 'blue'\n[house]\nrooms = 2\nsize = [1, 2.5]\n"
         "[pets.tom]\nkind = 'cat'\nlives = 7\n[pets.rex]\nkind = 'dog'\ntricks = 'sit'\n"
     )
     assert street == Street(
@@ -61,7 +61,7 @@ def test_values_of_every_kind():
 def test_every_mistake_at_once_with_its_path():
     with pytest.raises(MistakesError) as caught:
         parse(
-            "nam = 'Main'\nlit = 1\ncolour = 'green'\nlimit = 'high'\n[house]\nrooms = true\nsize = [3, 1]\n"
+            "nam = 'Main'\nlit = 1\ncolor = 'green'\nlimit = 'high'\n[house]\nrooms = true\nsize = [3, 1]\n"
             "[pets.tom]\nkind = 'cat'\nlives = 10\nclaws = 4\n[pets.rex]\nkind = 'fish'\n[pets.it]\n"
         )
     assert sorted(caught.value.mistakes) == sorted(
@@ -69,7 +69,7 @@ def test_every_mistake_at_once_with_its_path():
             "nam: unknown key; did you mean name?",
             "name: missing; expected text",
             "lit: expected true or false, not 1",
-            'colour: expected "red" or "blue", not "green"',
+            'color: expected "red" or "blue", not "green"',
             'limit: expected a number, not "high"',
             "house.rooms: expected an integer, not true",
             "house.size: expected a list of 2 numbers from 0 to 100, not falling, not [3, 1]",

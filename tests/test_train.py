@@ -23,8 +23,6 @@ from drsformer import files, load_checkpoint
 from drsformer_cli import images
 from drsformer_cli.training import loop, run_folder
 
-pytestmark = pytest.mark.usefixtures("_one_thread")
-
 COMMAND = [sys.executable, "-m", "drsformer_cli", "train", "-c", "run.toml", "--threads", "1"]
 
 CONFIG = """
@@ -53,7 +51,7 @@ ema = 0.9
 every = 6
 paired = "pairs"
 crop = 16
-pictures = 2
+images = 2
 
 [output]
 log_every = 1
@@ -298,7 +296,7 @@ def test_collapse_is_noticed(run, folder, monkeypatch):
     settings = ("--set", "training.lr=1e-12", "--set", "training.final_lr=0", "--set", "validation.every=3")
     answer = train(run, "--set", "training.ema=0", *settings)
     assert answer.code == 1
-    assert "the network collapsed: at step 3 every validation picture keeps the PSNR of its rainy input" in answer.err
+    assert "the network collapsed: at step 3 every validation image keeps the PSNR of its rainy input" in answer.err
     assert checkpoints() == ["step_00000002.pth"]
 
 
@@ -417,7 +415,7 @@ class FakeRanks:
 
 def test_general_is_trained_from_ones_own_photos(run, folder):
     """The one command of the README, where none of the developers' data is."""
-    small = ("--set", "training.steps=1", "--set", "data.patch=16", "--set", "validation.pictures=2")
+    small = ("--set", "training.steps=1", "--set", "data.patch=16", "--set", "validation.images=2")
     answer = run("train", "-c", "general", "--set", "data.clean=photos", "--set", "validation.crop=16", *small)
     assert answer.code == 0
     assert "data.sources.heavy.layers: left out, no such folder: ../shared/data/streaks/heavy" in answer.err
@@ -432,7 +430,7 @@ def test_overfitting_four_pairs(run, folder, shared):
     for name in ("1.jpg", "10.jpg", "100.jpg", "101.jpg"):
         shutil.copy(shared / "data" / "rain800" / "train" / name, "four")
     Path("four.toml").write_text(
-        '[model]\npreset = "small"\n[data]\npatch = 32\ncrop = "centre"\nflips = false\nturns = false\nworkers = 0\n'
+        '[model]\npreset = "small"\n[data]\npatch = 32\ncrop = "center"\nflips = false\nturns = false\nworkers = 0\n'
         'sources.four = { kind = "paired", path = "four", side_by_side = "clean-left" }\n'
         "[training]\nsteps = 20\nbatch = 4\nlr = 2e-3\nwarmup = 5\nclip = 0\n"
         '[validation]\nevery = 20\npaired = "four"\nside_by_side = "clean-left"\ncrop = 32\n'

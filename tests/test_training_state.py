@@ -1,4 +1,4 @@
-"""Losses, optimisers, and networks that begin with the weights of others."""
+"""Losses, optimizers, and networks that begin with the weights of others."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_loss_of_two_samples(loss, expected):
     assert torch.isfinite(clean.grad).all()
 
 
-def test_each_parameter_has_one_optimiser():
+def test_each_parameter_has_one_optimizer():
     model = DRSformer(ModelSection(**TINY, mefc=True).network())
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     adamw, muon = make_optimizers(model, TrainingSection(optimizer="muon"))
@@ -78,7 +78,7 @@ def test_muon_steps_are_orthogonal(matrices, shape):
         assert (step / max(step.shape) ** 0.5 - expected).norm() < 0.35 * expected.norm()
 
 
-def test_all_optimisers_wait_where_one_overflows():
+def test_all_optimizers_wait_where_one_overflows():
     config = configuration(TINY, optimizer="muon", lr=0.01)
     begun = make_state(config, CPU)
     begun.scaler = torch.amp.GradScaler("cpu", enabled=True)  # as with fp16

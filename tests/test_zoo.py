@@ -21,7 +21,7 @@ def test_the_table_holds_what_is_published():
         assert row.urls[0].startswith(f"{http.DRIVE}?id=1")
         assert row.urls[0].split("=")[1].split("&")[0] in row.page
         assert row.path.name == f"{name}.pth"
-        assert "research use" in row.licence
+        assert "research use" in row.license
     variants = [row.variant for row in zoo.MODELS.values()]
     assert variants == ["small", "plain", "mefc", "mefc", "mefc", "plain"]
     assert zoo.MODELS["ddn"].trained_on == "DDN-Data"

@@ -1,4 +1,4 @@
-"""Draw the demonstration picture: a landscape from noise, and rain over it. All ours, so we may ship it.
+"""Draw the demonstration image: a landscape from noise, and rain over it. All ours, so we may ship it.
 
     python .github/demo/make_scene.py .github/demo/rainy.jpg
 
@@ -41,17 +41,17 @@ def landscape(rng):
     ground = meadow * mix + forest * (1 - mix)
     rock = np.array([0.44, 0.40, 0.37]) * (0.7 + 0.6 * detail[..., None])
     snow = np.array([0.93, 0.94, 0.97])
-    colour = ground * (1 - steep) + rock * steep
-    colour = colour * (1 - high * (1 - steep * 0.7)) + snow * high * (1 - steep * 0.7)
-    colour *= np.clip(light, 0.25, 1.6)[..., None] * (0.75 + 0.5 * detail[..., None])
+    color = ground * (1 - steep) + rock * steep
+    color = color * (1 - high * (1 - steep * 0.7)) + snow * high * (1 - steep * 0.7)
+    color *= np.clip(light, 0.25, 1.6)[..., None] * (0.75 + 0.5 * detail[..., None])
     surface = np.maximum(height, water)
     wet = (height <= water)[..., None]
-    colour = np.where(wet, np.array([0.25, 0.36, 0.42]) * (0.8 + 0.4 * detail[..., None]), colour)
+    color = np.where(wet, np.array([0.25, 0.36, 0.42]) * (0.8 + 0.4 * detail[..., None]), color)
 
     sky = clouds(rng, MAP, 8, 0.6)[:HEIGHT, :WIDTH][..., None]
     blend = np.linspace(0, 1, HEIGHT)[:, None, None]
     air = np.array([0.38, 0.52, 0.70]) * (1 - blend) + np.array([0.72, 0.78, 0.82]) * blend
-    picture = air + np.clip(sky * 2.4 - 1.0, 0, 0.8) * (np.array([0.86, 0.86, 0.87]) - air)
+    image = air + np.clip(sky * 2.4 - 1.0, 0, 0.8) * (np.array([0.86, 0.86, 0.87]) - air)
     eye, horizon, scale = surface[0:60, 480:540].max() + 0.12, 120, 430
     lowest = np.full(WIDTH, HEIGHT)
     rows = np.arange(HEIGHT)[:, None]
@@ -60,11 +60,11 @@ def landscape(rng):
         x, y = across.astype(int) % MAP, int(distance) % MAP
         top = np.clip((eye - surface[y, x]) * 260 / distance * scale + horizon, 0, HEIGHT).astype(int)
         haze = 1 - np.exp(-distance / 900)
-        shade = colour[y, x] * (1 - haze) + np.array([0.70, 0.76, 0.82]) * haze
+        shade = color[y, x] * (1 - haze) + np.array([0.70, 0.76, 0.82]) * haze
         visible = (rows >= top) & (rows < lowest)
-        picture = np.where(visible[..., None], shade[None], picture)
+        image = np.where(visible[..., None], shade[None], image)
         lowest = np.minimum(lowest, top)
-    return np.clip(cv2.GaussianBlur(picture, (0, 0), 0.6), 0, 1)
+    return np.clip(cv2.GaussianBlur(image, (0, 0), 0.6), 0, 1)
 
 
 def streaks(rng, length, angle, density, brightness):

@@ -1,4 +1,4 @@
-"""`drsformer derain`: pictures in, pictures without rain out."""
+"""`drsformer derain`: images in, images without rain out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from drsformer_cli import console, options
 from drsformer_cli.deraining.plan import Job, plan
 from drsformer_cli.downloads import zoo
-from drsformer_cli.errors import PICTURE_ERRORS, ExitCode, UsageError, reason
+from drsformer_cli.errors import IMAGE_ERRORS, ExitCode, UsageError, reason
 from drsformer_cli.formats import DEFAULT_QUALITY, FORMAT_OF_ENDING, FormatName
 from drsformer_cli.ranks import Ranks
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from drsformer.inference import Restorer
-    from drsformer_cli.images import Picture
+    from drsformer_cli.images import DecodedImage
 
 HARDLY_CHANGED = 0.2
 """Mean change, of 255, under which the user is told that the model may not suit the rain."""
@@ -33,7 +33,7 @@ HARDLY_CHANGED = 0.2
 
 def derain(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Pictures, folders or globs; - reads one from stdin.")
+        list[str], typer.Argument(metavar="INPUT...", help="Images, folders or globs; - reads one from stdin.")
     ],
     output: Annotated[
         str | None,
@@ -60,7 +60,7 @@ def derain(
     tta: options.Tta = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave pictures alone whose output exists.")
+        bool, typer.Option("--skip-existing", help="Leave images alone whose output exists.")
     ] = False,
     image_format: Annotated[
         FormatName | None,
@@ -75,19 +75,19 @@ def derain(
         bool, typer.Option("--compare", help="Also write NAME_compare: input and output side by side.")
     ] = False,
     max_megapixels: Annotated[
-        float | None, typer.Option(min=0.001, max=1e6, metavar="N", help="Refuse larger pictures; else 179.")
+        float | None, typer.Option(min=0.001, max=1e6, metavar="N", help="Refuse larger images; else 179.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a picture on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object an image on stdout.")] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Remove the rain from pictures.
+    """Remove the rain from images.
 
     JPEG, PNG, TIFF, WebP, BMP and AVIF; 16 bits, gray, alpha, EXIF, ICC profile and resolution are kept. Existing files
     are never replaced unless asked, and no output is left half-written.
 
-    Exit codes: 0 all done; 1 failed; 2 wrong usage, nothing was done; 3 some pictures failed, listed at the end;
+    Exit codes: 0 all done; 1 failed; 2 wrong usage, nothing was done; 3 some images failed, listed at the end;
     4 weights unavailable; 130 interrupted.
 
     Several GPUs: torchrun --nproc-per-node N -m drsformer_cli derain FOLDER -o OUT
@@ -137,25 +137,25 @@ def derain(
         try:
             _restore_all(mine, restorer, encoding, report, bar=ranks.first and not quiet)
         except (KeyboardInterrupt, SystemExit):
-            report.summarise([report.outcome])
+            report.summarize([report.outcome])
             raise
     outcomes = ranks.gather(report.outcome)
     ranks.close()
     if ranks.first:
-        report.summarise(outcomes)
+        report.summarize(outcomes)
         raise typer.Exit(_exit_code(outcomes))
 
 
 def _check_streams(jobs: list[Job], *, results: bool) -> None:
     if any(job.source is None for job in jobs) and sys.stdin is None:
-        raise UsageError("'-' reads the picture from stdin, which is closed")
+        raise UsageError("'-' reads the image from stdin, which is closed")
     if any(job.target is None for job in jobs) and (results or sys.stdout is None or sys.stdout.isatty()):
-        raise UsageError("the picture goes to stdout: send it to a file or a pipe, without --json or --dry-run")
+        raise UsageError("the image goes to stdout: send it to a file or a pipe, without --json or --dry-run")
 
 
 @dataclass
 class _Outcome:
-    """What became of the pictures of one rank."""
+    """What became of the images of one rank."""
 
     done: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
@@ -188,7 +188,7 @@ class _Report:
         self.outcome.done += 1
         if result.mean_change < HARDLY_CHANGED:
             self.outcome.hardly_changed.append(job.name)
-        H, W = result.picture.pixels.shape[:2]
+        H, W = result.image.pixels.shape[:2]
         if job.target is None:
             return
         if self.as_json:
@@ -210,12 +210,12 @@ class _Report:
         if self.as_json:
             console.result(console.json_line({"input": job.name, "error": reason(error)}))
 
-    def summarise(self, outcomes: list[_Outcome]) -> None:
+    def summarize(self, outcomes: list[_Outcome]) -> None:
         """The failures of all ranks, and what a user may want to try next."""
         failures = [failure for outcome in outcomes for failure in outcome.failures]
         unchanged = [name for outcome in outcomes for name in outcome.hardly_changed]
         if failures and not self.single:
-            console.error(f"{len(failures)} of {len(failures) + sum(o.done for o in outcomes)} pictures failed:")
+            console.error(f"{len(failures)} of {len(failures) + sum(o.done for o in outcomes)} images failed:")
         for name, text in failures:
             console.error(f"{name}: {text}")
         if unchanged and not self.quiet:
@@ -233,27 +233,27 @@ class _Encoding:
     quality: int
     overwrite: bool
 
-    def format_for(self, target: Path | None, picture: Picture) -> str:
+    def format_for(self, target: Path | None, image: DecodedImage) -> str:
         """--format, else the output's ending, else the input's format."""
         if self.image_format:
             return FORMAT_OF_ENDING[f".{self.image_format}"]
         ending = target.suffix.lower() if target is not None else ""
-        return FORMAT_OF_ENDING.get(ending, picture.format)
+        return FORMAT_OF_ENDING.get(ending, image.format)
 
 
 @dataclass(frozen=True)
 class _Restored:
     """A result that waits to be written."""
 
-    original: Picture
-    picture: Picture
+    original: DecodedImage
+    image: DecodedImage
     seconds: float
     tile: int | None
     mean_change: float
 
 
 def _restore_all(jobs: list[Job], restorer: Restorer, encoding: _Encoding, report: _Report, *, bar: bool) -> None:
-    """Restore one picture after the other; the next one is read and the previous one written meanwhile."""
+    """Restore one image after the other; the next one is read and the previous one written meanwhile."""
     import threading  # noqa: PLC0415 - `--help` is quicker without
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
@@ -267,7 +267,7 @@ def _restore_all(jobs: list[Job], restorer: Restorer, encoding: _Encoding, repor
         job, result, future = writing
         try:
             future.result()
-        except PICTURE_ERRORS as error:
+        except IMAGE_ERRORS as error:
             report.failure(job, error)
         else:
             report.success(job, result)
@@ -279,14 +279,14 @@ def _restore_all(jobs: list[Job], restorer: Restorer, encoding: _Encoding, repor
             def tiles_of(i: int) -> Callable[[int, int], None]:
                 return lambda done, total: progress.update(task, completed=i + done / total)
 
-            for i, (job, picture) in enumerate(_read_ahead(jobs, reader)):
+            for i, (job, image) in enumerate(_read_ahead(jobs, reader)):
                 progress.update(task, description=job.name, completed=i)
                 try:
-                    result = _restore(picture.result(), restorer, tiles_of(i))
-                except PICTURE_ERRORS as error:
+                    result = _restore(image.result(), restorer, tiles_of(i))
+                except IMAGE_ERRORS as error:
                     report.failure(job, error)
                     continue
-                image_format = encoding.format_for(job.target, result.picture)
+                image_format = encoding.format_for(job.target, result.image)
                 report.note(job, _notes(result.original, image_format))
                 finish_writing()
                 writing = job, result, writer.submit(_write, job, result, image_format, encoding, stop)
@@ -299,15 +299,15 @@ def _restore_all(jobs: list[Job], restorer: Restorer, encoding: _Encoding, repor
         writer.shutdown(cancel_futures=True)
 
 
-def _read_ahead(jobs: list[Job], reader: ThreadPoolExecutor) -> Iterator[tuple[Job, Future[Picture]]]:
-    """Each job with its picture, the next one being read while the caller works."""
+def _read_ahead(jobs: list[Job], reader: ThreadPoolExecutor) -> Iterator[tuple[Job, Future[DecodedImage]]]:
+    """Each job with its image, the next one being read while the caller works."""
     from concurrent.futures import Future  # noqa: PLC0415
 
     # The first is read on this thread: a stdin that never ends can then be interrupted.
-    following: Future[Picture] = Future()
+    following: Future[DecodedImage] = Future()
     try:
         following.set_result(_read(jobs[0]))
-    except PICTURE_ERRORS as error:
+    except IMAGE_ERRORS as error:
         following.set_exception(error)
     for i, job in enumerate(jobs):
         current = following
@@ -316,11 +316,11 @@ def _read_ahead(jobs: list[Job], reader: ThreadPoolExecutor) -> Iterator[tuple[J
         yield job, current
 
 
-def _read(job: Job) -> Picture:
+def _read(job: Job) -> DecodedImage:
     """Decode the input, once it is clear that the output has somewhere to go."""
     from drsformer_cli import images  # noqa: PLC0415
 
-    picture = images.read(job.source if job.source is not None else sys.stdin.buffer.read())
+    image = images.read(job.source if job.source is not None else sys.stdin.buffer.read())
     if job.target is not None:
         folder = job.target.parent
         try:
@@ -329,43 +329,43 @@ def _read(job: Job) -> Picture:
             raise OSError(error.errno, f"cannot create the folder {folder}: {error.strerror}") from None
         if not os.access(folder, os.W_OK):
             raise OSError(errno.EACCES, f"cannot write into {folder}: {os.strerror(errno.EACCES)}")
-    return picture
+    return image
 
 
-def _restore(picture: Picture, restorer: Restorer, progress: Callable[[int, int], None]) -> _Restored:
+def _restore(image: DecodedImage, restorer: Restorer, progress: Callable[[int, int], None]) -> _Restored:
     start = time.perf_counter()
-    pixels = restorer(picture.pixels, progress)
+    pixels = restorer(image.pixels, progress)
     seconds = time.perf_counter() - start
-    restored = replace(picture, pixels=pixels)
-    return _Restored(picture, restored, seconds, restorer.tile_used, _mean_change(picture, restored))
+    restored = replace(image, pixels=pixels)
+    return _Restored(image, restored, seconds, restorer.tile_used, _mean_change(image, restored))
 
 
-def _mean_change(before: Picture, after: Picture) -> float:
+def _mean_change(before: DecodedImage, after: DecodedImage) -> float:
     """Mean absolute difference of all values, of 255."""
     import numpy as np  # noqa: PLC0415
 
-    rows, total = 256, 0.0  # a few rows at a time keep large pictures out of memory
+    rows, total = 256, 0.0  # a few rows at a time keep large images out of memory
     for top in range(0, len(before.pixels), rows):
         difference = after.pixels[top : top + rows].astype(np.int32) - before.pixels[top : top + rows]
         total += float(np.abs(difference).sum(dtype=np.int64))
     return total / before.pixels.size * 255 / float(np.iinfo(before.pixels.dtype).max)
 
 
-def _notes(picture: Picture, image_format: str) -> list[str]:
+def _notes(image: DecodedImage, image_format: str) -> list[str]:
     from drsformer_cli import images  # noqa: PLC0415
 
-    return [*picture.notes, *images.losses(picture, image_format)]
+    return [*image.notes, *images.losses(image, image_format)]
 
 
 def _write(job: Job, result: _Restored, image_format: str, encoding: _Encoding, stop: threading.Event) -> None:
     from drsformer.files import atomic_write  # noqa: PLC0415
     from drsformer_cli import images  # noqa: PLC0415
 
-    pictures = [(job.target, result.picture)]
+    outputs = [(job.target, result.image)]
     if job.compare is not None:
-        pictures.append((job.compare, images.side_by_side(result.original, result.picture)))
-    for target, picture in pictures:
-        data = images.encode(picture, image_format, quality=encoding.quality)
+        outputs.append((job.compare, images.side_by_side(result.original, result.image)))
+    for target, image in outputs:
+        data = images.encode(image, image_format, quality=encoding.quality)
         if stop.is_set():
             return
         if target is None:

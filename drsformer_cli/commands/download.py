@@ -182,7 +182,7 @@ def _state(row: Published) -> str:
     return "bundled" if _bundled(row) else cache.state(row)
 
 
-_FACTS = ("licence", "variant", "parameters", "trained_on", "tested_on", "psnr", "ssim", "protocol", "paper")
+_FACTS = ("license", "variant", "parameters", "trained_on", "tested_on", "psnr", "ssim", "protocol", "paper")
 
 
 def _list(rows: list[Published], *, as_json: bool) -> None:
@@ -193,14 +193,14 @@ def _list(rows: list[Published], *, as_json: bool) -> None:
             facts = {name: getattr(row, name, None) for name in _FACTS}
             console.result(console.json_line({"name": row.name, **cache, **facts}))
         return
-    lines = [("name", "trained on", "variant", "size", "cached", "PSNR / SSIM", "licence")]
+    lines = [("name", "trained on", "variant", "size", "cached", "PSNR / SSIM", "license")]
     for row in rows:
         size = f"{_size(row) / 1e6:.1f} MB" if _size(row) > 1e6 else f"{_size(row) / 1e3:.0f} kB"
         if isinstance(row, Model):
             score = f"{row.psnr:.2f} / {row.ssim:.4f} on {row.tested_on}, {row.protocol}"
-            lines.append((row.name, row.trained_on, row.variant or "", size, _state(row), score, row.licence))
+            lines.append((row.name, row.trained_on, row.variant or "", size, _state(row), score, row.license))
         else:
-            lines.append((row.name, "", "", size, _state(row), "", row.licence))
+            lines.append((row.name, "", "", size, _state(row), "", row.license))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         console.result("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -1,4 +1,4 @@
-"""`drsformer eval`: PSNR and SSIM against rain-free pictures, NIQE and BRISQUE without them."""
+"""`drsformer eval`: PSNR and SSIM against clean images, NIQE and BRISQUE without them."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def evaluate(
         typer.Option(metavar="FOLDER", help="Where data sets lie; else DRSFORMER_DATA, else the user's data folder."),
     ] = None,
     inputs: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Rainy pictures of any pair of folders, with --targets.")
+        Path | None, typer.Option(metavar="FOLDER", help="Rainy images of any pair of folders, with --targets.")
     ] = None,
     targets: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Rain-free pictures to --inputs or --results.")
+        Path | None, typer.Option(metavar="FOLDER", help="Clean images to --inputs or --results.")
     ] = None,
     results: Annotated[
         Path | None,
@@ -58,27 +58,27 @@ def evaluate(
     ] = None,
     real: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FOLDER", help="Pictures without ground truth: NIQE and BRISQUE, before and after."),
+        typer.Option(metavar="FOLDER", help="Images without ground truth: NIQE and BRISQUE, before and after."),
     ] = None,
     protocol: Annotated[
         Literal["uint8-Y", "float-Y"] | None,
         typer.Option(metavar="uint8-Y|float-Y", help="Of PSNR and SSIM; else that of the data set, else uint8-Y."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N pictures of a set.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the first N images of a set.")] = None,
     save: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Keep restored pictures as FOLDER/SET/MODEL/NAME.png; a run that was cut off goes on from them.",
+            help="Keep restored images as FOLDER/SET/MODEL/NAME.png; a run that was cut off goes on from them.",
         ),
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Picture of worst, median and best cases: rainy, restored, clean, error."),
+        typer.Option(metavar="FILE", help="Image of worst, median and best cases: rainy, restored, clean, error."),
     ] = None,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one row a picture and model.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one row an image and model.")] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing --csv and --sheet, and others' pictures in --save.")
+        bool, typer.Option("--overwrite", help="Replace existing --csv and --sheet, and others' images in --save.")
     ] = False,
     tile: options.Tile = "auto",
     overlap: options.Overlap = None,
@@ -95,13 +95,13 @@ def evaluate(
     Data sets: Rain200L, Rain200H, DID-Data, DDN-Data, SPA-Data, Rain100L, Rain100H, Rain800, Test100, Test1200,
     Test2800. Nothing is resized or turned to make a pair fit; what cannot be scored is named.
 
-    Exit codes: 0 all scored; 1 nothing scored; 2 wrong usage or no such data; 3 some pictures could not be scored;
+    Exit codes: 0 all scored; 1 nothing scored; 2 wrong usage or no such data; 3 some images could not be scored;
     4 weights or metric parameters unavailable; 130 interrupted, 143 terminated.
 
     Several GPUs: torchrun --nproc-per-node N -m drsformer_cli eval --dataset NAME
     """
     if results and model:
-        raise UsageError("--results: scores pictures that exist; leave out --model")
+        raise UsageError("--results: scores images that exist; leave out --model")
     models = model or [zoo.DEFAULT]
     request = Request(
         datasets=dataset or [],
@@ -117,17 +117,17 @@ def evaluate(
     _check_outputs(sheet, csv, overwrite=overwrite)
     ranks = Ranks()
     found = ranks.agree(request.gather)
-    for pictures in found if ranks.first else []:
-        console.errors(pictures.name, pictures.problems, _MOST_PROBLEMS_SHOWN)
+    for image_set in found if ranks.first else []:
+        console.errors(image_set.name, image_set.problems, _MOST_PROBLEMS_SHOWN)
     console.show_log(verbose=verbose, quiet=quiet)
     from drsformer_cli.evaluation.evaluator import Evaluator, Method  # noqa: PLC0415 - slow imports wait until there is work
 
     restoring = _Restoring(tile, overlap, precision, device, threads, tta)
     weights = {name: zoo.resolve(given, quiet=quiet) for name, given in _named(request.models).items()}
     methods = [restoring.method(*named) for named in weights.items()] or [Method(str(results))]
-    found = [doubt_training(pictures, weights) for pictures in found]
+    found = [doubt_training(image_set, weights) for image_set in found]
     no_reference = _no_reference(quiet=quiet) if real else {}
-    evaluators = [Evaluator(pictures, methods, save=save, no_reference=no_reference) for pictures in found]
+    evaluators = [Evaluator(image_set, methods, save=save, no_reference=no_reference) for image_set in found]
     if save:
         ranks.agree(lambda: _prepare(save, evaluators, overwrite=overwrite))
     try:
@@ -221,16 +221,16 @@ def _prepare(save: Path, evaluators: Sequence[Evaluator], *, overwrite: bool) ->
 
 
 def _score_all(evaluators: Sequence[Evaluator], ranks: Ranks, *, bar: bool, verbose: bool) -> list[Run]:
-    """Every method on every set of pictures; complete on the first rank, empty on the others."""
+    """Every method on every set of images; complete on the first rank, empty on the others."""
     from drsformer_cli.evaluation.evaluator import Run  # noqa: PLC0415
 
     runs: list[Run] = []
     with console.progress_bar(visible=bar) as progress:
         for evaluator in evaluators:
-            samples = evaluator.pictures.samples
+            samples = evaluator.image_set.samples
             mine = ranks.share(samples)
             scores = {}
-            for sample in progress.track(mine, description=evaluator.pictures.name):
+            for sample in progress.track(mine, description=evaluator.image_set.name):
                 scores[sample.name] = evaluator.score(sample)
                 for method, score in zip(evaluator.methods, scores[sample.name], strict=True):
                     if verbose:
@@ -238,7 +238,7 @@ def _score_all(evaluators: Sequence[Evaluator], ranks: Ranks, *, bar: bool, verb
             gathered = {name: row for of_rank in ranks.gather(scores) for name, row in of_rank.items()}
             if ranks.first:
                 for i, method in enumerate(evaluator.methods):
-                    runs.append(Run(evaluator.pictures, method, [gathered[sample.name][i] for sample in samples]))
+                    runs.append(Run(evaluator.image_set, method, [gathered[sample.name][i] for sample in samples]))
     return runs
 
 
@@ -248,17 +248,17 @@ def _sheet(path: Path, evaluators: Sequence[Evaluator], runs: Sequence[Run]) -> 
 
     rows: list[NDArray[np.uint8]] = []
     for run in runs:
-        evaluator = next(e for e in evaluators if e.pictures is run.pictures)
-        samples = {sample.name: sample for sample in run.pictures.samples}
+        evaluator = next(e for e in evaluators if e.image_set is run.image_set)
+        samples = {sample.name: sample for sample in run.image_set.samples}
         for kind, score in run.typical().items():
             sample = samples[score.name]
             rainy, clean = sample.read()
             restored, _ = evaluator.restored(sample, run.method)
             shown = [rainy, restored] if clean is None else [rainy, restored, clean, sheet.error_map(restored, clean)]
-            rows.append(sheet.row(f"{run.pictures.name}, {run.method.name}, {kind}: {report.line(score)}", shown))
+            rows.append(sheet.row(f"{run.image_set.name}, {run.method.name}, {kind}: {report.line(score)}", shown))
     if not rows:
         raise ImageError("nothing was scored: there is nothing to show on a sheet")
-    return images.encode(images.Picture(sheet.stack(rows)), FORMAT_OF_ENDING[path.suffix.lower()])
+    return images.encode(images.DecodedImage(sheet.stack(rows)), FORMAT_OF_ENDING[path.suffix.lower()])
 
 
 def _write(path: Path, data: bytes, *, overwrite: bool) -> None:
@@ -272,7 +272,7 @@ def _write(path: Path, data: bytes, *, overwrite: bool) -> None:
 def _print(runs: Sequence[Run], *, as_json: bool, quiet: bool) -> None:
     for run in runs:
         failures = [f"{score.name}: {score.error}" for score in run.scores if score.error]
-        console.errors(f"{run.pictures.name}, {run.method.name}", failures, _MOST_PROBLEMS_SHOWN)
+        console.errors(f"{run.image_set.name}, {run.method.name}", failures, _MOST_PROBLEMS_SHOWN)
     if as_json:
         console.result(console.json_line({"runs": [report.as_dict(run) for run in runs]}))
     elif not quiet:
@@ -286,5 +286,5 @@ def _print(runs: Sequence[Run], *, as_json: bool, quiet: bool) -> None:
 def _exit_code(runs: Sequence[Run]) -> ExitCode:
     if not any(run.scored for run in runs):
         return ExitCode.FAILED
-    missed = any(run.pictures.problems or len(run.scored) < len(run.scores) for run in runs)
+    missed = any(run.image_set.problems or len(run.scored) < len(run.scores) for run in runs)
     return ExitCode.SOME_FAILED if missed else ExitCode.DONE

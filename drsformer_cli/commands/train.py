@@ -52,12 +52,12 @@ def train(
     """Train a network on pairs, on rain layers over your photos, or on rendered rain.
 
     The folder of the run holds config.toml, step_N.pth (to --resume from), best.pth (for derain --model),
-    metrics.jsonl, curves.png and pictures of each validation. Ctrl-C finishes the step and saves.
+    metrics.jsonl, curves.png and images of each validation. Ctrl-C finishes the step and saves.
 
     Exit codes: 0 done; 1 failed (collapsed, diverged, disk full); 2 wrong usage or configuration, nothing was done;
     4 weights unavailable; 130 interrupted, 143 terminated: saved, --resume goes on.
 
-    From a folder of rain-free photos: drsformer train -c general --set data.clean=PHOTOS
+    From a folder of clean photos: drsformer train -c general --set data.clean=PHOTOS
 
     Several GPUs: torchrun --nproc-per-node N -m drsformer_cli train -c FILE
     """
@@ -73,7 +73,7 @@ def train(
         images.allow_megapixels(None)
         place = resolve_device(device)
         with console.progress_bar(visible=ranks.first) as bar:
-            task = bar.add_task("reading pictures", total=None)
+            task = bar.add_task("reading images", total=None)
             data = sources.load(
                 run, config or str(folder.path), lambda done, total: bar.update(task, completed=done, total=total)
             )
@@ -187,7 +187,7 @@ def _check(config: Config, folder: RunFolder, data: Data, device: torch.device, 
     """Try two steps and say what one costs; write samples to look at."""
     from drsformer_cli import sheet  # noqa: PLC0415
     from drsformer_cli.training.loop import Step, Watch  # noqa: PLC0415
-    from drsformer_cli.training.report import write_picture  # noqa: PLC0415
+    from drsformer_cli.training.report import write_image  # noqa: PLC0415
     from drsformer_cli.training.state import make_state  # noqa: PLC0415
 
     training = config.training
@@ -204,7 +204,7 @@ def _check(config: Config, folder: RunFolder, data: Data, device: torch.device, 
             sheet.row("rainy, clean, ...", [part for pair in samples[i : i + 4] for part in pair])
             for i in range(0, 16, 4)
         ]
-        write_picture(sheet.stack(rows), folder.path / CHECK_FILE)
+        write_image(sheet.stack(rows), folder.path / CHECK_FILE)
         row = watch.row()
         seconds = training.batch / row["samples_per_second"]
         parameters = sum(parameter.numel() for parameter in state.model.parameters())
@@ -212,5 +212,5 @@ def _check(config: Config, folder: RunFolder, data: Data, device: torch.device, 
             f"{parameters:,} parameters; a step takes {seconds:.2f} s and {row['memory_mb']:.0f} MB, loss {loss:.4f}; "
             f"{training.steps} steps would take {training.steps * seconds / 3600:.1f} hours, validation apart"
         )
-        console.say(f"{len(data.validation)} pictures to validate on")
+        console.say(f"{len(data.validation)} images to validate on")
         console.result(f"{folder.path / CHECK_FILE}: samples, each rainy and clean")

@@ -1,4 +1,4 @@
-"""Which picture goes where: find the inputs, name the outputs, and refuse every clash before any work."""
+"""Which image goes where: find the inputs, name the outputs, and refuse every clash before any work."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ STANDARD_STREAM = "-"
 
 @dataclass(frozen=True)
 class Job:
-    """One picture.
+    """One image.
 
     Attributes:
         source: File to read; None is stdin.
         target: File to write; None is stdout.
-        compare: Side-by-side picture to write as well, or None.
+        compare: Side-by-side image to write as well, or None.
     """
 
     source: Path | None
@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """Pictures to process, and those left alone because their output exists."""
+    """Images to process, and those left alone because their output exists."""
 
     jobs: list[Job]
     skipped: list[Job]
@@ -67,9 +67,9 @@ def plan(
         output: File, folder, "-" for stdout, or None for a name beside the input.
         recursive: Whether folders are searched to any depth; the tree is mirrored.
         image_format: A FormatName; replaces the ending of every output.
-        compare: Whether a side-by-side picture is written as well.
+        compare: Whether a side-by-side image is written as well.
         overwrite: Whether existing outputs may be replaced.
-        skip_existing: Whether pictures whose output exists are left alone.
+        skip_existing: Whether images whose output exists are left alone.
 
     Raises:
         UsageError: An input is missing; outputs clash with each other, with an input or with existing files.
@@ -80,11 +80,11 @@ def plan(
         jobs = [_stream_job(inputs, output, image_format)]
     else:
         found = _file_jobs(inputs, output, recursive=recursive, image_format=image_format)
-        jobs = list(dict.fromkeys(found))  # the same picture given twice is one
+        jobs = list(dict.fromkeys(found))  # the same image given twice is one
     if compare:
         jobs = [_with_comparison(job) for job in jobs]
     if not jobs:
-        raise UsageError(f"no pictures in {', '.join(inputs)}; expected files ending in {_known_endings()}")
+        raise UsageError(f"no images in {', '.join(inputs)}; expected files ending in {_known_endings()}")
     _refuse_clashes(jobs)
     existing: list[Job] = []
     new: list[Job] = []
@@ -102,14 +102,14 @@ def plan(
 
 def _stream_job(inputs: list[str], output: str | None, image_format: str | None) -> Job:
     if len(inputs) != 1:
-        raise UsageError(f"'-' stands for one picture, but {len(inputs)} inputs were given")
+        raise UsageError(f"'-' stands for one image, but {len(inputs)} inputs were given")
     source = None if inputs[0] == STANDARD_STREAM else _existing(inputs[0])
     if source is not None and source.is_dir():
-        raise UsageError(f"{source} is a folder; one picture can go to stdout")
+        raise UsageError(f"{source} is a folder; one image can go to stdout")
     target = None if output in (None, STANDARD_STREAM) else Path(str(output))
     if target is not None:
         if target.is_dir():
-            raise UsageError(f"{target} is a folder; a picture from stdin needs a file name")
+            raise UsageError(f"{target} is a folder; an image from stdin needs a file name")
         _check_ending(target, image_format)
     return Job(source, target)
 
@@ -124,19 +124,19 @@ def _file_jobs(inputs: list[str], output: str | None, *, recursive: bool, image_
         yield Job(paths[0], target)
         return
     folder = Path(output) if output is not None else None
-    if folder is not None and not folder.is_dir() and (folder.exists() or _looks_like_a_picture(str(output))):
-        raise UsageError(f"-o {output}: is a file, but several pictures need a folder")
+    if folder is not None and not folder.is_dir() and (folder.exists() or _looks_like_a_image(str(output))):
+        raise UsageError(f"-o {output}: is a file, but several images need a folder")
     for path in paths:
         if not path.is_dir():
             yield Job(path, _target(path, Path(path.name), folder, image_format))
             continue
-        for found in _pictures_in(path, recursive=recursive, excluded=folder):
+        for found in _images_in(path, recursive=recursive, excluded=folder):
             if folder is None and found.stem.endswith((SUFFIX, SUFFIX + COMPARE_SUFFIX)):
                 continue  # the result of an earlier run
             yield Job(found, _target(found, found.relative_to(path), folder, image_format))
 
 
-def _looks_like_a_picture(output: str) -> bool:
+def _looks_like_a_image(output: str) -> bool:
     return not output.endswith(("/", os.sep)) and Path(output).suffix.lower() in FORMAT_OF_ENDING
 
 
@@ -157,8 +157,8 @@ def _existing(text: str) -> Path:
     return path
 
 
-def _pictures_in(folder: Path, *, recursive: bool, excluded: Path | None) -> Iterator[Path]:
-    """Files with a picture's ending, in order; hidden ones and the output folder are left out."""
+def _images_in(folder: Path, *, recursive: bool, excluded: Path | None) -> Iterator[Path]:
+    """Files with an image's ending, in order; hidden ones and the output folder are left out."""
     forbidden = os.path.realpath(excluded) if excluded is not None else None
 
     def refuse(error: OSError) -> None:
@@ -181,7 +181,7 @@ def _pictures_in(folder: Path, *, recursive: bool, excluded: Path | None) -> Ite
 
 
 def _never_ends(path: Path) -> bool:
-    """Whether it is a pipe, a socket or a device: nothing that lies in a folder as a picture."""
+    """Whether it is a pipe, a socket or a device: nothing that lies in a folder as an image."""
     try:
         return not stat.S_ISREG(path.stat().st_mode)
     except OSError:
@@ -197,7 +197,7 @@ def _target(source: Path, relative: Path, folder: Path | None, image_format: str
 
 def _with_comparison(job: Job) -> Job:
     if job.target is None:
-        raise UsageError("--compare needs an output file to write its picture beside, not stdout")
+        raise UsageError("--compare needs an output file to write its image beside, not stdout")
     name = f"{job.target.stem}{COMPARE_SUFFIX}{job.target.suffix}"
     return replace(job, compare=job.target.with_name(name))
 

@@ -35,7 +35,7 @@ class Published:
         name: What the user calls it.
         file: Its place below the home of downloads.
         size: The fewest and the most bytes that it may have.
-        licence: As its publishers state it.
+        license: As its publishers state it.
         urls: Where it is, in the order to try.
         page: Where a person fetches it with a browser.
         sha256: Where one is known.
@@ -45,7 +45,7 @@ class Published:
     name: str
     file: str
     size: tuple[int, int]
-    licence: str
+    license: str
     urls: tuple[str, ...]
     page: str
     sha256: str | None = None
@@ -123,7 +123,7 @@ def obtain(row: Published, *, mirror: str | None = None, force: bool = False, qu
         row: The file.
         mirror: Folder to fetch from, and from nowhere else; None: `DRSFORMER_MIRROR`, else the row's addresses.
         force: Whether to fetch it though it is there, and to accept that it differs from what was verified before.
-        quiet: Whether to show neither progress nor licence.
+        quiet: Whether to show neither progress nor license.
 
     Raises:
         DownloadError: It cannot be fetched, or what came is not this file; an old one stays.
@@ -233,7 +233,7 @@ def _admit(row: Published, source: str, *, force: bool, quiet: bool) -> Path:
         part.discard()
         raise
     if not quiet:
-        console.say(f"{row.name}: {row.path.stat().st_size / 1e6:.1f} MB, verified; licence: {row.licence}")
+        console.say(f"{row.name}: {row.path.stat().st_size / 1e6:.1f} MB, verified; license: {row.license}")
     return row.path
 
 

@@ -74,7 +74,7 @@ def _published(name: str, data: str, variant: str, drive_id: str) -> Model:
         name=name,
         file=f"weights/{name}.pth",
         size=size,
-        licence="none stated by the authors, assume research use",
+        license="none stated by the authors, assume research use",
         urls=(http.drive_url(drive_id),),
         page=f"https://drive.google.com/file/d/{drive_id}/view",
         variant=variant,
@@ -92,7 +92,7 @@ _GENERAL = Model(
     name="general",
     file="",  # what concerns fetching is empty: it is bundled
     size=(0, 0),
-    licence="MIT",
+    license="MIT",
     urls=(),
     page="",
     variant="small",
@@ -137,7 +137,7 @@ _PARAMETER_FILES = (
 def _parameter_file(url: str, size: int, sha256: str) -> Published:
     name = url.rpartition("/")[2]
     return Published(
-        name=name, file=f"metrics/{name}", size=(size, size), licence="Apache-2.0", urls=(url,), page=url, sha256=sha256
+        name=name, file=f"metrics/{name}", size=(size, size), license="Apache-2.0", urls=(url,), page=url, sha256=sha256
     )
 
 

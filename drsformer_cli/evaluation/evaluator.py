@@ -1,6 +1,6 @@
-"""Restore and score pictures: from samples to the numbers of a table.
+"""Restore and score images: from samples to the numbers of a table.
 
-Shapes: pictures (H, W, 3) RGB uint8.
+Shapes: images (H, W, 3) RGB uint8.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from drsformer.errors import ImageError
 from drsformer.files import atomic_write, sha256_of
 from drsformer_cli import metrics
 from drsformer_cli.datasets import read_rgb8
-from drsformer_cli.errors import PICTURE_ERRORS, reason
+from drsformer_cli.errors import IMAGE_ERRORS, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from drsformer.inference import Restorer
-    from drsformer_cli.evaluation.image_sets import PictureSet, Sample
+    from drsformer_cli.evaluation.image_sets import ImageSet, Sample
 
     Pixels = NDArray[np.uint8]
     Scorer = Callable[[Pixels], float]
@@ -44,7 +44,7 @@ class Method:
     Attributes:
         name: In tables and in the paths of saved results.
         restorer: The network; None for existing results.
-        settings: What the results depend on beside the picture: checkpoint hash, device, tile and so on.
+        settings: What the results depend on beside the image: checkpoint hash, device, tile and so on.
     """
 
     name: str
@@ -54,13 +54,13 @@ class Method:
 
 @dataclass(frozen=True)
 class Score:
-    """The numbers of one picture.
+    """The numbers of one image.
 
     Attributes:
         name: Of the sample.
         scene: See `Sample.scene`.
-        values: By metric; with `_input` for the rainy picture. PSNR is infinite for equal luma; a metric that is not
-            defined for the picture (too small, of one colour) is NaN.
+        values: By metric; with `_input` for the rainy image. PSNR is infinite for equal luma; a metric that is not
+            defined for the image (too small, of one color) is NaN.
         seconds: In the network; None for existing results.
         error: Why there are no numbers.
     """
@@ -74,29 +74,29 @@ class Score:
 
 @dataclass(frozen=True)
 class Run:
-    """One method on one set of pictures."""
+    """One method on one set of images."""
 
-    pictures: PictureSet
+    image_set: ImageSet
     method: Method
     scores: Sequence[Score]
 
     @property
     def scored(self) -> list[Score]:
-        """The pictures that have numbers."""
+        """The images that have numbers."""
         return [score for score in self.scores if score.error is None]
 
     @property
     def comparable(self) -> bool:
         """Whether published numbers may stand beside these: the whole set, in its protocol."""
-        dataset = self.pictures.dataset
-        return dataset is not None and len(self.scored) == dataset.count and self.pictures.protocol == dataset.protocol
+        dataset = self.image_set.dataset
+        return dataset is not None and len(self.scored) == dataset.count and self.image_set.protocol == dataset.protocol
 
     def mean(self, metric: str) -> float | None:
         """Mean of the finite values; None if there are none."""
         return _mean(score.values.get(metric, math.nan) for score in self.scores)
 
     def gain(self, metric: str) -> float | None:
-        """Mean difference to the rainy input, over the pictures where both are finite; None if there are none."""
+        """Mean difference to the rainy input, over the images where both are finite; None if there are none."""
         return _mean(
             score.values.get(metric, math.nan) - score.values.get(f"{metric}_input", math.nan) for score in self.scores
         )
@@ -104,7 +104,7 @@ class Run:
     def interval(self, metric: str) -> tuple[float, float] | None:
         """95 % interval of the mean, by bootstrap over scenes; None for fewer than two.
 
-        Pictures of one scene are drawn together: 14 rainy versions of a photo are not 14 observations.
+        Images of one scene are drawn together: 14 rainy versions of a photo are not 14 observations.
         """
         by_scene: dict[str, list[float]] = {}
         for score in self.scores:
@@ -119,15 +119,15 @@ class Run:
         return float(low), float(high)
 
     def identical(self, of: str = "") -> int:
-        """Results, or with "_input" rainy pictures, whose luma equals the clean one's: not in the mean PSNR."""
+        """Results, or with "_input" rainy images, whose luma equals the clean one's: not in the mean PSNR."""
         return sum(math.isinf(score.values.get(f"psnr{of}", 0.0)) for score in self.scores)
 
     def typical(self) -> dict[str, Score]:
-        """The worst, median and best of its pictures: by PSNR, or by how much NIQE fell."""
+        """The worst, median and best of its images: by PSNR, or by how much NIQE fell."""
 
         def quality(score: Score) -> float:
             values = score.values
-            if self.pictures.protocol:
+            if self.image_set.protocol:
                 return values["psnr"]
             return values["niqe_input"] - values["niqe"]
 
@@ -138,54 +138,54 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """Mean time in the network a picture."""
+        """Mean time in the network an image."""
         return _mean(math.nan if score.seconds is None else score.seconds for score in self.scores)
 
 
 class Evaluator:
-    """Scores one set of pictures for several methods.
+    """Scores one set of images for several methods.
 
     Args:
-        pictures: What is scored.
+        images: What is scored.
         methods: What to score.
-        save: Folder of restored pictures, which are scored instead of restored again where they exist.
-        no_reference: NIQE and BRISQUE, for pictures without ground truth.
+        save: Folder of restored images, which are scored instead of restored again where they exist.
+        no_reference: NIQE and BRISQUE, for images without ground truth.
     """
 
     def __init__(
         self,
-        pictures: PictureSet,
+        image_set: ImageSet,
         methods: Sequence[Method],
         *,
         save: Path | None = None,
         no_reference: dict[str, Scorer] | None = None,
     ) -> None:
-        self.pictures = pictures
+        self.image_set = image_set
         self.methods = methods
         self.save = save
         self.no_reference = no_reference or {}
 
     def score(self, sample: Sample) -> list[Score]:
-        """The scores of one picture, one a method; what fails costs that picture only."""
+        """The scores of one image, one a method; what fails costs that image only."""
         try:
             rainy, clean = sample.read()
             of_input = self._values(rainy, clean) if sample.has_input else {}
-        except PICTURE_ERRORS as error:
+        except IMAGE_ERRORS as error:
             return [Score(sample.name, sample.scene, error=reason(error)) for _ in self.methods]
         return [self._score(sample, method, (rainy, clean), of_input) for method in self.methods]
 
     def restored(self, sample: Sample, method: Method) -> tuple[Pixels, float | None]:
-        """A method's result for one picture, and its seconds in the network; saved where that was asked for.
+        """A method's result for one image, and its seconds in the network; saved where that was asked for.
 
         Raises:
-            ImageError: A picture cannot be read or restored, or a result differs from it in size.
+            ImageError: An image cannot be read or restored, or a result differs from it in size.
             OSError: A file cannot be read or written.
         """
         return self._restored(sample, method, sample.read()[0])
 
     def foreign(self) -> Path | None:
-        """A file where a restored picture would be saved, but which something else made; None if there is none."""
-        for sample in self.pictures.samples:
+        """A file where a restored image would be saved, but which something else made; None if there is none."""
+        for sample in self.image_set.samples:
             for method in self.methods:
                 path = self._saved(sample, method)
                 if path is not None and path.exists() and _record(path)[0] != self._made_by(sample, method):
@@ -193,26 +193,26 @@ class Evaluator:
         return None
 
     def _score(
-        self, sample: Sample, method: Method, pictures: tuple[Pixels, Pixels | None], of_input: dict[str, float]
+        self, sample: Sample, method: Method, image_set: tuple[Pixels, Pixels | None], of_input: dict[str, float]
     ) -> Score:
-        rainy, clean = pictures
+        rainy, clean = image_set
         try:
             restored, seconds = self._restored(sample, method, rainy)
             values = self._values(restored, clean)
-        except PICTURE_ERRORS as error:
+        except IMAGE_ERRORS as error:
             return Score(sample.name, sample.scene, error=reason(error))
         if all(math.isnan(value) for value in values.values()):
             names = " and ".join(metric.upper() for metric in values)
-            return Score(sample.name, sample.scene, error=f"too small, or of one colour, for {names}")
+            return Score(sample.name, sample.scene, error=f"too small, or of one color, for {names}")
         values |= {f"{metric}_input": value for metric, value in of_input.items()}
         return Score(sample.name, sample.scene, values, seconds)
 
-    def _values(self, picture: Pixels, clean: Pixels | None) -> dict[str, float]:
-        if clean is None or self.pictures.protocol is None:
-            return {metric: _or_nan(score, picture) for metric, score in self.no_reference.items()}
-        protocol = self.pictures.protocol
-        psnr = metrics.psnr(picture, clean, protocol)
-        return {"psnr": psnr, "ssim": _or_nan(lambda image: metrics.ssim(image, clean, protocol), picture)}
+    def _values(self, image: Pixels, clean: Pixels | None) -> dict[str, float]:
+        if clean is None or self.image_set.protocol is None:
+            return {metric: _or_nan(score, image) for metric, score in self.no_reference.items()}
+        protocol = self.image_set.protocol
+        psnr = metrics.psnr(image, clean, protocol)
+        return {"psnr": psnr, "ssim": _or_nan(lambda image: metrics.ssim(image, clean, protocol), image)}
 
     def _restored(self, sample: Sample, method: Method, rainy: Pixels) -> tuple[Pixels, float | None]:
         if method.restorer is None:
@@ -222,7 +222,7 @@ class Evaluator:
             if result.shape != rainy.shape:
                 raise ImageError(
                     f"{sample.result.name} is {result.shape[1]}x{result.shape[0]}, "
-                    f"the picture {rainy.shape[1]}x{rainy.shape[0]}"
+                    f"the image {rainy.shape[1]}x{rainy.shape[0]}"
                 )
             return result, None
         path = self._saved(sample, method)
@@ -247,7 +247,7 @@ class Evaluator:
     def _saved(self, sample: Sample, method: Method) -> Path | None:
         if self.save is None or method.restorer is None:
             return None
-        return self.save / self.pictures.name / method.name / f"{sample.name}.png"
+        return self.save / self.image_set.name / method.name / f"{sample.name}.png"
 
     def _made_by(self, sample: Sample, method: Method) -> dict[str, object]:
         return {**method.settings, "input": sha256_of(sample.files[0]) if self.save else None}
@@ -259,10 +259,10 @@ def _mean(values: Iterable[float]) -> float | None:
     return math.fsum(finite) / len(finite) if finite else None
 
 
-def _or_nan(score: Scorer, picture: Pixels) -> float:
-    """A metric's value, NaN where it is not defined for the picture."""
+def _or_nan(score: Scorer, image: Pixels) -> float:
+    """A metric's value, NaN where it is not defined for the image."""
     try:
-        return score(picture)
+        return score(image)
     except ImageError:
         return math.nan
 

@@ -1,4 +1,4 @@
-"""Which pictures `eval` scores: data sets, pairs of folders, existing results, photos without ground truth."""
+"""Which images `eval` scores: data sets, pairs of folders, existing results, photos without ground truth."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _DEFAULT_PROTOCOL: Protocol = "uint8-Y"
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture to score.
+    """One image to score.
 
     Attributes:
         name: Unique in its set.
-        source: A pair, or a rainy picture without ground truth.
+        source: A pair, or a rainy image without ground truth.
         result: An existing result to score.
-        has_input: Whether the rainy picture is known; not where results and targets are all there is.
+        has_input: Whether the rainy image is known; not where results and targets are all there is.
     """
 
     name: str
@@ -43,36 +43,36 @@ class Sample:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What its numbers depend on, apart from the network; the rainy picture comes first."""
+        """What its numbers depend on, apart from the network; the rainy image comes first."""
         return (self.source.rainy, self.source.clean) if isinstance(self.source, Pair) else (self.source,)
 
     @property
     def scene(self) -> str:
-        """What pictures of one scene have in common: they are no independent observations."""
+        """What images of one scene have in common: they are no independent observations."""
         return str(self.files[-1])
 
     def read(self) -> tuple[Pixels, Pixels | None]:
-        """The rainy picture, and the clean one where there is one.
+        """The rainy image, and the clean one where there is one.
 
         Raises:
-            ImageError: A file is no picture, or the two differ in size.
+            ImageError: A file is no image, or the two differ in size.
             OSError: A file cannot be read.
         """
         return self.source.read() if isinstance(self.source, Pair) else (read_rgb8(self.source), None)
 
 
 @dataclass(frozen=True)
-class PictureSet:
+class ImageSet:
     """What is scored together, in one table.
 
     Attributes:
         name: In tables and in the paths of saved results.
-        samples: The pictures.
+        samples: The images.
         protocol: Of PSNR and SSIM; None without ground truth.
         dataset: Its row in the table of published data sets, where it is one.
         problems: What was found but cannot be scored, a line each.
         warnings: Why its numbers may not be comparable, a line each.
-        total: Pictures that it has, those that cannot be scored or were not wanted included.
+        total: Images that it has, those that cannot be scored or were not wanted included.
     """
 
     name: str
@@ -91,7 +91,7 @@ class PictureSet:
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be scored, as the command line says it; `gather` turns it into picture sets."""
+    """What is to be scored, as the command line says it; `gather` turns it into image sets."""
 
     datasets: Sequence[str]
     real: Sequence[Path]
@@ -103,14 +103,14 @@ class Request:
     limit: int | None
     models: Sequence[str]
 
-    def gather(self) -> list[PictureSet]:
-        """The picture sets, found and paired.
+    def gather(self) -> list[ImageSet]:
+        """The image sets, found and paired.
 
         Raises:
             UsageError: The options do not fit together, data is absent, or two sets would share a name.
         """
         if self.inputs and not self.targets:
-            raise UsageError("--inputs: needs the rain-free pictures too, as --targets")
+            raise UsageError("--inputs: needs the clean images too, as --targets")
         if self.targets and not (self.inputs or self.results):
             raise UsageError("--targets: needs --inputs to restore, or --results to score")
         if self.results and (self.real or len(self.datasets) + bool(self.targets) != 1):
@@ -121,12 +121,12 @@ class Request:
         found += [_of_photos(folder) for folder in self.real]
         if not found:
             raise UsageError("nothing to score: expected --dataset, --inputs with --targets, --results or --real")
-        names = [pictures.name for pictures in found]
+        names = [image_set.name for image_set in found]
         if twins := [name for name in names if names.count(name) > 1]:
-            raise UsageError(f"two sets of pictures are called {twins[0]}; score them one after the other")
-        return [_limited(pictures, self.limit) for pictures in found]
+            raise UsageError(f"two sets of images are called {twins[0]}; score them one after the other")
+        return [_limited(image_set, self.limit) for image_set in found]
 
-    def _of_dataset(self, name: str) -> PictureSet:
+    def _of_dataset(self, name: str) -> ImageSet:
         """A known data set by name or by folder, or any folder with a rainy and a clean one in it."""
         folder = Path(name)
         dataset = datasets.known(folder.name)
@@ -139,18 +139,20 @@ class Request:
         pairs = datasets.find_pairs(folder, side_by_side=dataset.side_by_side if dataset else None)
         return self._paired(dataset.name if dataset else folder.resolve().name, dataset, pairs)
 
-    def _of_folders(self, targets: Path) -> PictureSet:
+    def _of_folders(self, targets: Path) -> ImageSet:
         """--inputs, or else --results, with --targets."""
-        pairs = datasets.pair(datasets.pictures(self.inputs or self.results or targets), datasets.pictures(targets))
+        pairs = datasets.pair(
+            datasets.image_files(self.inputs or self.results or targets), datasets.image_files(targets)
+        )
         folder = targets.resolve()
         name = folder.parent.name if datasets.is_role(folder) else folder.name
-        # The protocol of its namesake fits, its numbers do not: these may be some of its pictures, or other rainy ones.
+        # The protocol of its namesake fits, its numbers do not: these may be some of its images, or other rainy ones.
         namesake = datasets.known(name)
         return self._paired(name, None, pairs, namesake.protocol if namesake else _DEFAULT_PROTOCOL)
 
     def _paired(
         self, name: str, dataset: Dataset | None, pairs: Pairs, default: Protocol = _DEFAULT_PROTOCOL
-    ) -> PictureSet:
+    ) -> ImageSet:
         """Pairs whose sizes agree, each with its existing result where results are scored."""
         sizes = datasets.size_problems(pairs.pairs)
         good = [pair for pair in pairs.pairs if pair not in sizes]
@@ -160,16 +162,16 @@ class Request:
         if alone:
             result_of = {pair.rainy: pair.rainy for pair in good}
         elif self.results:
-            of_results = datasets.pair(datasets.pictures(self.results), [pair.rainy for pair in good])
+            of_results = datasets.pair(datasets.image_files(self.results), [pair.rainy for pair in good])
             result_of = {pair.clean: pair.rainy for pair in of_results.pairs}
             problems += of_results.problems
         protocol = self.protocol or (dataset.protocol if dataset else default)
         warnings = [] if dataset is None else [*self._doubts(dataset, good, protocol)]
         if pairs.unused:
-            warnings.append(f"rain-free pictures without a rainy one: {console.some([p.name for p in pairs.unused])}")
+            warnings.append(f"clean images without a rainy one: {console.some([p.name for p in pairs.unused])}")
         samples = [Sample(pair.name, pair, result_of.get(pair.rainy), has_input=not alone) for pair in good]
         total = dataset.count if dataset else len(pairs.pairs) + len(pairs.problems)
-        return PictureSet(name, samples, protocol, dataset, tuple(problems), tuple(warnings), total)
+        return ImageSet(name, samples, protocol, dataset, tuple(problems), tuple(warnings), total)
 
     def _doubts(self, dataset: Dataset, pairs: Sequence[Pair], protocol: Protocol) -> Iterator[str]:
         """Why numbers on a known data set may not be comparable."""
@@ -188,11 +190,11 @@ class Request:
                 yield f"{model} was trained on {trained_on}: {dataset.caution[1]}"
 
 
-def doubt_training(pictures: PictureSet, weights: Mapping[str, Path]) -> PictureSet:
-    """The same pictures, with a warning for those that our own training says it has seen.
+def doubt_training(image_set: ImageSet, weights: Mapping[str, Path]) -> ImageSet:
+    """The same images, with a warning for those that our own training says it has seen.
 
     Args:
-        pictures: What is scored.
+        image_set: What is scored.
         weights: Files of the networks by name; only those of `drsformer train` say what they were trained on.
 
     Raises:
@@ -200,46 +202,46 @@ def doubt_training(pictures: PictureSet, weights: Mapping[str, Path]) -> Picture
     """
     from drsformer.checkpoint import read_content  # noqa: PLC0415 - torch is slow to import
 
-    warnings = list(pictures.warnings)
-    files = {sample.name: [file.resolve() for file in sample.files] for sample in pictures.samples}
+    warnings = list(image_set.warnings)
+    files = {sample.name: [file.resolve() for file in sample.files] for sample in image_set.samples}
     for name, path in weights.items():
         for use, folders, most in _training_folders(read_content(path)):
             roots = [Path(folder).expanduser().resolve() for folder in folders]
             seen = [
-                picture
-                for picture, its_files in files.items()
+                image
+                for image, its_files in files.items()
                 if any(file.is_relative_to(root) for file in its_files for root in roots)
             ]
             if seen:
                 number = f"at most {most}" if 0 < most < len(seen) else f"{len(seen)}"
-                warnings.append(f"{name} was {use} {number} of these pictures: {console.some(seen)}")
-    return replace(pictures, warnings=tuple(warnings))
+                warnings.append(f"{name} was {use} {number} of these images: {console.some(seen)}")
+    return replace(image_set, warnings=tuple(warnings))
 
 
 def _training_folders(content: object) -> list[tuple[str, list[str], int]]:
-    """How a checkpoint says that it used folders, which, and the most pictures that it took of them; 0: all."""
+    """How a checkpoint says that it used folders, which, and the most images that it took of them; 0: all."""
     try:
         run = content["training"]["run"]  # type: ignore[index]  # anything may be in a file
         sources = run["data"]["sources"].values()
         trained = [source["path"] for source in sources if "path" in source]
         trained += [folder for table in (run["data"], *sources) for folder in table.get("clean", [])]
         chosen = list(run["validation"]["paired"])
-        most = int(run["validation"]["pictures"]) * len(chosen)
+        most = int(run["validation"]["images"]) * len(chosen)
     except (KeyError, TypeError, ValueError, AttributeError):
         return []
     return [("trained on", trained, 0), ("chosen among its kind by", chosen, most)]
 
 
-def _of_photos(folder: Path) -> PictureSet:
-    photos = datasets.pictures(folder)
+def _of_photos(folder: Path) -> ImageSet:
+    photos = datasets.image_files(folder)
     if not photos:
-        raise UsageError(f"{folder}: no pictures in it")
+        raise UsageError(f"{folder}: no images in it")
     samples = [Sample(name, photo) for name, photo in zip(datasets.names(photos), photos, strict=True)]
-    return PictureSet(folder.resolve().name, samples, total=len(samples))
+    return ImageSet(folder.resolve().name, samples, total=len(samples))
 
 
-def _limited(pictures: PictureSet, limit: int | None) -> PictureSet:
-    if limit is None or limit >= len(pictures.samples):
-        return pictures
-    warnings = (*pictures.warnings, f"only its first {limit} pictures (--limit)")
-    return replace(pictures, samples=pictures.samples[:limit], warnings=warnings)
+def _limited(image_set: ImageSet, limit: int | None) -> ImageSet:
+    if limit is None or limit >= len(image_set.samples):
+        return image_set
+    warnings = (*image_set.warnings, f"only its first {limit} images (--limit)")
+    return replace(image_set, samples=image_set.samples[:limit], warnings=warnings)

@@ -1,9 +1,9 @@
 """PSNR and SSIM on luma, in the two protocols that deraining papers report.
 
 `uint8-Y` rounds the luma to an integer (Rain200L/H, SPA-Data and most others); `float-Y` does not, and shrinks large
-pictures before SSIM (DID-Data, DDN-Data). Both agree with the authors' MATLAB scripts.
+images before SSIM (DID-Data, DDN-Data). Both agree with the authors' MATLAB scripts.
 
-Shapes: pictures (H, W, 3) RGB uint8; luma (H, W) float64.
+Shapes: images (H, W, 3) RGB uint8; luma (H, W) float64.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Protocol = Literal["uint8-Y", "float-Y"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 SMALLEST_SSIM_SIDE = 11
-"""Pixels of SSIM's window; smaller pictures have no SSIM."""
+"""Pixels of SSIM's window; smaller images have no SSIM."""
 
 _PEAK = 255.0
 _SSIM_SIGMA = 1.5
 _SSIM_K = (0.01, 0.03)
-_ROWS = 256  # of the SSIM map at a time: the working set stays in cache, and memory independent of the picture
+_ROWS = 256  # of the SSIM map at a time: the working set stays in cache, and memory independent of the image
 
 
 def check_image(image: Pixels) -> None:
@@ -71,7 +71,7 @@ def psnr(restored: Pixels, clean: Pixels, protocol: Protocol = "uint8-Y") -> flo
 
     Args:
         restored: (H, W, 3) RGB, uint8.
-        clean: The rain-free picture of the same shape.
+        clean: The clean image of the same shape.
         protocol: See the module. "float-Y" is computed on [0, 1] with peak 1, which is the same number.
 
     Raises:
@@ -86,11 +86,11 @@ def psnr(restored: Pixels, clean: Pixels, protocol: Protocol = "uint8-Y") -> flo
 def ssim(restored: Pixels, clean: Pixels, protocol: Protocol = "uint8-Y") -> float:
     """Structural similarity on luma, -1..1: the mean of the map, 11x11 Gaussian window, 'valid' (Wang et al., 2004).
 
-    "float-Y" first shrinks pictures whose shorter side is 384 or more, as the scripts of SSIM's authors suggest.
+    "float-Y" first shrinks images whose shorter side is 384 or more, as the scripts of SSIM's authors suggest.
 
     Args:
         restored: (H, W, 3) RGB, uint8; H and W at least 11.
-        clean: The rain-free picture of the same shape.
+        clean: The clean image of the same shape.
         protocol: See the module.
 
     Raises:
@@ -123,9 +123,9 @@ def _shrink(y: Floats) -> Floats:
     f = max(1, math.floor(min(y.shape) / 256 + 0.5))
     if f == 1:
         return y
-    # MATLAB's imfilter puts the centre of an even window left and above; OpenCV's default would be right and below.
-    centre = ((f - 1) // 2, (f - 1) // 2)
-    averaged: Any = cv2.blur(y, (f, f), anchor=centre, borderType=cv2.BORDER_REFLECT)
+    # MATLAB's imfilter puts the center of an even window left and above; OpenCV's default would be right and below.
+    center = ((f - 1) // 2, (f - 1) // 2)
+    averaged: Any = cv2.blur(y, (f, f), anchor=center, borderType=cv2.BORDER_REFLECT)
     return np.ascontiguousarray(averaged[::f, ::f])
 
 

@@ -1,14 +1,14 @@
-"""NIQE and BRISQUE: how natural a picture looks, without a rain-free one beside it. Lower is better.
+"""NIQE and BRISQUE: how natural an image looks, without a clean one beside it. Lower is better.
 
-Both describe a picture by the statistics of its locally normalised luminance and of the products of neighbours in it,
-each fitted by an asymmetric generalised Gaussian (AGGD), at full and at half size: 36 numbers. NIQE compares them with
+Both describe an image by the statistics of its locally normalized luminance and of the products of neighbors in it,
+each fitted by an asymmetric generalized Gaussian (AGGD), at full and at half size: 36 numbers. NIQE compares them with
 those of undistorted photos, BRISQUE has a support vector machine that learnt people's opinions. Their parameters are
 files of their authors, under Apache-2.0; `drsformer download metrics` fetches them.
 
-NIQE is computed in float32, as the implementation that the field compares with: in flat parts of a picture it hangs
+NIQE is computed in float32, as the implementation that the field compares with: in flat parts of an image it hangs
 on rounding, and float64 would move it by up to 0.004. BRISQUE is float64.
 
-Shapes: pictures (H, W, 3) RGB uint8; luminance (H, W).
+Shapes: images (H, W, 3) RGB uint8; luminance (H, W).
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class Niqe:
             raise CheckpointError(f"{parameters}: not the parameters of NIQE ({error})") from None
 
     def __call__(self, image: Pixels) -> float:
-        """Score of one picture, 0 upwards, lower is more natural.
+        """Score of one image, 0 upwards, lower is more natural.
 
         Args:
             image: (H, W, 3) RGB, uint8; at least two blocks of 96x96 large.
 
         Raises:
-            ImageError: The picture is too small, has no texture at all, or has another shape or type.
+            ImageError: The image is too small, has no texture at all, or has another shape or type.
         """
         y = np.rint((luma(image, "float-Y") / 255).astype(np.float32) * np.float32(255))
         rows, columns = y.shape[0] // _BLOCK, y.shape[1] // _BLOCK
@@ -76,9 +76,9 @@ class Niqe:
             raise ImageError(f"NIQE needs two blocks of {_BLOCK}x{_BLOCK} pixels, not {y.shape[1]}x{y.shape[0]}")
         y = y[: rows * _BLOCK, : columns * _BLOCK]
         features = np.hstack([self._features(y, _BLOCK), self._features(_half_size(y), _BLOCK // 2)])
-        complete = features[np.isfinite(features).all(axis=1)]  # blocks of one colour have no distribution
+        complete = features[np.isfinite(features).all(axis=1)]  # blocks of one color have no distribution
         if len(complete) < 2:
-            raise ImageError("NIQE needs two blocks that are not of one colour")
+            raise ImageError("NIQE needs two blocks that are not of one color")
         difference = self._mean - np.nanmean(features, axis=0)
         spread = np.linalg.pinv((self._covariance + np.cov(complete, rowvar=False)) / 2)
         return math.sqrt(max(0.0, float(difference @ spread @ difference)))
@@ -87,10 +87,10 @@ class Niqe:
         """18 numbers of each block."""
         mean = _filtered(y, self._window)
         deviation = np.sqrt(np.abs(_filtered(y * y, self._window) - mean**2))
-        normalised = (y - mean) / (deviation + 1)
+        normalized = (y - mean) / (deviation + 1)
         return np.array(
             [
-                _block_features(normalised[top : top + block, left : left + block])
+                _block_features(normalized[top : top + block, left : left + block])
                 for top in range(0, y.shape[0], block)
                 for left in range(0, y.shape[1], block)
             ]
@@ -128,13 +128,13 @@ class Brisque:
             raise ValueError(self._vectors.shape)
 
     def __call__(self, image: Pixels) -> float:
-        """Score of one picture, 0..100, lower is more natural.
+        """Score of one image, 0..100, lower is more natural.
 
         Args:
             image: (H, W, 3) RGB, uint8.
 
         Raises:
-            ImageError: The picture is too small or of one colour, or has another shape or type.
+            ImageError: The image is too small or of one color, or has another shape or type.
         """
         check_image(image)
         H, W = image.shape[:2]
@@ -142,42 +142,42 @@ class Brisque:
             raise ImageError(f"BRISQUE needs {_SMALLEST_BRISQUE_SIDE}x{_SMALLEST_BRISQUE_SIDE} pixels, not {W}x{H}")
         gray: Floats = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64) / 255
         half = np.asarray(cv2.resize(gray, (W // 2, H // 2), interpolation=cv2.INTER_CUBIC), np.float64)
-        features = np.array([*_picture_features(gray), *_picture_features(half)])
+        features = np.array([*_image_features(gray), *_image_features(half)])
         if not np.isfinite(features).all():
-            raise ImageError("BRISQUE needs a picture with some texture")
+            raise ImageError("BRISQUE needs an image with some texture")
         scaled = 2 * (features - self._least) / (self._largest - self._least) - 1
         kernel = np.exp(-self._gamma * np.square(self._vectors - scaled).sum(axis=1))
         return float(np.clip(self._weights @ kernel - self._offset, 0, 100))
 
 
-def _block_features(normalised: Floats) -> list[float]:
-    """NIQE: shape and mean width of a block, then shape, mean and widths of the products with four neighbours."""
-    shape, left, right = _fit_aggd(normalised)
+def _block_features(normalized: Floats) -> list[float]:
+    """NIQE: shape and mean width of a block, then shape, mean and widths of the products with four neighbors."""
+    shape, left, right = _fit_aggd(normalized)
     features = [shape, (left + right) / 2]
     for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        shape, left, right = _fit_aggd(normalised * np.roll(normalised, (down, across), (0, 1)))
+        shape, left, right = _fit_aggd(normalized * np.roll(normalized, (down, across), (0, 1)))
         mean = (right - left) * math.gamma(2 / shape) / math.gamma(1 / shape)
         features += [shape, mean, left, right]
     return features
 
 
-def _picture_features(gray: Floats) -> list[float]:
-    """BRISQUE: as NIQE's for the whole picture, with standard deviations in place of widths."""
+def _image_features(gray: Floats) -> list[float]:
+    """BRISQUE: as NIQE's for the whole image, with standard deviations in place of widths."""
     mean, mean_of_squares = (
         np.asarray(cv2.GaussianBlur(values, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE), np.float64)
         for values in (gray, gray * gray)
     )
-    normalised = (gray - mean) / (np.sqrt(np.maximum(mean_of_squares - mean**2, 0)) + 1 / 255)
-    shape, left, right = _fit_aggd(normalised)
+    normalized = (gray - mean) / (np.sqrt(np.maximum(mean_of_squares - mean**2, 0)) + 1 / 255)
+    shape, left, right = _fit_aggd(normalized)
     to_width = _width_of_deviation(shape)
     left, right = left / to_width, right / to_width
     features = [shape, (left**2 + right**2) / 2]
     for down, across in ((0, 1), (1, 0), (1, 1), (-1, 1)):
-        neighbour = np.roll(normalised, (down, across), (0, 1))
-        neighbour[: max(down, 0)] = 0  # beyond the picture
+        neighbour = np.roll(normalized, (down, across), (0, 1))
+        neighbour[: max(down, 0)] = 0  # beyond the image
         neighbour[neighbour.shape[0] + min(down, 0) :] = 0
         neighbour[:, :across] = 0
-        shape, left, right = _fit_aggd(normalised * neighbour)
+        shape, left, right = _fit_aggd(normalized * neighbour)
         to_width = _width_of_deviation(shape)
         mean_of_fit = (right - left) * math.gamma(2 / shape) / math.gamma(1 / shape)
         features += [shape, mean_of_fit, (left / to_width) ** 2, (right / to_width) ** 2]
@@ -185,7 +185,7 @@ def _picture_features(gray: Floats) -> list[float]:
 
 
 def _fit_aggd(values: Floats) -> tuple[float, float, float]:
-    """Shape and left and right width (alpha, beta_l, beta_r) of an asymmetric generalised Gaussian.
+    """Shape and left and right width (alpha, beta_l, beta_r) of an asymmetric generalized Gaussian.
 
     By moments (Lasmar et al., 2009), the shape searched in 0.2..10 by steps of 0.001. Where one side is empty, its
     width is NaN and the shape 0.2, as MATLAB has it.
@@ -206,14 +206,14 @@ def _fit_aggd(values: Floats) -> tuple[float, float, float]:
 
 @cache
 def _moment_ratios() -> tuple[Floats, Floats]:
-    """Shapes, and E|x|^2 / E x^2 of a generalised Gaussian of each."""
+    """Shapes, and E|x|^2 / E x^2 of a generalized Gaussian of each."""
     shapes = np.arange(0.2, 10.001, 0.001)
     gamma = math.gamma
     return shapes, np.array([gamma(2 / shape) ** 2 / (gamma(1 / shape) * gamma(3 / shape)) for shape in shapes])
 
 
 def _width_of_deviation(shape: float) -> float:
-    """Beta of a generalised Gaussian of standard deviation 1."""
+    """Beta of a generalized Gaussian of standard deviation 1."""
     return math.sqrt(math.gamma(1 / shape) / math.gamma(3 / shape))
 
 

@@ -85,14 +85,14 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class Paired:
-    """Pairs of rainy and rain-free pictures, in any layout that `drsformer_cli.datasets` knows.
+    """Pairs of rainy and clean images, in any layout that `drsformer_cli.datasets` knows.
 
     Attributes:
         path: Folder.
         weight: Share of the samples, relative to the other sources; 0 keeps it in reserve: it is used where no source
             with a weight was found.
-        side_by_side: Which half is the rain-free one, where one file holds both.
-        share_clean: Whether its rain-free pictures also serve the sources that make their own rain.
+        side_by_side: Which half is the clean one, where one file holds both.
+        share_clean: Whether its clean images also serve the sources that make their own rain.
         required: Whether the run is refused when the folder does not exist; else the source is left out.
     """
 
@@ -106,7 +106,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class Layers:
-    """Rain-free photos with gray streak layers added on the fly.
+    """Clean photos with gray streak layers added on the fly.
 
     Attributes:
         layers: Folders of layers.
@@ -126,7 +126,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Rain-free photos with rain drawn by `drsformer_cli.training.rain`.
+    """Clean photos with rain drawn by `drsformer_cli.training.rain`.
 
     Attributes:
         weight: As for pairs.
@@ -142,7 +142,7 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Clean:
-    """Rain-free photos as both input and target, so that the network learns to leave them alone.
+    """Clean photos as both input and target, so that the network learns to leave them alone.
 
     Attributes:
         weight: As for pairs.
@@ -163,21 +163,21 @@ class DataSection:
 
     Attributes:
         sources: By name; each sample comes from one of them, drawn by weight.
-        clean: Folders of rain-free photos for the sources that make their own rain.
-        patch: Side of the crops, in pixels, a multiple of 8; smaller pictures are padded by reflection.
-        crop: Where they are taken; centre: always the middle, to see whether a network can overfit.
+        clean: Folders of clean photos for the sources that make their own rain.
+        patch: Side of the crops, in pixels, a multiple of 8; smaller images are padded by reflection.
+        crop: Where they are taken; center: always the middle, to see whether a network can overfit.
         flips: Whether crops are mirrored at random, both ways.
         turns: Whether they are turned by quarters at random.
         mixup: Probability that a sample is blended with another one.
         workers: Threads that prepare samples ahead; 0: none, each batch is made when it is wanted.
-        cache: Megabytes of decoded pictures that are kept in memory.
-        decode: Whether every picture is decoded at the start, to find damaged ones; else only its head is read.
+        cache: Megabytes of decoded images that are kept in memory.
+        decode: Whether every image is decoded at the start, to find damaged ones; else only its head is read.
     """
 
     sources: dict[str, Source]
     clean: Paths = ()
     patch: Annotated[int, Limits(8, 4096)] = 128
-    crop: Literal["random", "centre"] = "random"
+    crop: Literal["random", "center"] = "random"
     flips: bool = True
     turns: bool = True
     mixup: Share = 0.0
@@ -202,7 +202,7 @@ class TrainingSection:
     """How it is trained.
 
     Attributes:
-        steps: Steps of the optimiser.
+        steps: Steps of the optimizer.
         batch: Samples a step, over all processes and accumulation: the effective batch size.
         accumulate: Parts that each process works off its share of the batch in.
         loss: The mean over all values of L1 or of Charbonnier's sqrt(difference**2 + charbonnier_eps**2); or rmse, the
@@ -255,10 +255,10 @@ class ValidationSection:
     Attributes:
         every: Steps between validations; 0: none.
         paired: Folders of pairs.
-        side_by_side: Which half is the rain-free one, where one file of those folders holds both.
+        side_by_side: Which half is the clean one, where one file of those folders holds both.
         held_out: Share of the photos and layers that is kept from training and validated on, with rain drawn once.
-        pictures: Most pictures a folder, evenly spread; 0: all. Also how many held-out ones are made.
-        crop: Side of the part in the middle of larger pictures that is used; 0: the whole.
+        images: Most images a folder, evenly spread; 0: all. Also how many held-out ones are made.
+        crop: Side of the part in the middle of larger images that is used; 0: the whole.
         protocol: How luma is rounded, see `drsformer_cli.metrics`.
         required: Whether the run is refused when a folder does not exist; else the folder is left out.
     """
@@ -267,7 +267,7 @@ class ValidationSection:
     paired: Paths = ()
     side_by_side: SideBySide | None = None
     held_out: Annotated[float, Limits(0, 0.9)] = 0.0
-    pictures: Count = 0
+    images: Count = 0
     crop: Count = 0
     protocol: Literal["uint8-Y", "float-Y"] = "uint8-Y"
     required: bool = True

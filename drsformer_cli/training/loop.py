@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from drsformer_cli.training.validation import Scores
 
 COLLAPSED = 0.01
-"""Change of PSNR in dB, on every validation picture, under which the network does nothing any more."""
+"""Change of PSNR in dB, on every validation image, under which the network does nothing any more."""
 
 DIVERGED = 5.0
 """Factor between the running mean of the loss and its lowest value at which training is given up."""
@@ -69,7 +69,7 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
     Raises:
         TrainingError: The network collapsed, diverged, or its loss is no number; or the last checkpoint cannot be
             written.
-        UsageError: The checkpoint or the first weights are of another network or optimiser.
+        UsageError: The checkpoint or the first weights are of another network or optimizer.
     """
     training, validation, output = config.training, config.validation, config.output
     state = make_state(config, device, resumed)
@@ -118,7 +118,7 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
 
 
 class Step:
-    """One step of the optimiser on this process's share of a batch."""
+    """One step of the optimizer on this process's share of a batch."""
 
     def __init__(self, config: Config, state: State, device: torch.device, ranks: Ranks) -> None:
         self.training, self.state, self.device = config.training, state, device
@@ -152,7 +152,7 @@ class Step:
         for optimizer in state.optimizers:
             state.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), training.clip or math.inf)
-        # The scaler leaves out an optimiser whose own gradients overflowed in fp16; the others have to wait for it.
+        # The scaler leaves out an optimizer whose own gradients overflowed in fp16; the others have to wait for it.
         if not state.scaler.is_enabled() or norm.isfinite():
             for optimizer in state.optimizers:
                 state.scaler.step(optimizer)
@@ -236,7 +236,7 @@ def _validate(
 def _judge_scores(scores: Scores, state: State, training: TrainingSection) -> None:
     if state.step > training.warmup and scores.unchanged(COLLAPSED):
         raise TrainingError(
-            f"the network collapsed: at step {state.step} every validation picture keeps the PSNR of its rainy input, "
+            f"the network collapsed: at step {state.step} every validation image keeps the PSNR of its rainy input, "
             f"{scores.row()['psnr_input']:.4f} dB on average. Begin anew with a lower training.lr, a longer "
             "training.warmup or another seed; best.pth is the last good one"
         )

@@ -1,4 +1,4 @@
-"""Optimisers of training: AdamW, or Muon for the kernels that mix channels beside AdamW for the rest."""
+"""Optimizers of training: AdamW, or Muon for the kernels that mix channels beside AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ADAMW_RMS = 0.2
 """Root mean square of an AdamW step at learning rate 1, about, which Muon's steps are scaled to (Liu et al. 2025)."""
 
 FEWEST_CHANNELS = 4
-"""On either side of a kernel for Muon: not the picture's three colours, not depth-wise kernels nor channel pairs."""
+"""On either side of a kernel for Muon: not the image's three colors, not depth-wise kernels nor channel pairs."""
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 
 
 def make_optimizers(model: nn.Module, training: TrainingSection) -> tuple[Optimizer, ...]:
-    """What steps the parameters of a model, each of them in one of the optimisers."""
+    """What steps the parameters of a model, each of them in one of the optimizers."""
     kernels: dict[int, list[nn.Parameter]] = {3: [], 1: []}  # for Muon, by the matrices that they stack
     others = []
     queries_keys_values = {module.qkv.weight for module in model.modules() if isinstance(module, TKSA)}

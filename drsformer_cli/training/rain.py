@@ -1,6 +1,6 @@
-"""Rain for training: streaks drawn from parameters, layers of streaks varied, and both added to rain-free photos.
+"""Rain for training: streaks drawn from parameters, layers of streaks varied, and both added to clean photos.
 
-Everything is drawn from the generator that is passed in, so that a seed decides the picture.
+Everything is drawn from the generator that is passed in, so that a seed decides the image.
 
 Shapes: photos (H, W, 3) uint8 RGB; layers (H, W) float32, 0..255, gray and additive as in Rain100 and Rain200.
 Lengths are in pixels; angles in degrees from the vertical, positive leaning to the right at the bottom.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Layer = NDArray[np.float32]
     Floats = NDArray[np.floating[Any]]
 
-# Lowest and highest value; one between them is drawn for each picture.
+# Lowest and highest value; one between them is drawn for each image.
 Range = tuple[float, float]
 Share = Annotated[Range, Limits(0, 1, rising=True)]
 Level = Annotated[Range, Limits(0, 255, rising=True)]
@@ -220,5 +220,5 @@ def _gusts(strength: float, height: int, width: int, rng: np.random.Generator) -
     """A smooth field of mean 1 that makes the rain denser here and thinner there, (H, W)."""
     coarse = rng.standard_normal((2 + height // 40, 2 + width // 40)).astype(np.float32)
     field = np.exp(strength * cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
-    normalised: Layer = field / field.mean()
-    return normalised
+    normalized: Layer = field / field.mean()
+    return normalized

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, curves.png, picture grids, and TensorBoard where it is installed."""
+"""What a run tells: metrics.jsonl, curves.png, image grids, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CURVES = "curves.png"
 _PANEL = (640, 240)  # width and height of a curve's panel
 
 
-def write_picture(pixels: Pixels, path: Path) -> None:
+def write_image(pixels: Pixels, path: Path) -> None:
     """A PNG, in a folder that is made for it.
 
     Raises:
@@ -35,7 +35,7 @@ def write_picture(pixels: Pixels, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
-        file.write(images.encode(images.Picture(pixels), "PNG"))
+        file.write(images.encode(images.DecodedImage(pixels), "PNG"))
 
 
 class Report:
@@ -63,10 +63,10 @@ class Report:
 
     def draw(self, step: int, shown: Sequence[Pixels]) -> None:
         """Write the curves, and what a validation shows."""
-        self._attempt(lambda: write_picture(_curves(self.rows), self._folder / CURVES))
+        self._attempt(lambda: write_image(_curves(self.rows), self._folder / CURVES))
         if shown:
             path = self._folder / "validation" / f"step_{step:08d}.png"
-            self._attempt(lambda: write_picture(sheet.stack(shown), path))
+            self._attempt(lambda: write_image(sheet.stack(shown), path))
 
     def close(self) -> None:
         """Finish what is written in the background."""

@@ -90,7 +90,7 @@ class RunFolder:
             OSError: It cannot be written; all earlier ones are still there.
         """
         path = self.path / f"step_{step:08d}.pth"
-        # Serialised first: torch hides why a file could not be written.
+        # Serialized first: torch hides why a file could not be written.
         buffer = io.BytesIO()
         torch.save(content, buffer)
         with atomic_write(path) as file:

@@ -1,9 +1,9 @@
-"""Samples for training and pictures for validation.
+"""Samples for training and images for validation.
 
 Sample i of step s is a function of (seed, s, i) alone. So nothing of the sampling needs saving, a resumed run sees what
 an uninterrupted one would have seen, and any number of processes or threads sees the same batches.
 
-Shapes: pictures (H, W, 3) uint8 RGB; a sample (2, P, P, 3) uint8, rainy first, P the side of the patch.
+Shapes: images (H, W, 3) uint8 RGB; a sample (2, P, P, 3) uint8, rainy first, P the side of the patch.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Photo = Path | Pair
-"""A rain-free photo: a file, or the clean one of a pair."""
+"""A clean photo: a file, or the clean one of a pair."""
 
 _AHEAD = 4  # batches that are prepared ahead
 
 
 class Store:
-    """Decoded pictures, kept in memory while they fit; the others are decoded each time. Safe among threads."""
+    """Decoded images, kept in memory while they fit; the others are decoded each time. Safe among threads."""
 
     def __init__(self, megabytes: int) -> None:
         self._free = megabytes * 10**6
@@ -48,11 +48,11 @@ class Store:
         self._lock = threading.Lock()
 
     def pair(self, pair: Pair) -> tuple[Pixels, ...]:
-        """Rainy and clean picture."""
+        """Rainy and clean image."""
         return self._get(pair, pair.read)
 
     def photo(self, photo: Photo) -> Pixels:
-        """A rain-free photo."""
+        """A clean photo."""
         if isinstance(photo, Pair):
             return self.pair(photo)[1]
         return self._get(photo, lambda: (read_rgb8(photo),))[0]
@@ -70,7 +70,7 @@ class Store:
         with self._lock:
             if size <= self._free and key not in self._kept:
                 self._free -= size
-                # A copy: a view would keep the whole picture that it is a part of.
+                # A copy: a view would keep the whole image that it is a part of.
                 self._kept[key] = tuple(array.copy() for array in arrays)
         return arrays
 
@@ -83,8 +83,8 @@ def _to_gray(pixels: Pixels) -> Pixels:
 class Drawer(Protocol):
     """Something that samples are drawn from."""
 
-    def __call__(self, rng: np.random.Generator, side: int, *, centre: bool = False) -> tuple[Pixels, Pixels]:
-        """Rainy and clean patch of that side, from anywhere or from the centre of a picture."""
+    def __call__(self, rng: np.random.Generator, side: int, *, center: bool = False) -> tuple[Pixels, Pixels]:
+        """Rainy and clean patch of that side, from anywhere or from the center of an image."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ class PairedDrawer:
     pairs: Sequence[Pair]
     store: Store
 
-    def __call__(self, rng: np.random.Generator, side: int, *, centre: bool = False) -> tuple[Pixels, Pixels]:
+    def __call__(self, rng: np.random.Generator, side: int, *, center: bool = False) -> tuple[Pixels, Pixels]:
         """A part of a random pair."""
         rainy, clean = self.store.pair(_one(self.pairs, rng))
-        top, left = _corner(clean, side, rng, centre=centre)
+        top, left = _corner(clean, side, rng, center=center)
         return _crop(rainy, top, left, side), _crop(clean, top, left, side)
 
     def __str__(self) -> str:
@@ -113,10 +113,10 @@ class RainDrawer:
     store: Store
     source: Layers | Rendered | Clean
 
-    def __call__(self, rng: np.random.Generator, side: int, *, centre: bool = False) -> tuple[Pixels, Pixels]:
+    def __call__(self, rng: np.random.Generator, side: int, *, center: bool = False) -> tuple[Pixels, Pixels]:
         """A part of a random photo, in the rain and as it is."""
         photo = self.store.photo(_one(self.photos, rng))
-        clean = _crop(photo, *_corner(photo, side, rng, centre=centre), side)
+        clean = _crop(photo, *_corner(photo, side, rng, center=center), side)
         if isinstance(self.source, Clean):
             return clean, clean
         if isinstance(self.source, Rendered):
@@ -136,17 +136,17 @@ def _one(items: Sequence[T], rng: np.random.Generator) -> T:
     return items[int(rng.integers(len(items)))]
 
 
-def _corner(picture: Pixels, side: int, rng: np.random.Generator, *, centre: bool) -> tuple[int, int]:
-    """Top and left of a crop; 0 where the picture is smaller."""
-    H, W = picture.shape[:2]
-    if centre:
+def _corner(image: Pixels, side: int, rng: np.random.Generator, *, center: bool) -> tuple[int, int]:
+    """Top and left of a crop; 0 where the image is smaller."""
+    H, W = image.shape[:2]
+    if center:
         return max(0, H - side) // 2, max(0, W - side) // 2
     return int(rng.integers(max(1, H - side + 1))), int(rng.integers(max(1, W - side + 1)))
 
 
-def _crop(picture: Pixels, top: int, left: int, side: int) -> Pixels:
-    """(side, side, 3); what the picture lacks at the right and bottom is its reflection."""
-    part = picture[top : top + side, left : left + side]
+def _crop(image: Pixels, top: int, left: int, side: int) -> Pixels:
+    """(side, side, 3); what the image lacks at the right and bottom is its reflection."""
+    part = image[top : top + side, left : left + side]
     H, W = part.shape[:2]
     if min(H, W) < side:
         padded: Any = cv2.copyMakeBorder(part, 0, side - H, 0, side - W, cv2.BORDER_REFLECT_101)
@@ -180,7 +180,7 @@ class Samples:
     def _draw(self, rng: np.random.Generator) -> Pixels:
         number = int(np.searchsorted(self._limits[:-1], rng.random(), side="right"))
         drawer = self._drawers[number]
-        pair = np.stack(drawer(rng, self._data.patch, centre=self._data.crop == "centre"))  # (2, P, P, 3)
+        pair = np.stack(drawer(rng, self._data.patch, center=self._data.crop == "center"))  # (2, P, P, 3)
         if self._data.flips:
             vertical, horizontal = rng.random(2) < 0.5
             pair = pair[:, :: -1 if vertical else 1, :: -1 if horizontal else 1]

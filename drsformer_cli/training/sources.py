@@ -1,4 +1,4 @@
-"""From the [data] and [validation] sections to pictures: find them, check them, and say what is wrong with them."""
+"""From the [data] and [validation] sections to images: find them, check them, and say what is wrong with them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from drsformer.errors import ImageError
 from drsformer_cli import console, images
-from drsformer_cli.datasets import Pair, find_pairs, pictures, size_problems
-from drsformer_cli.errors import PICTURE_ERRORS, UsageError, reason
+from drsformer_cli.datasets import Pair, find_pairs, image_files, size_problems
+from drsformer_cli.errors import IMAGE_ERRORS, UsageError, reason
 from drsformer_cli.metrics import SMALLEST_SSIM_SIDE
 from drsformer_cli.training.config import Clean, Layers, Paired
 from drsformer_cli.training.run_folder import METRICS
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-HELD_OUT_PICTURES = 16
-"""Held-out pictures that are made for validation unless the configuration says how many."""
+HELD_OUT_IMAGES = 16
+"""Held-out images that are made for validation unless the configuration says how many."""
 
 HELD_OUT_SIDE = 256
 """Their side in pixels unless the configuration says otherwise."""
 
 
 @dataclass(frozen=True)
-class ValidationPicture:
-    """A picture to measure on.
+class ValidationImage:
+    """An image to measure on.
 
     Attributes:
         group: Its folder, or "held out".
-        read: Gives the rainy and the clean picture, (H, W, 3) uint8 each.
+        read: Gives the rainy and the clean image, (H, W, 3) uint8 each.
     """
 
     group: str
@@ -56,13 +56,13 @@ class Data:
 
     Attributes:
         samples: For training.
-        validation: Pictures to measure on.
+        validation: Images to measure on.
         notes: What was found and what was left out on purpose, a line each.
         problems: Files that cannot be used and why, a line each.
     """
 
     samples: Samples
-    validation: list[ValidationPicture]
+    validation: list[ValidationImage]
     notes: list[str]
     problems: list[str]
 
@@ -88,7 +88,7 @@ class _Found:
 
 
 def load(config: Config, name: str, progress: Callable[[int, int], None]) -> Data:
-    """Find and check all pictures, and decode as many as fit; `progress(done, total)` counts them.
+    """Find and check all images, and decode as many as fit; `progress(done, total)` counts them.
 
     Raises:
         MistakesError: Folders are missing or empty, all of them are named; or nothing in them can be used.
@@ -104,16 +104,16 @@ def load(config: Config, name: str, progress: Callable[[int, int], None]) -> Dat
         weights = dict.fromkeys(weights, 1.0)
     weights = {name: weight for name, weight in weights.items() if weight > 0}
     if not weights:
-        raise MistakesError(name, ["data.sources: none of them has a picture that can be used", *found.problems])
+        raise MistakesError(name, ["data.sources: none of them has an image that can be used", *found.problems])
     samples = Samples({name: drawers[name] for name in weights}, weights, config.data, config.seed)
     for source, share in samples.shares.items():
         found.notes.append(f"{source}: {share:.0%} of the samples, from {drawers[source]}")
     validation = [
-        ValidationPicture(folder, partial(_middle, store, pair, config.validation.crop))
+        ValidationImage(folder, partial(_middle, store, pair, config.validation.crop))
         for folder, pairs in found.measured.items()
         for pair in pairs
     ]
-    validation += _held_out_pictures([held_out[name] for name in weights if name in held_out], config)
+    validation += _held_out_images([held_out[name] for name in weights if name in held_out], config)
     return Data(samples, validation, found.notes, found.problems)
 
 
@@ -140,7 +140,7 @@ def _find(config: Config) -> _Found:
             found.photos[name] = [*own, *([] if source.clean else lent)]
     for folder in validation.paired if validation.every else ():
         pairs = _pairs(found, "validation.paired", folder, validation.side_by_side, required=validation.required)
-        found.measured[folder] = _spread(pairs, validation.pictures)
+        found.measured[folder] = _spread(pairs, validation.images)
     return found
 
 
@@ -159,29 +159,29 @@ def _pairs(found: _Found, key: str, folder: str, side_by_side: SideBySide | None
     found.problems += [f"{folder}: {problem}" for problem in result.problems]
     if result.unused:
         names = console.some([path.name for path in result.unused])
-        found.notes.append(f"{key}: rain-free pictures without a rainy one: {names}")
+        found.notes.append(f"{key}: clean images without a rainy one: {names}")
     return result.pairs
 
 
 def _files(found: _Found, key: str, folders: Sequence[str], *, required: bool) -> list[Path]:
-    """The pictures in the folders, at any depth."""
+    """The images in the folders, at any depth."""
     files = []
     for folder in folders:
         root = Path(folder).expanduser()
         if not root.is_dir():
             if required:
-                hint = "; --set data.clean=FOLDER names your rain-free photos" * (key == "data.clean")
+                hint = "; --set data.clean=FOLDER names your clean photos" * (key == "data.clean")
                 found.mistakes.append(f"{key}: no such folder: {folder}{hint}")
             else:
                 found.notes.append(f"{key}: left out, no such folder: {folder}")
             continue
         below = sorted(inner for inner in root.rglob("*") if inner.is_dir())
         shown = [inner for inner in below if not any(part.startswith(".") for part in inner.relative_to(root).parts)]
-        of_runs = [place for place in (root, *below) if (place / METRICS).exists()]  # with pictures of our making
+        of_runs = [place for place in (root, *below) if (place / METRICS).exists()]  # with images of our making
         places = [place for place in (root, *shown) if not any(place.is_relative_to(run) for run in of_runs)]
-        inside = [file for place in places for file in pictures(place)]
+        inside = [file for place in places for file in image_files(place)]
         if not inside:
-            found.mistakes.append(f"{key}: no pictures in {folder}")
+            found.mistakes.append(f"{key}: no images in {folder}")
         files += inside
     return files
 
@@ -202,7 +202,7 @@ def _leave_out_unusable(found: _Found, config: Config, store: Store, progress: C
             if failure is not None:
                 unusable.add(file)
                 path = file.rainy if isinstance(file, Pair) else file
-                # What was wrong with a picture begins with its name.
+                # What was wrong with an image begins with its name.
                 told = isinstance(failure, ImageError)
                 found.problems.append(f"{path.parent}/{failure}" if told else f"{path}: {reason(failure)}")
     for files in [*lists, *found.layers.values()]:
@@ -231,7 +231,7 @@ def _look(photo: Photo) -> None:
 def _failure(check: Callable[[], object]) -> Exception | None:
     try:
         check()
-    except PICTURE_ERRORS as error:
+    except IMAGE_ERRORS as error:
         return error
     return None
 
@@ -285,12 +285,12 @@ def _middle(store: Store, pair: Pair, side: int) -> tuple[Pixels, Pixels]:
     return rainy[top:bottom, left:right], clean[top:bottom, left:right]
 
 
-def _held_out_pictures(drawers: list[Drawer], config: Config) -> list[ValidationPicture]:
-    """Pictures made of what is held out, the sources in turn, always the same."""
+def _held_out_images(drawers: list[Drawer], config: Config) -> list[ValidationImage]:
+    """Images made of what is held out, the sources in turn, always the same."""
     side = config.validation.crop or HELD_OUT_SIDE
-    number = (config.validation.pictures or HELD_OUT_PICTURES) if drawers else 0
+    number = (config.validation.images or HELD_OUT_IMAGES) if drawers else 0
 
     def draw(i: int) -> tuple[Pixels, Pixels]:
         return drawers[i % len(drawers)](np.random.default_rng((config.seed, i)), side)
 
-    return [ValidationPicture("held out", partial(draw, i)) for i in range(number)]
+    return [ValidationImage("held out", partial(draw, i)) for i in range(number)]

@@ -79,7 +79,7 @@ class State:
         """The inverse of `content`.
 
         Raises:
-            UsageError: The checkpoint is of another network or optimiser.
+            UsageError: The checkpoint is of another network or optimizer.
         """
         stored: dict[str, Any] = {key: content[key] for key in ("config", "ablation") if key in content}
         if changes := toml_config.differences(stored, describe(self.model)):
@@ -102,7 +102,7 @@ class State:
         self.loss, self.lowest_loss = training["loss"], training["lowest_loss"]
 
     def average(self, decay: float) -> None:
-        """Move the averaged weights towards the present ones."""
+        """Move the averaged weights toward the present ones."""
         if self.ema is not None:
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
 
@@ -119,7 +119,7 @@ def make_state(config: Config, device: torch.device, resumed: dict[str, Any] | N
     """A run before its first step, or where the checkpoint `resumed` left it.
 
     Raises:
-        UsageError: The checkpoint, or the weights to start from, are those of another network or optimiser.
+        UsageError: The checkpoint, or the weights to start from, are those of another network or optimizer.
         CheckpointError: The weights to start from cannot be read.
     """
     torch.manual_seed(config.seed)

@@ -1,4 +1,4 @@
-"""How good the network is by now: Y-PSNR and SSIM on the validation pictures, shared among the processes."""
+"""How good the network is by now: Y-PSNR and SSIM on the validation images, shared among the processes."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from drsformer_cli.metrics import Protocol
     from drsformer_cli.ranks import Ranks
     from drsformer_cli.training.samples import Pixels
-    from drsformer_cli.training.sources import ValidationPicture
+    from drsformer_cli.training.sources import ValidationImage
 
 HIGHEST = 100.0
 """PSNR in dB that stands for equality, so that a mean stays a number."""
 
 SHOWN = 4
-"""Pictures that are shown after a validation."""
+"""Images that are shown after a validation."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One picture: its group, PSNR in dB and SSIM of the result, PSNR of the rainy input."""
+    """One image: its group, PSNR in dB and SSIM of the result, PSNR of the rainy input."""
 
     group: str
     psnr: float
@@ -41,8 +41,8 @@ class Scores:
     """A validation.
 
     Attributes:
-        scores: Of all pictures.
-        shown: Rainy, restored and clean picture of some of them, a row each.
+        scores: Of all images.
+        shown: Rainy, restored and clean image of some of them, a row each.
     """
 
     scores: Sequence[Score]
@@ -61,7 +61,7 @@ class Scores:
         return {**means, **{f"psnr {name}": _mean([score.psnr for score in group]) for name, group in groups.items()}}
 
     def unchanged(self, tolerance: float) -> bool:
-        """Whether every result is as far from its clean picture as the rainy one was, to so many dB."""
+        """Whether every result is as far from its clean image as the rainy one was, to so many dB."""
         rainy = [score for score in self.scores if score.psnr_input < HIGHEST]
         return bool(rainy) and all(abs(score.psnr - score.psnr_input) < tolerance for score in rainy)
 
@@ -72,25 +72,25 @@ def _mean(values: Sequence[float]) -> float:
 
 def validate(
     model: DRSformer,
-    pictures: Sequence[ValidationPicture],
+    images: Sequence[ValidationImage],
     protocol: Protocol,
     ranks: Ranks,
     stopped: Callable[[], bool],
 ) -> Scores | None:
-    """Restore the pictures as `derain` would and measure them; None when it was stopped."""
+    """Restore the images as `derain` would and measure them; None when it was stopped."""
     restorer = Restorer(model)
     scores: list[Score] = []
     shown: list[Pixels] = []
-    for picture in ranks.share(pictures):
+    for image in ranks.share(images):
         if stopped():
             break
-        rainy, clean = picture.read()
+        rainy, clean = image.read()
         restored = restorer(rainy)
         values = (psnr(restored, clean, protocol), ssim(restored, clean, protocol), psnr(rainy, clean, protocol))
-        score = Score(picture.group, *(min(value, HIGHEST) for value in values))
+        score = Score(image.group, *(min(value, HIGHEST) for value in values))
         scores.append(score)
         if len(shown) < SHOWN:
-            text = f"{picture.group}: {score.psnr_input:.2f} to {score.psnr:.2f} dB"
+            text = f"{image.group}: {score.psnr_input:.2f} to {score.psnr:.2f} dB"
             shown.append(sheet.row(text, [rainy, restored, clean]))
     everyone = ranks.broadcast(list(itertools.chain(*ranks.gather(scores))))
-    return Scores(everyone, shown) if len(everyone) == len(pictures) else None
+    return Scores(everyone, shown) if len(everyone) == len(images) else None

@@ -14,7 +14,7 @@ class CheckpointError(DRSformerError):
 
 
 class ImageError(DRSformerError):
-    """A picture cannot be read, processed or written."""
+    """An image cannot be read, processed or written."""
 
 
 class DeviceError(DRSformerError):

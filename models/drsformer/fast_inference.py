@@ -35,7 +35,7 @@ Smaller ones are slower, larger ones need more memory. Lower levels have fewer p
 """
 
 STRIP = 2**20
-"""Values that are computed at once where strips of the picture are, 4 MB: few strips that fit into the cache."""
+"""Values that are computed at once where strips of the image are, 4 MB: few strips that fit into the cache."""
 
 HALVINGS = {
     "encoder_level1": 0,
@@ -90,7 +90,7 @@ class FastBlock(nn.Module):
     """Sparse Transformer block in place: adds TKSA(LN(x)), then MSFN(LN(x)), to rows."""
 
     def __init__(self, block: SparseTransformerBlock, shrinkage: int) -> None:
-        """Shrinkage: pixels of the picture for one of the block's."""
+        """Shrinkage: pixels of the image for one of the block's."""
         super().__init__()
         self.attn = FastTKSA(block.norm1, block.attn)
         channels = block.ffn.project_in.in_channels
@@ -167,7 +167,7 @@ class _HiddenBlock(nn.Module):
     """The way of some hidden channels through MSFN.
 
     Of h hidden channels u, a = ReLU(3x3(u)) and b = ReLU(5x5(u)). Output j of the second convolution reads channels 2j
-    and 2j + 1 of [a, b]: neighbours of a, or neighbours of b, or, where h is odd, the last of a and the first of b.
+    and 2j + 1 of [a, b]: neighbors of a, or neighbors of b, or, where h is odd, the last of a and the first of b.
     This block computes the pairs of a that begin at channels 2 start to 2 stop - 2, and the pairs of b that begin there
     or, where h is odd, one further; the last block also the pair of both.
     """

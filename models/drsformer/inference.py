@@ -1,6 +1,6 @@
-"""A picture in, a picture out: pad, tile, run the network, blend, clamp.
+"""An image in, an image out: pad, tile, run the network, blend, clamp.
 
-Shapes: H, W of the picture; h, w of a tile. Pictures are (H, W, 3); the network takes (1, 3, h, w).
+Shapes: H, W of the image; h, w of a tile. Images are (H, W, 3); the network takes (1, 3, h, w).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ Tile = int | Literal["auto"] | None
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 PEAK_VALUE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
-"""The value that stands for 1, per type of a picture."""
+"""The value that stands for 1, per type of an image."""
 
 DEFAULT_OVERLAP = 32
-"""Pixels that neighbouring tiles share."""
+"""Pixels that neighboring tiles share."""
 
 SMALLEST_TILE = 16
 """Where shrinking for want of memory ends."""
@@ -48,8 +48,8 @@ SMALLEST_TILE = 16
 SMALLEST_AUTO_TILE = 64
 """What tile="auto" chooses at least: a smaller tile shows the network too little."""
 
-# Where tile="auto" stops growing although memory is left: (whole picture up to these pixels, else tiles of this size).
-# The benchmarks' pictures stay whole, as the published numbers were measured.
+# Where tile="auto" stops growing although memory is left: (whole image up to these pixels, else tiles of this size).
+# The benchmarks' images stay whole, as the published numbers were measured.
 _AUTO = {"cpu": (640 * 640, 384), "cuda": (1536 * 1536, 1024), "mps": (1024 * 1024, 512)}
 
 # Tensors are not all: convolutions reorder into buffers of their own, and allocators keep holes. Measured on the CPU:
@@ -73,21 +73,21 @@ def derain(
     strength: float = 1.0,
     tta: bool = False,
 ) -> Pixels:
-    """Remove the rain from a picture.
+    """Remove the rain from an image.
 
     Args:
         model: The network, on the device that shall do the work.
         image: (H, W, 3) RGB of any size; uint8, uint16, or float32 in [0, 1].
-        tile: Side of the square tiles in pixels, rounded up to a multiple of 8; None processes the picture whole;
-            "auto" keeps small pictures whole and chooses a tile that fits the free memory for larger ones.
-        overlap: Pixels that neighbouring tiles share, less than the tile; None chooses.
+        tile: Side of the square tiles in pixels, rounded up to a multiple of 8; None processes the image whole;
+            "auto" keeps small images whole and chooses a tile that fits the free memory for larger ones.
+        overlap: Pixels that neighboring tiles share, less than the tile; None chooses.
         precision: "auto" is float32 on CPU and bfloat16 (else float16) autocast on CUDA cards that have it.
             Attention scores, top-k and softmax are float32 in any case.
-        strength: 0 returns the picture as it is, 1 the restored one, values between blend the two.
+        strength: 0 returns the image as it is, 1 the restored one, values between blend the two.
         tta: Whether to average the results of the 8 flips and quarter turns: eight times the work.
 
     Returns:
-        The restored picture, of the shape and type of `image`.
+        The restored image, of the shape and type of `image`.
 
     Raises:
         ImageError: `image` has another shape, type or range, or the network's output is not finite in float32.
@@ -98,12 +98,12 @@ def derain(
 
 
 class Restorer:
-    """`derain` with its settings, for many pictures: what one picture teaches about memory serves the next.
+    """`derain` with its settings, for many images: what one image teaches about memory serves the next.
 
     The settings and errors are those of `derain`. The weights are taken as they are when it is made.
 
     Attributes:
-        tile_used: Tile of the latest picture; None when it was processed whole.
+        tile_used: Tile of the latest image; None when it was processed whole.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Restorer:
         self._said: set[str] = set()
 
     def __call__(self, image: Pixels, progress: Callable[[int, int], None] | None = None) -> Pixels:
-        """Restore one picture; `progress(done, total)` is called after every tile."""
+        """Restore one image; `progress(done, total)` is called after every tile."""
         _check_image(image)
         H, W = image.shape[:2]
         tile = self.choose_tile(H, W)
@@ -161,7 +161,7 @@ class Restorer:
         return {None: "fp32", torch.bfloat16: "bf16"}.get(self._half, "fp16")
 
     def choose_tile(self, height: int, width: int) -> int | None:
-        """Tile for a picture of that size, in pixels; None is the whole picture."""
+        """Tile for an image of that size, in pixels; None is the whole image."""
         if self.tile != "auto":
             return self.tile
         whole, preferred = _AUTO.get(self.device.type, _AUTO["cpu"])
@@ -298,7 +298,7 @@ def pad_to_multiple(x: Tensor) -> Tensor:
 def tile_starts(length: int, tile: int | None, overlap: int) -> list[int]:
     """First pixels of the fewest equal tiles that cover `length` with at least `overlap` shared, evenly spread.
 
-    No tile reaches over the border: the last one ends with the picture.
+    No tile reaches over the border: the last one ends with the image.
     """
     if tile is None or length <= tile:
         return [0]
@@ -326,7 +326,7 @@ def _blend_over(old: Floats, new: Floats, weights: Floats) -> None:
 def measure_bytes_per_pixel(forward: Callable[[Tensor], Tensor], device: torch.device) -> float:
     """Peak bytes of the tensors that a forward pass keeps alive, per pixel of its input.
 
-    Run on a small input: the attention maps, which do not grow with the picture, are small beside it.
+    Run on a small input: the attention maps, which do not grow with the image, are small beside it.
     """
     if device.type == "cuda":  # its allocator counts by itself, workspaces included
         size = 256

@@ -34,7 +34,7 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, *, groups: int =
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the channels of each pixel, (B, C, H, W) -> (B, C, H, W); eps 1e-5, biased variance.
+    """Layer normalization over the channels of each pixel, (B, C, H, W) -> (B, C, H, W); eps 1e-5, biased variance.
 
     Without bias it is the bias-free form: x / sqrt(var + eps) * weight, the mean not subtracted.
     """
@@ -84,7 +84,7 @@ class TKSA(nn.Module):
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         """Cosine similarity of every two channels times the temperature: (B, N, D, HW) twice -> (B, N, D, D)."""
-        # Dividing the product by the norms equals normalising q and k, without a copy of either.
+        # Dividing the product by the norms equals normalizing q and k, without a copy of either.
         q_norm = torch.linalg.vector_norm(q, dim=-1).clamp_min(1e-12)  # (B, N, D)
         k_norm = torch.linalg.vector_norm(k, dim=-1).clamp_min(1e-12)
         return q @ k.transpose(-2, -1) / (q_norm.unsqueeze(-1) * k_norm.unsqueeze(-2)) * self.temperature
@@ -272,7 +272,7 @@ class DRSformer(nn.Module):
     """The whole network (Fig. 2): rainy (B, 3, H, W) -> restored (B, 3, H, W).
 
     H and W are multiples of 8, values are RGB in [0, 1]; the output is not clamped. `drsformer.derain` pads, tiles and
-    clamps for pictures of any size.
+    clamps for images of any size.
 
     Raises:
         ConfigError: H or W is not a positive multiple of 8.

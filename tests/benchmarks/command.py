@@ -2,7 +2,7 @@
 
     python tests/benchmarks/command.py [MEGAPIXELS ...]
 
-Without sizes: 1, 12 and 50 megapixels; minutes. Cost per megapixel shall not grow with the picture.
+Without sizes: 1, 12 and 50 megapixels; minutes. Cost per megapixel shall not grow with the image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 SIZES = (1, 12, 50)
 
 
-def picture(megapixels):
+def image(megapixels):
     """4:3, smooth noise of several scales: it compresses as a photo does."""
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
     width = round(height * 4 / 3)
@@ -58,7 +58,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "in.jpg"), Path(folder, "out.jpg")
         for megapixels in sizes:
-            pixels = picture(megapixels)
+            pixels = image(megapixels)
             cv2.imwrite(str(source), pixels)
             command = [sys.executable, __file__, "--run", "derain", str(source), "-o", str(target), "--overwrite", "-q"]
             start = time.perf_counter()

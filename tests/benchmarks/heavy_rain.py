@@ -1,10 +1,10 @@
-"""Fifty pictures in heavy rain like Rain100H's, which is not at hand, for the model card.
+"""Fifty images in heavy rain like Rain100H's, which is not at hand, for the model card.
 
     python tests/benchmarks/heavy_rain.py ../shared/data heavy
     drsformer eval --inputs heavy/input --targets heavy/target
 
 Every second clean photo of Rain100L, which no training saw, with one of the 18 heavy layers, which training did see,
-made brighter by a factor with which the rainy pictures have 13.6 dB, as Rain100H's have.
+made brighter by a factor with which the rainy images have 13.6 dB, as Rain100H's have.
 """
 
 from __future__ import annotations
