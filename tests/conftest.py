@@ -64,7 +64,7 @@ def run(monkeypatch, capfd):
 
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch):
-    """One thread in tests and in the processes that they start: on networks so small, several only wait for each other."""
+    """One thread in tests and the processes that they start: in networks so small, several only wait for each other."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
