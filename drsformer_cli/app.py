@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -46,7 +47,10 @@ def _main(
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: 0 done, else as `ExitCode` says."""
+    """Run the command line and exit with an `ExitCode`."""
+    # Threads that wait for each other sleep instead of spinning: beside other work, spinning makes two threads several
+    # times as slow as one. OpenMP reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in ("SIGTERM", "SIGHUP"):  # the second is unknown to Windows, and ignored under nohup
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:

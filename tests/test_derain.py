@@ -19,7 +19,7 @@ from PIL import Image
 
 import drsformer
 from drsformer_cli import images
-from drsformer_cli.commands import derain as command
+from drsformer_cli.deraining import pipeline
 
 COMMAND = [sys.executable, "-m", "drsformer_cli"]
 
@@ -337,7 +337,7 @@ def test_a_bug_keeps_its_traceback(run, image, monkeypatch):
     def bug(*_):
         raise KeyError("bug")
 
-    monkeypatch.setattr(command, "_restore", bug)
+    monkeypatch.setattr(pipeline, "_restored", bug)
     with pytest.raises(KeyError):
         run("derain", image)
 
@@ -357,3 +357,12 @@ def test_rain100l(run, shared, tmp_path, general):
         restored = opened(tmp_path / "out" / name.name)[2]
         assert np.array_equal(restored, drsformer.derain(general, rainy, tile=None))
         assert psnr(restored, clean) > psnr(rainy, clean) + 1.5
+
+
+def test_a_comparison_that_cannot_be_written_leaves_the_result(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (9000, 8), "gray").save("wide.webp")
+    answer = run("derain", "wide.webp", "-o", "out.webp", "--compare", "--strength", 0)
+    assert answer.code == 0
+    assert answer.err.startswith("drsformer: wide.webp: out_compare.webp was not written: cannot be written as WEBP")
+    assert files() == ["out.webp", "wide.webp"]

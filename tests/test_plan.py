@@ -60,7 +60,7 @@ def test_pairs(tree, inputs, options, expected):
 def test_results_of_an_earlier_run_are_no_inputs(tree):
     (tree / "in" / "a_derained.jpg").touch()
     (tree / "in" / "a_derained_compare.jpg").touch()
-    assert plan(["in"], None, skip_existing=True).jobs == [Job(Path("in/b.PNG"), Path("in/b_derained.PNG"))]
+    assert plan(["in"], None, skip_existing=True).jobs == [Job(Path("in/b.PNG"), Path("in/b_derained.PNG"), "PNG")]
 
 
 def test_output_folder_inside_the_input_is_not_searched(tree):
@@ -70,7 +70,7 @@ def test_output_folder_inside_the_input_is_not_searched(tree):
 
 
 def test_compare_has_a_name_of_its_own(tree):
-    assert plan(["a.jpg"], None, compare=True).jobs[0].compare == Path("a_derained_compare.jpg")
+    assert plan(["a.jpg"], None, compare=True).jobs[0].comparison == Path("a_derained_compare.jpg")
 
 
 @pytest.mark.parametrize(
@@ -157,3 +157,36 @@ def test_a_dangling_link_counts_as_existing(tree):
     (tree / "x.jpg").symlink_to("nowhere")
     with pytest.raises(UsageError, match="output exists"):
         plan(["a.jpg"], "x.jpg")
+
+
+def test_a_second_glob_skips_what_the_first_one_wrote(tree):
+    for name in ("a_derained.jpg", "a_derained_compare.jpg", "z.jpg"):
+        Path(name).touch()
+    inputs = sorted(str(path) for path in tree.glob("*.jpg"))
+    found = plan(inputs, None, skip_existing=True)
+    assert [job.name for job in found.jobs] == [str(tree / "z.jpg")]
+    assert [job.name for job in found.skipped] == [str(tree / "a.jpg")]
+    assert [Path(job.name).name for job in plan(inputs, None, overwrite=True).jobs] == ["a.jpg", "z.jpg"]
+
+
+def test_a_linked_folder_is_mentioned(tree):
+    (tree / "in" / "linked").symlink_to(tree / "out")
+    assert plan(["in"], "x", recursive=True).notes == ["in/linked: linked folder skipped"]
+    assert plan(["in"], "x").notes == []
+
+
+def test_brackets_in_the_name_of_a_folder(tree):
+    (tree / "trip [2019]").mkdir()
+    (tree / "trip [2019]" / "c.jpg").touch()
+    assert pairs("trip [2019]/*.jpg", output="x") == [("trip [2019]/c.jpg", "x/c.jpg")]
+
+
+def test_the_format_is_decided_once(tree):
+    def formats(*inputs, **options):
+        return [job.image_format for job in plan(list(inputs), **options).jobs]
+
+    assert formats("a.jpg", output="x.png") == ["PNG"]
+    assert formats("a.jpg", output="x", image_format="webp") == ["WEBP"]
+    assert formats("odd", output=None) == [None]
+    assert formats("-", output=None) == [None]
+    assert formats("-", output="x.tif") == ["TIFF"]

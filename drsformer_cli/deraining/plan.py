@@ -1,4 +1,4 @@
-"""Which image goes where: find the inputs, name the outputs, and refuse every clash before any work."""
+"""Find the inputs, name the outputs, and refuse every clash before any work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,12 +29,14 @@ class Job:
     Attributes:
         source: File to read; None is stdin.
         target: File to write; None is stdout.
-        compare: Side-by-side image to write as well, or None.
+        image_format: Pillow's name of the format to write; None: that of the input.
+        comparison: Side-by-side image to write as well, or None.
     """
 
     source: Path | None
     target: Path | None
-    compare: Path | None = None
+    image_format: str | None = None
+    comparison: Path | None = None
 
     @property
     def name(self) -> str:
@@ -44,10 +46,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """Images to process, and those left alone because their output exists."""
+    """What is to be done.
+
+    Attributes:
+        jobs: Images to process.
+        skipped: Images left alone because their output exists.
+        notes: What else was left out, a line each.
+    """
 
     jobs: list[Job]
-    skipped: list[Job]
+    skipped: list[Job] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def plan(
@@ -76,11 +85,14 @@ def plan(
     """
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other")
+    notes: list[str] = []
     if STANDARD_STREAM in inputs or output == STANDARD_STREAM:
         jobs = [_stream_job(inputs, output, image_format)]
     else:
-        found = _file_jobs(inputs, output, recursive=recursive, image_format=image_format)
+        found = _file_jobs(inputs, output, notes, recursive=recursive, image_format=image_format)
         jobs = list(dict.fromkeys(found))  # the same image given twice is one
+        if output is None and (overwrite or skip_existing):
+            jobs = _without_results(jobs)
     if compare:
         jobs = [_with_comparison(job) for job in jobs]
     if not jobs:
@@ -91,13 +103,13 @@ def plan(
     for job in jobs:
         (existing if any(os.path.lexists(path) for path in _outputs(job)) else new).append(job)
     if skip_existing:
-        return Plan(new, existing)
+        return Plan(new, existing, notes)
     _refuse_special_files(existing)
     if existing and not overwrite:
         first = next(path for path in _outputs(existing[0]) if os.path.lexists(path))
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise UsageError(f"output exists: {first}{more}; use --overwrite or --skip-existing")
-    return Plan(jobs, [])
+    return Plan(jobs, notes=notes)
 
 
 def _stream_job(inputs: list[str], output: str | None, image_format: str | None) -> Job:
@@ -111,29 +123,43 @@ def _stream_job(inputs: list[str], output: str | None, image_format: str | None)
         if target.is_dir():
             raise UsageError(f"{target} is a folder; an image from stdin needs a file name")
         _check_ending(target, image_format)
-    return Job(source, target)
+    return _job(source, target, image_format)
 
 
-def _file_jobs(inputs: list[str], output: str | None, *, recursive: bool, image_format: str | None) -> Iterator[Job]:
+def _job(source: Path | None, target: Path | None, image_format: str | None) -> Job:
+    ending = f".{image_format}" if image_format else target.suffix.lower() if target is not None else ""
+    return Job(source, target, FORMAT_OF_ENDING.get(ending))
+
+
+def _without_results(jobs: list[Job]) -> list[Job]:
+    """The jobs whose input is not a result of another one: a second `*.jpg` also matches what the first one wrote."""
+    targets = [job.target for job in jobs if job.target is not None]
+    results = {_identity(path) for target in targets for path in (target, _comparison_of(target))}
+    return [job for job in jobs if job.source is None or _identity(job.source) not in results]
+
+
+def _file_jobs(
+    inputs: list[str], output: str | None, notes: list[str], *, recursive: bool, image_format: str | None
+) -> Iterator[Job]:
     paths = [path for text in inputs for path in _expanded(text)]
     single = [str(path) for path in paths] == [str(Path(text)) for text in inputs[:1]] and not paths[0].is_dir()
     as_folder = output is not None and (not single or Path(output).is_dir() or output.endswith(("/", os.sep)))
     if output is not None and not as_folder:
         target = Path(output)
         _check_ending(target, image_format)
-        yield Job(paths[0], target)
+        yield _job(paths[0], target, image_format)
         return
     folder = Path(output) if output is not None else None
     if folder is not None and not folder.is_dir() and (folder.exists() or _looks_like_a_image(str(output))):
         raise UsageError(f"-o {output}: is a file, but several images need a folder")
     for path in paths:
         if not path.is_dir():
-            yield Job(path, _target(path, Path(path.name), folder, image_format))
+            yield _job(path, _target(path, Path(path.name), folder, image_format), image_format)
             continue
-        for found in _images_in(path, recursive=recursive, excluded=folder):
+        for found in _images_in(path, notes, recursive=recursive, excluded=folder):
             if folder is None and found.stem.endswith((SUFFIX, SUFFIX + COMPARE_SUFFIX)):
                 continue  # the result of an earlier run
-            yield Job(found, _target(found, found.relative_to(path), folder, image_format))
+            yield _job(found, _target(found, found.relative_to(path), folder, image_format), image_format)
 
 
 def _looks_like_a_image(output: str) -> bool:
@@ -144,6 +170,9 @@ def _expanded(text: str) -> list[Path]:
     """The path itself, or what a glob matches where the shell did not expand it."""
     if not os.path.lexists(text) and glob.has_magic(text):
         matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
+        folder, name = os.path.split(text)
+        if not matches and Path(folder).is_dir():  # brackets in the name of a folder: "trip [2019]/*.jpg"
+            matches = sorted(glob.glob(os.path.join(glob.escape(folder), name)))  # noqa: PTH118, PTH207
         if not matches:
             raise UsageError(f"{text}: matches nothing")
         return [Path(match) for match in matches]
@@ -157,8 +186,8 @@ def _existing(text: str) -> Path:
     return path
 
 
-def _images_in(folder: Path, *, recursive: bool, excluded: Path | None) -> Iterator[Path]:
-    """Files with an image's ending, in order; hidden ones and the output folder are left out."""
+def _images_in(folder: Path, notes: list[str], *, recursive: bool, excluded: Path | None) -> Iterator[Path]:
+    """Files with an image's ending, in order; hidden ones, linked folders and the output folder are left out."""
     forbidden = os.path.realpath(excluded) if excluded is not None else None
 
     def refuse(error: OSError) -> None:
@@ -171,6 +200,7 @@ def _images_in(folder: Path, *, recursive: bool, excluded: Path | None) -> Itera
             for name in subfolders
             if recursive and not name.startswith(".") and os.path.realpath(here / name) != forbidden
         )
+        notes += [f"{here / name}: linked folder skipped" for name in subfolders if (here / name).is_symlink()]
         for name in sorted(names):
             if (
                 not name.startswith(".")
@@ -198,8 +228,11 @@ def _target(source: Path, relative: Path, folder: Path | None, image_format: str
 def _with_comparison(job: Job) -> Job:
     if job.target is None:
         raise UsageError("--compare needs an output file to write its image beside, not stdout")
-    name = f"{job.target.stem}{COMPARE_SUFFIX}{job.target.suffix}"
-    return replace(job, compare=job.target.with_name(name))
+    return replace(job, comparison=_comparison_of(job.target))
+
+
+def _comparison_of(target: Path) -> Path:
+    return target.with_name(f"{target.stem}{COMPARE_SUFFIX}{target.suffix}")
 
 
 def _check_ending(target: Path, image_format: str | None) -> None:
@@ -245,7 +278,7 @@ def _identity(path: Path) -> str:
 
 
 def _outputs(job: Job) -> Iterable[Path]:
-    return [path for path in (job.target, job.compare) if path is not None]
+    return [path for path in (job.target, job.comparison) if path is not None]
 
 
 def _known_endings() -> str:

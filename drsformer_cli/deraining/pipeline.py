@@ -1,0 +1,151 @@
+"""Files in, restored files out: each image is read, restored and written while its neighbors in the queue are.
+
+Shapes: pixels (H, W, 3).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from drsformer.files import atomic_write
+from drsformer_cli import images
+from drsformer_cli.errors import IMAGE_ERRORS, reason
+from drsformer_cli.overlap import overlapped
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Generator, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from drsformer.inference import Restorer
+    from drsformer_cli.deraining.plan import Job
+    from drsformer_cli.images import DecodedImage
+
+_ROWS = 256  # that are compared at a time: a large image needs no second copy in memory
+
+
+@dataclass(frozen=True)
+class Restored:
+    """An image in both states, and what is told of it.
+
+    Attributes:
+        rainy: As it was read.
+        image: As it is written.
+        seconds: In the network.
+        tile: Side of the tiles in pixels; None: the image was processed whole.
+        mean_change: Mean absolute difference of all values, of 255.
+    """
+
+    rainy: DecodedImage
+    image: DecodedImage
+    seconds: float
+    tile: int | None
+    mean_change: float
+
+
+@dataclass(frozen=True)
+class Written:
+    """A restored image that lies where its job says.
+
+    Attributes:
+        restored: The image.
+        notes: What reading and writing had to change, a line each.
+        problem: Why there is no comparison image although the job wants one; None: all is there.
+    """
+
+    restored: Restored
+    notes: tuple[str, ...]
+    problem: str | None = None
+
+
+def derain(
+    jobs: Sequence[Job],
+    restorer: Restorer,
+    *,
+    quality: int,
+    overwrite: bool,
+    progress: Callable[[Job, float], None],
+) -> Generator[tuple[Job, Future[Written]]]:
+    """Work off the jobs in order; see `overlapped` for what is yielded and for early ends.
+
+    Args:
+        jobs: What to read and where to write it.
+        restorer: The network and its settings.
+        quality: 1..100, of JPEG, WebP and AVIF.
+        overwrite: Whether existing files may be replaced.
+        progress: Called with the job in the network and the share of it that is done, 0 to 1.
+    """
+
+    def restore(job: Job, rainy: DecodedImage) -> Restored:
+        progress(job, 0.0)
+        if job.target is not None:
+            _make_writable(job.target.parent)  # before the network works in vain
+        return _restored(rainy, restorer, lambda done, total: progress(job, done / total))
+
+    def write(job: Job, restored: Restored, stop: threading.Event) -> Written:
+        return _written(job, restored, stop, quality=quality, overwrite=overwrite)
+
+    return overlapped(jobs, _read, restore, write)
+
+
+def _read(job: Job) -> DecodedImage:
+    return images.read(job.source if job.source is not None else sys.stdin.buffer.read())
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot create the folder {folder}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise OSError(errno.EACCES, f"cannot write into {folder}: {os.strerror(errno.EACCES)}")
+
+
+def _restored(rainy: DecodedImage, restorer: Restorer, progress: Callable[[int, int], None]) -> Restored:
+    start = time.perf_counter()
+    pixels = restorer(rainy.pixels, progress)
+    seconds = time.perf_counter() - start
+    image = replace(rainy, pixels=pixels)
+    return Restored(rainy, image, seconds, restorer.tile_used, _mean_change(rainy, image))
+
+
+def _mean_change(before: DecodedImage, after: DecodedImage) -> float:
+    """Mean absolute difference of all values, of 255."""
+    total = 0.0
+    for top in range(0, len(before.pixels), _ROWS):
+        difference = after.pixels[top : top + _ROWS].astype(np.int32) - before.pixels[top : top + _ROWS]
+        total += float(np.abs(difference).sum(dtype=np.int64))
+    return total / before.pixels.size * 255 / float(np.iinfo(before.pixels.dtype).max)
+
+
+def _written(job: Job, restored: Restored, stop: threading.Event, *, quality: int, overwrite: bool) -> Written:
+    image_format = job.image_format or restored.image.format
+    notes = (*restored.rainy.notes, *images.losses(restored.image, image_format))
+
+    def write(image: DecodedImage, target: Path | None) -> None:
+        data = images.encode(image, image_format, quality=quality)
+        if stop.is_set():
+            return
+        if target is None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            return
+        with atomic_write(target, overwrite=overwrite) as file:
+            file.write(data)
+
+    write(restored.image, job.target)
+    problem = None
+    if job.comparison is not None:
+        try:
+            write(images.side_by_side(restored.rainy, restored.image), job.comparison)
+        except IMAGE_ERRORS as error:  # the restored image is there, and stays
+            problem = f"{job.comparison} was not written: {reason(error)}"
+    return Written(restored, notes, problem)

@@ -1,0 +1,64 @@
+"""Three stages of work at once: the next item is read and the previous one finished while this thread works."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from drsformer_cli.errors import IMAGE_ERRORS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+Worked = TypeVar("Worked")
+Finished = TypeVar("Finished")
+
+
+def overlapped(
+    items: Sequence[Item],
+    read: Callable[[Item], Read],
+    work: Callable[[Item, Read], Worked],
+    finish: Callable[[Item, Worked, threading.Event], Finished],
+) -> Generator[tuple[Item, Future[Finished]]]:
+    """Work off the items in order, with `read` of the next and `finish` of the previous one on threads of their own.
+
+    Close the generator (`contextlib.closing`) where an interrupt may end the loop over it early.
+
+    Args:
+        items: The items.
+        read: The first stage. That of the first item runs on this thread: endless input can then be interrupted.
+        work: The second stage, on this thread.
+        finish: The third stage. Its event is set when the loop was ended early: nothing may be written from then on.
+
+    Yields:
+        Each item with the future of its last stage. The future raises what any stage raised of `IMAGE_ERRORS`; other
+        errors of the first two stages are raised here.
+    """
+    stop = threading.Event()
+    reader, finisher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    previous: tuple[Item, Future[Finished]] | None = None
+    following: Future[Read] = Future()
+    try:
+        for i, item in enumerate(items):
+            reading, following = following, reader.submit(read, items[i + 1]) if i + 1 < len(items) else Future()
+            try:
+                worked = work(item, read(item) if i == 0 else reading.result())
+            except IMAGE_ERRORS as error:
+                current: Future[Finished] = Future()
+                current.set_exception(error)
+            else:
+                current = finisher.submit(finish, item, worked, stop)
+            if previous is not None:
+                yield previous
+            previous = item, current
+        if previous is not None:
+            yield previous
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        reader.shutdown(cancel_futures=True)
+        finisher.shutdown(cancel_futures=True)
