@@ -8,7 +8,7 @@ from drsformer.errors import CheckpointError, ConfigError, DRSformerError
 
 
 class ExitCode(IntEnum):
-    """What the process answers; part of the documented interface."""
+    """Exit codes of the process; part of the documented interface."""
 
     DONE = 0
     FAILED = 1
@@ -24,11 +24,11 @@ IMAGE_ERRORS = (DRSformerError, OSError, MemoryError)
 
 
 class UsageError(DRSformerError):
-    """The command line asks for something impossible or dangerous; nothing was done."""
+    """The command line asks for something impossible or unsafe; nothing was done."""
 
 
 class DownloadError(DRSformerError):
-    """A published file is not there and cannot be fetched, or is not what it should be."""
+    """A published file is missing and cannot be downloaded, or is not what it should be."""
 
 
 def exit_code(error: DRSformerError) -> ExitCode:

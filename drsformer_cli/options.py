@@ -26,7 +26,7 @@ def _checked_tile(text: str) -> str:
     return text
 
 
-_MODEL_HELP = "Model of `drsformer download --list`, fetched where it is missing, or a checkpoint file (.pth)."
+_MODEL_HELP = "Name from `drsformer download --list`, downloaded if it is missing, or a checkpoint file (.pth)."
 
 Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME|FILE", help=_MODEL_HELP)]
 Models = Annotated[
@@ -37,28 +37,33 @@ Tile = Annotated[
     typer.Option(
         "--tile",
         metavar="auto|none|N",
-        help="Side of the tiles in pixels; none: the whole image at once; auto: what fits the free memory.",
+        help="Side of the tiles in pixels; none: the whole image at once; auto: a tile that fits the free memory.",
         callback=_checked_tile,
     ),
 ]
 Overlap = Annotated[
-    int | None, typer.Option("--overlap", metavar="N", min=0, help="Pixels that neighboring tiles share; else 32.")
+    int | None, typer.Option("--overlap", metavar="N", min=0, help="Pixels that neighboring tiles share. Default: 32.")
 ]
-Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where the network runs.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Device that the network runs on.")
+]
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 Precision = Annotated[
     PrecisionName,
     typer.Option(
         "--precision",
         metavar="auto|fp32|bf16|fp16",
-        help="auto: float32 on CPU, bf16 or fp16 on GPUs that have it.",
+        help="auto: fp32 on a CPU, bf16 or fp16 on GPUs that support it.",
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", metavar="N", min=1, max=1024, help="CPU threads of the network.")
+    int | None,
+    typer.Option(
+        "--threads", metavar="N", min=1, max=1024, help="CPU threads of the network. Default: torch's choice."
+    ),
 ]
 Tta = Annotated[
     bool, typer.Option("--tta", help="Average over 8 flips and rotations: a little better, 8 times slower.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr, nothing on stdout.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about each image.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more about each image.")]
