@@ -65,6 +65,7 @@ class ModelSection:
     bias: bool | None = None
     norm_bias: bool | None = None
     mefc: bool | None = None
+    stem: int | None = None
     weights: str = ""
     grow: bool = False
     ablation: AblationSection = field(default_factory=AblationSection)
@@ -164,7 +165,7 @@ class DataSection:
     Attributes:
         sources: By name; each sample comes from one of them, drawn by weight.
         clean: Folders of clean photos for the sources that make their own rain.
-        patch: Side of the crops, in pixels, a multiple of 8; smaller images are padded by reflection.
+        patch: Side of the crops in pixels, a multiple of 8 * model.stem; smaller images are padded by reflection.
         crop: Where they are taken; center: always the middle, to see whether a network can overfit.
         flips: Whether crops are mirrored at random, both ways.
         turns: Whether they are turned by quarters at random.
@@ -304,6 +305,13 @@ class Config:
     training: TrainingSection = field(default_factory=TrainingSection)
     validation: ValidationSection = field(default_factory=ValidationSection)
     output: OutputSection = field(default_factory=OutputSection)
+
+    def mistakes(self) -> list[str]:
+        """What does not go together."""
+        multiple = self.model.network().size_multiple
+        if self.data.patch % 8 == 0 and self.data.patch % multiple:
+            return [f"data.patch: expected a multiple of {multiple}, 8 * model.stem, not {self.data.patch}"]
+        return []
 
 
 def recipes() -> list[str]:

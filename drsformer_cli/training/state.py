@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from drsformer.ablations import build
 from drsformer.checkpoint import describe, load_checkpoint
+from drsformer.config import DRSformerConfig
 from drsformer.errors import CheckpointError
 from drsformer.fast_training import rearrange
 from drsformer.inference import half_precision
@@ -82,6 +83,7 @@ class State:
             UsageError: The checkpoint is of another network or optimizer.
         """
         stored: dict[str, Any] = {key: content[key] for key in ("config", "ablation") if key in content}
+        stored["config"] = DRSformerConfig.from_dict(stored["config"]).to_dict()  # with settings newer than the file
         if changes := toml_config.differences(stored, describe(self.model)):
             raise UsageError(f"--resume: the checkpoint is of another network: {'; '.join(changes)}")
         training = content["training"]

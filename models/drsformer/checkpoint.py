@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import pickletools
 import re
@@ -238,7 +239,15 @@ def infer_config(state: StateDict) -> DRSformerConfig:
         bias="encoder_level1.0.attn.qkv.bias" in state,
         norm_bias="encoder_level1.0.norm1.body.bias" in state,
         mefc=any(key.startswith("encoder_level0.") for key in state),
+        stem=_stem(state["patch_embed.proj.weight"]),
     )
+
+
+def _stem(kernel: Tensor) -> int:
+    """The stem whose 3 * stem**2 channels the first convolution reads; 1 where it is another number of channels."""
+    channels = kernel.shape[1] if kernel.ndim > 1 else 0
+    stem = math.isqrt(channels // 3)
+    return stem if stem and channels == 3 * stem**2 else 1
 
 
 def _expansion_factor(dim: int, hidden: list[int]) -> float:

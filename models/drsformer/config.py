@@ -13,16 +13,19 @@ if TYPE_CHECKING:
 LEVELS = 4
 """Resolution levels: H, H/2, H/4, H/8."""
 
+STEMS = (1, 2, 4)
+"""Factors by which an image may be unshuffled in front of the network."""
+
 MAX_EXPANSION_FACTOR = 64
 """Beyond any use; a bound for files that are not to be trusted."""
 
 SIZE_MULTIPLE = 2 ** (LEVELS - 1)
-"""The network takes H and W that are multiples of this."""
+"""H and W of the input must be multiples of this; with a stem S, of S times this."""
 
 
 @dataclass(frozen=True)
 class DRSformerConfig:
-    """Architecture of a DRSformer (Chen et al., CVPR 2023, Sec. 3 and 4.1).
+    """Architecture of a DRSformer (Chen et al., CVPR 2023, Sec. 3 and 4.1); the defaults are the paper's.
 
     Attributes:
         dim: Channels C after the patch embedding; level i works at C * 2**i.
@@ -32,6 +35,8 @@ class DRSformerConfig:
         bias: Whether the convolutions of TKSA and MSFN, the channel reductions and the output carry a bias.
         norm_bias: Whether layer norm subtracts the mean and adds a bias; False is the bias-free form.
         mefc: Whether the MEFC stands before encoder level 1 and after decoder level 1 ("mefc" against "plain").
+        stem: Factor S by which the network works at lower resolution: PixelUnshuffle(S) in front of it and
+            PixelShuffle(S) behind it, 3 * S**2 channels in and out, level 1 at H/S x W/S. 1: the paper's network.
 
     Raises:
         ConfigError: A value has the wrong type or is out of its range.
@@ -44,6 +49,7 @@ class DRSformerConfig:
     bias: bool = False
     norm_bias: bool = True
     mefc: bool = True
+    stem: int = 1
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "num_heads"):
@@ -57,15 +63,13 @@ class DRSformerConfig:
             if not isinstance(value, tuple) or len(value) != LEVELS or not all(_is_int(n) and n >= 1 for n in value):
                 raise ConfigError(f"{name} must be {LEVELS} integers of at least 1, not {value!r}")
         self._check_heads()
-        factor: object = self.ffn_expansion_factor
-        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= MAX_EXPANSION_FACTOR:
-            raise ConfigError(f"ffn_expansion_factor must be a number up to {MAX_EXPANSION_FACTOR}, not {factor!r:.30}")
-        if self.hidden_channels(self.dim) < 1:
-            raise ConfigError(f"ffn_expansion_factor must give at least one hidden channel, not {factor!r}")
+        self._check_factor()
         for name in ("bias", "norm_bias", "mefc"):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ConfigError(f"{name} must be true or false, not {value!r}")
+        if not _is_int(self.stem) or self.stem not in STEMS:
+            raise ConfigError(f"stem must be one of {', '.join(map(str, STEMS))}, not {self.stem!r}")
 
     def _check_heads(self) -> None:
         for level, heads in enumerate(self.num_heads):
@@ -74,6 +78,23 @@ class DRSformerConfig:
                 raise ConfigError(
                     f"num_heads[{level}] must split {width} channels into equal heads of at least 2, not {heads}"
                 )
+
+    def _check_factor(self) -> None:
+        factor: object = self.ffn_expansion_factor
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= MAX_EXPANSION_FACTOR:
+            raise ConfigError(f"ffn_expansion_factor must be a number up to {MAX_EXPANSION_FACTOR}, not {factor!r:.30}")
+        if self.hidden_channels(self.dim) < 1:
+            raise ConfigError(f"ffn_expansion_factor must give at least one hidden channel, not {factor!r}")
+
+    @property
+    def image_channels(self) -> int:
+        """Channels that the first convolution reads and the last one writes: 3 * stem**2."""
+        return 3 * self.stem**2
+
+    @property
+    def size_multiple(self) -> int:
+        """H and W of the input must be multiples of this: 8 * stem."""
+        return SIZE_MULTIPLE * self.stem
 
     def hidden_channels(self, channels: int) -> int:
         """MSFN hidden width h for a block of that many channels: floor(channels * ffn_expansion_factor)."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from drsformer.config import SIZE_MULTIPLE
+from drsformer.config import SIZE_MULTIPLE, DRSformerConfig
 from drsformer.errors import ConfigError, DeviceError, ImageError
 from drsformer.fast_inference import accelerate
 from drsformer.model import DRSformer
@@ -78,8 +78,9 @@ def derain(
     Args:
         model: The network, on the device that shall do the work.
         image: (H, W, 3) RGB of any size; uint8, uint16, or float32 in [0, 1].
-        tile: Side of the square tiles in pixels, rounded up to a multiple of 8; None processes the image whole;
-            "auto" keeps small images whole and chooses a tile that fits the free memory for larger ones.
+        tile: Side of the square tiles in pixels, rounded up to a multiple of 8 (of 8 times the network's stem);
+            None processes the image whole; "auto" keeps small images whole and chooses a tile that fits the free
+            memory for larger ones.
         overlap: Pixels that neighboring tiles share, less than the tile; None chooses.
         precision: "auto" is float32 on CPU and bfloat16 (else float16) autocast on CUDA cards that have it.
             Attention scores, top-k and softmax are float32 in any case.
@@ -117,7 +118,9 @@ class Restorer:
         tta: bool = False,
     ) -> None:
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        self.tile = _checked_tile(tile)
+        config = getattr(model, "config", None)
+        self._multiple = config.size_multiple if isinstance(config, DRSformerConfig) else SIZE_MULTIPLE
+        self.tile = _checked_tile(tile, self._multiple)
         self.overlap = _checked_overlap(overlap, self.tile)
         if not 0 <= strength <= 1:
             raise ConfigError(f"strength must be between 0 and 1, not {strength}")
@@ -166,7 +169,7 @@ class Restorer:
             return self.tile
         whole, preferred = _AUTO.get(self.device.type, _AUTO["cpu"])
         budget = _free_memory(self.device) * _SHARE_OF_FREE_MEMORY / _OVERHEAD
-        pixels = _round_up(height) * _round_up(width)
+        pixels = _round_up(height, self._multiple) * _round_up(width, self._multiple)
         if pixels <= whole and pixels * _GENEROUS_BYTES_PER_PIXEL <= budget:
             return None
         if self._bytes_per_pixel is None:
@@ -174,10 +177,10 @@ class Restorer:
         if pixels <= whole and pixels * self._bytes_per_pixel <= budget:
             return None
         tile = min(preferred, math.isqrt(int(budget / self._bytes_per_pixel)))
-        tile = max(SMALLEST_AUTO_TILE, tile - tile % SIZE_MULTIPLE)
+        tile = max(SMALLEST_AUTO_TILE, tile - tile % self._multiple)
         # No larger than the same number of tiles needs: what they would share beyond the overlap is work done twice.
         needed = max(fitting_tile(length, tile, self._overlap(tile)) for length in (height, width))
-        return max(SMALLEST_AUTO_TILE, _round_up(needed))
+        return max(SMALLEST_AUTO_TILE, _round_up(needed, self._multiple))
 
     def _grid(self, height: int, width: int, tile: int | None) -> tuple[list[int], list[int]]:
         return tile_starts(height, tile, self._overlap(tile)), tile_starts(width, tile, self._overlap(tile))
@@ -239,7 +242,7 @@ class Restorer:
             torch.cuda.empty_cache()
         if size <= SMALLEST_TILE:
             raise DeviceError(f"{self.device} is out of memory even for a tile of {size} pixels; try another device")
-        self._largest_tile = max(SMALLEST_TILE, size // 2 // SIZE_MULTIPLE * SIZE_MULTIPLE)
+        self._largest_tile = max(SMALLEST_TILE, size // 2 // self._multiple * self._multiple)
         self._say_once("memory", f"{self.device} is out of memory for a tile of {size}; going on with smaller tiles")
 
     def _restore_whole(self, pixels: Pixels) -> Floats:
@@ -249,7 +252,7 @@ class Restorer:
             rainy = rainy / np.float32(PEAK_VALUE[pixels.dtype])
         x = torch.tensor(rainy, device=self.device).permute(2, 0, 1).unsqueeze(0)  # (1, 3, h, w)
         with torch.inference_mode():
-            padded = pad_to_multiple(x)
+            padded = pad_to_multiple(x, self._multiple)
             y = self._averaged(padded, self._half)
             if self._half is not None and not torch.isfinite(y).all():
                 self._say_once("half", f"not finite in {self._half}; computing such tiles again in float32")
@@ -284,13 +287,13 @@ class Restorer:
             logger.warning(message)
 
 
-def pad_to_multiple(x: Tensor) -> Tensor:
-    """(B, 3, h, w) -> h and w rounded up to multiples of 8, at the right and bottom: reflected, then replicated.
+def pad_to_multiple(x: Tensor, multiple: int = SIZE_MULTIPLE) -> Tensor:
+    """(B, 3, h, w) -> h and w rounded up to multiples, at the right and bottom: reflected, then replicated.
 
     Reflection gives at most h - 1 and w - 1 pixels; where that is not enough the last one is repeated.
     """
     h, w = x.shape[-2:]
-    below, right = _round_up(h) - h, _round_up(w) - w
+    below, right = _round_up(h, multiple) - h, _round_up(w, multiple) - w
     x = F.pad(x, (0, min(right, w - 1), 0, min(below, h - 1)), mode="reflect")
     return F.pad(x, (0, max(0, right - w + 1), 0, max(0, below - h + 1)), mode="replicate")
 
@@ -423,12 +426,12 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _checked_tile(tile: Tile) -> Tile:
+def _checked_tile(tile: Tile, multiple: int) -> Tile:
     if tile is None or tile == "auto":
         return tile
     if isinstance(tile, bool) or not isinstance(tile, int | np.integer) or tile < SIZE_MULTIPLE:
         raise ConfigError(f"tile must be 'auto', None or an integer of at least {SIZE_MULTIPLE}, not {tile!r}")
-    return _round_up(int(tile))
+    return _round_up(int(tile), multiple)
 
 
 def _checked_overlap(overlap: int | None, tile: Tile) -> int | None:
@@ -454,5 +457,5 @@ def _check_image(image: Pixels) -> None:
             raise ImageError(f"expected float32 values in [0, 1], found {low:g} to {high:g}")
 
 
-def _round_up(size: int) -> int:
-    return -(-size // SIZE_MULTIPLE) * SIZE_MULTIPLE
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

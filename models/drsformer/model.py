@@ -4,7 +4,7 @@ Source: Chen, Li, Li, Pan, "Learning A Sparse Transformer Network for Effective 
 Attribute names are the keys of the published checkpoints.
 
 Shapes: B batch, C channels, H height, W width, N heads, D = C / N channels a head, h MSFN hidden channels,
-E experts, T steps of the MEFC.
+E experts, T steps of the MEFC, S stem.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drsformer.config import SIZE_MULTIPLE, DRSformerConfig
+from drsformer.config import DRSformerConfig
 from drsformer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -236,11 +236,11 @@ class MEFC(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Overlapped patch embedding, (B, 3, H, W) -> (B, C, H, W)."""
+    """Overlapped patch embedding, (B, in_channels, H, W) -> (B, out_channels, H, W)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.proj = conv(3, channels, 3)
+        self.proj = conv(in_channels, out_channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x)
@@ -271,17 +271,18 @@ class Upsample(nn.Module):
 class DRSformer(nn.Module):
     """The whole network (Fig. 2): rainy (B, 3, H, W) -> restored (B, 3, H, W).
 
-    H and W are multiples of 8, values are RGB in [0, 1]; the output is not clamped. `drsformer.derain` pads, tiles and
-    clamps for images of any size.
+    H and W are multiples of 8 * S (`config.size_multiple`), values are RGB in [0, 1]; the output is not clamped.
+    `drsformer.derain` pads, tiles and clamps for images of any size. Level 1 works on H/S x W/S pixels; S = 1 is the
+    paper's network.
 
     Raises:
-        ConfigError: H or W is not a positive multiple of 8.
+        ConfigError: H or W is not a positive multiple of 8 * S.
     """
 
     def __init__(self, config: DRSformerConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or DRSformerConfig()
-        C = config.dim
+        C, S = config.dim, config.stem
 
         def blocks(level: int, channels: int) -> nn.Sequential:
             heads, number = config.num_heads[level], config.num_blocks[level]
@@ -290,7 +291,8 @@ class DRSformer(nn.Module):
         def mefc(channels: int) -> nn.Module:
             return MEFC(channels) if config.mefc else nn.Identity()
 
-        self.patch_embed = PatchEmbed(C)
+        self.unshuffle = nn.PixelUnshuffle(S) if S > 1 else nn.Identity()
+        self.patch_embed = PatchEmbed(config.image_channels, C)
         self.encoder_level0 = mefc(C)
         self.encoder_level1 = blocks(0, C)
         self.down1_2 = Downsample(C)
@@ -308,16 +310,19 @@ class DRSformer(nn.Module):
         self.up2_1 = Upsample(2 * C)
         self.decoder_level1 = blocks(0, 2 * C)
         self.refinement = mefc(2 * C)
-        self.output = conv(2 * C, 3, 3, bias=config.bias)
+        self.output = conv(2 * C, config.image_channels, 3, bias=config.bias)
+        self.shuffle = nn.PixelShuffle(S) if S > 1 else nn.Identity()
 
     if TYPE_CHECKING:
         __call__: Callable[[Tensor], Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[-2:]
-        if H % SIZE_MULTIPLE or W % SIZE_MULTIPLE or not H or not W:
-            raise ConfigError(f"H and W must be positive multiples of {SIZE_MULTIPLE}, not {H} and {W}")
-        level1 = self.encoder_level1(self.encoder_level0(self.patch_embed(x)))  # (B, C, H, W)
+        multiple = self.config.size_multiple
+        if H % multiple or W % multiple or not H or not W:
+            raise ConfigError(f"H and W must be positive multiples of {multiple}, not {H} and {W}")
+        # From here on, H and W in the shapes are those of the unshuffled image, (B, 3 S^2, H/S, W/S).
+        level1 = self.encoder_level1(self.encoder_level0(self.patch_embed(self.unshuffle(x))))  # (B, C, H, W)
         level2 = self.encoder_level2(self.down1_2(level1))  # (B, 2C, H/2, W/2)
         level3 = self.encoder_level3(self.down2_3(level2))  # (B, 4C, H/4, W/4)
         y = self.latent(self.down3_4(level3))  # (B, 8C, H/8, W/8)
@@ -328,4 +333,4 @@ class DRSformer(nn.Module):
         y = torch.cat([self.up2_1(y), level1], dim=1)  # (B, 2C, H, W)
         del level1, level2, level3  # in inference their memory serves the last blocks, which need the most
         y = self.refinement(self.decoder_level1(y))
-        return self.output(y) + x
+        return self.shuffle(self.output(y)) + x
