@@ -6,7 +6,7 @@ from conftest import photo
 from PIL import Image
 
 from drsformer_cli.training import rain
-from drsformer_cli.training.rain import LayerRanges, RainRanges
+from drsformer_cli.training.rain import CameraRanges, LayerRanges, Look, RainRanges
 
 
 def layers(ranges, number=6, side=160, seed=0):
@@ -80,16 +80,51 @@ def test_statistics_resemble_real_layers(kind, shared):
 def test_composite_adds_and_saturates():
     clean = photo()
     layer = np.full(clean.shape[:2], 60, np.float32)
-    rainy = rain.composite(clean, layer, (0, 0), np.random.default_rng(0))
+    rainy = rain.composite(clean, layer, Look(), np.random.default_rng(0))
     assert np.array_equal(rainy, np.minimum(clean.astype(int) + 60, 255))
     assert rainy.dtype == np.uint8
 
 
-def test_veil_hides_the_scene_behind_gray():
+def test_screen_blends_and_never_saturates():
     clean = photo()
-    rainy = rain.composite(clean, np.zeros(clean.shape[:2], np.float32), (1, 1), np.random.default_rng(0))
-    assert rainy.std() == 0
-    assert 0.6 * 255 <= rainy[0, 0, 0] <= 255
+    layer = np.full(clean.shape[:2], 102, np.float32)
+    rainy = rain.composite(clean, layer, Look(screen=1), np.random.default_rng(0))
+    assert np.array_equal(rainy, np.rint(255 - (255 - clean.astype(float)) * 0.6))
+
+
+def test_veil_grows_with_the_distance():
+    black = np.zeros((64, 64, 3), np.uint8)
+    no_rain = np.zeros((64, 64), np.float32)
+    hazes = [
+        rain.composite(black, no_rain, Look(veil=(1, 1)), np.random.default_rng(seed)).mean(axis=(1, 2))
+        for seed in range(20)
+    ]
+    top, bottom = np.mean([haze[:8].mean() for haze in hazes]), np.mean([haze[-8:].mean() for haze in hazes])
+    assert top > 1.3 * bottom > 0
+    assert np.array_equal(rain.composite(photo(), no_rain[:40, :56], Look(), np.random.default_rng(0)), photo())
+
+
+def test_tones_are_harder_and_more_saturated():
+    clean, no_rain = photo(), np.zeros((40, 56), np.float32)
+    harder = rain.composite(clean, no_rain, Look(contrast=(1.3, 1.3)), np.random.default_rng(0)).astype(float)
+    assert harder.std() == pytest.approx(1.3 * clean.std(), rel=0.1)
+    colorful = rain.composite(clean, no_rain, Look(saturation=(1.2, 1.2)), np.random.default_rng(0)).astype(float)
+    spreads = [(image.max(axis=2) - image.min(axis=2)).mean() for image in (clean, colorful)]
+    assert spreads[1] == pytest.approx(1.2 * spreads[0], rel=0.1)
+
+
+def test_noise_is_in_the_clean_image_and_jpeg_is_not():
+    camera = CameraRanges(share=1, dim=(0.5, 0.5), noise=(4, 4), jpeg=(60, 60))
+    gray = np.full((64, 64, 3), 200, np.uint8)
+    taken = rain.take(gray, camera, np.random.default_rng(0)).astype(float)
+    assert taken.mean() == pytest.approx(100, abs=0.5)
+    assert taken.std() == pytest.approx(4, rel=0.1)
+    compressed = rain.compress(photo(64, 64), camera, np.random.default_rng(0))
+    error = np.abs(compressed.astype(int) - photo(64, 64)).mean()
+    assert 0.5 < error < 30  # red, green and blue are where they were
+    still = CameraRanges(share=0)
+    assert rain.take(gray, still, np.random.default_rng(0)) is gray
+    assert rain.compress(gray, still, np.random.default_rng(0)) is gray
 
 
 def test_a_layer_that_is_not_varied_is_cropped():
@@ -104,3 +139,56 @@ def test_a_layer_is_varied_as_asked():
     assert rain.vary(layer, LayerRanges(gain=(2, 2)), 16, 16, rng).max() > 255 * 0.9
     ranges = LayerRanges(turn=(-20, 20), scale=(0.5, 2), blur=(0, 3))
     assert rain.vary(layer, ranges, 128, 128, rng).shape == (128, 128)  # larger than the layer
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, 4])
+def test_streaks_of_a_layer_become_as_wide_as_asked(scale):
+    layer = np.zeros((321, 481), np.uint8)
+    layer[:, 60::120] = 200  # one pixel wide; farther apart than the patch shows
+    ranges = LayerRanges(gain=(1, 1), scale=(scale, scale))
+    parts = [rain.vary(layer, ranges, 96, 96, np.random.default_rng(seed)) for seed in range(40)]
+    assert min(part.min() for part in parts) >= 0
+    widths = [part.sum() / 96 / 200 for part in parts if part.any()]
+    assert max(widths) == pytest.approx(scale * max(1, round(96 / (120 * scale))), rel=0.25)
+
+
+@pytest.mark.parametrize("angle", [-45, 30, 50])
+def test_layers_fall_along_the_angle_they_are_turned_by(angle):
+    upright = rain.render(
+        RainRanges(amount=(15, 15), angle=(0, 0), directions=(1, 1)), 300, 300, np.random.default_rng(1)
+    )
+    ranges = LayerRanges(turn=(angle, angle), mirror=False)
+    found = [
+        direction(rain.vary(upright.astype(np.uint8), ranges, 128, 128, np.random.default_rng(i))) for i in range(5)
+    ]
+    assert np.median(found) == pytest.approx(angle, abs=4)
+
+
+@pytest.mark.parametrize("angle", [-40, 0, 25])
+def test_noise_rain_falls_along_its_angle_and_has_its_amount(angle):
+    ranges = RainRanges(noise=1, amount=(20, 20), angle=(angle, angle), length=(30, 40), gusts=(0, 0))
+    found = layers(ranges)
+    assert np.median([direction(layer) for layer in found]) == pytest.approx(angle, abs=4)
+    assert np.mean([layer.mean() for layer in found]) == pytest.approx(20, rel=0.25)
+
+
+def test_rendered_rain_grows_with_its_scale():
+    def width(scale):
+        ranges = RainRanges(amount=(10, 10), angle=(0, 0), directions=(1, 1), scale=(scale, scale), blur=(0, 0))
+        likeness = []
+        for layer in layers(ranges, 8):
+            rows = layer - layer.mean()
+            likeness.append((rows[:, 3:] * rows[:, :-3]).mean() / rows.var())
+        return np.mean(likeness)  # of pixels three apart
+
+    assert width(1) < 0.5 < width(4)
+
+
+def test_streaks_out_of_focus_are_soft():
+    def sharpness(defocus):
+        ranges = RainRanges(amount=(10, 10), depth=(3, 3), defocus=(defocus, defocus), blur=(0, 0))
+        return np.mean([np.abs(np.diff(layer, axis=1)).mean() for layer in layers(ranges, 8)])
+
+    assert sharpness(6) < 0.8 * sharpness(0)
+    amounts = [np.mean([layer.mean() for layer in layers(RainRanges(amount=(20, 20), defocus=(s, s)))]) for s in (0, 4)]
+    assert amounts[1] == pytest.approx(amounts[0], rel=0.3)

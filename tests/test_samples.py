@@ -33,6 +33,7 @@ HALVES = {"kind": "paired", "path": "halves", "side_by_side": "clean-left", "sha
 
 def load(sections, validation=None, **data):
     table = {"data": {"clean": ["photos"], "patch": 24, "workers": 0, "sources": sections, **data}}
+    table["training"] = {"batch": 3}
     config = parse(Config, {**table, "validation": validation or {"every": 0}}, "test")
     return sources.load(config, "test", lambda done, total: None)
 
@@ -72,7 +73,7 @@ def test_a_sample_is_a_function_of_seed_step_and_index(folders):
 def test_any_number_of_workers_gives_the_same_batches(folders):
     mixed = {"a": PAIRED, "b": RENDERED, "c": LAYERS}
     with_none, with_two = (
-        np.stack(list(load(mixed, workers=workers).samples.batches(range(1, 8), [0, 1, 2]))) for workers in (0, 2)
+        np.stack(list(load(mixed, workers=workers).samples.batches(range(1, 8), list))) for workers in (0, 2)
     )
     assert with_none.shape == (7, 3, 2, 24, 24, 3)
     assert np.array_equal(with_none, with_two)
@@ -95,7 +96,7 @@ def test_reserve_is_used_when_nothing_else_is_there(folders):
 
 def test_clean_halves_serve_as_photos(folders):
     loaded = load({"a": HALVES, "b": {"kind": "clean"}}, clean=[])
-    assert "b: 50% of the samples, from 6 photos" in loaded.notes
+    assert "b: 50% of the samples, from 6 clean images" in loaded.notes
 
 
 def test_small_images_are_reflected(folders):
@@ -112,7 +113,7 @@ def test_odd_images_are_taken(folders):
     Image.fromarray(np.dstack([photo(), photo()[..., 0]])).save("photos/alpha.png")
     loaded = load({"x": {"kind": "clean"}})
     assert loaded.problems == []
-    assert "x: 100% of the samples, from 9 photos" in loaded.notes
+    assert "x: 100% of the samples, from 9 clean images" in loaded.notes
 
 
 @pytest.mark.parametrize("decode", [True, False])
@@ -133,7 +134,7 @@ def test_unusable_files_are_listed_and_left_out(folders, decode):
         assert "photos/one.png: 1x1 pixels; expected at least 11 a side" in text
         assert "photos/0.png: damaged image" in text
     assert "a: 50% of the samples, from 4 pairs" in loaded.notes
-    assert f"b: 50% of the samples, from {5 if decode else 6} photos" in loaded.notes
+    assert f"b: 50% of the samples, from {5 if decode else 6} clean images" in loaded.notes
     samples(loaded)
 
 
@@ -142,11 +143,17 @@ def test_all_folders_that_are_missing_or_empty_are_named(folders):
     with pytest.raises(MistakesError) as caught:
         load(
             {"a": {"kind": "paired", "path": "nowhere"}, "b": {**LAYERS, "layers": ["empty"]}, "c": RENDERED},
-            validation={"paired": ["empty"]},
+            validation={"paired": {"x": {"path": "empty"}}},
             clean=["photoss", "empty"],
         )
     paths = [mistake.split(":")[0] for mistake in caught.value.mistakes]
-    assert paths == ["data.sources.a.path", "data.sources.b.layers", "data.clean", "data.clean", "validation.paired"]
+    assert paths == [
+        "data.sources.a.path",
+        "data.sources.b.layers",
+        "data.clean",
+        "data.clean",
+        "validation.paired.x.path",
+    ]
     assert "--set data.clean=FOLDER" in caught.value.mistakes[2]
 
 
@@ -159,8 +166,8 @@ def test_nothing_usable_is_a_mistake(folders):
 
 def test_held_out_photos_and_layers_are_not_trained_on(folders):
     loaded = load({"a": LAYERS}, validation={"held_out": 0.5, "images": 5, "crop": 16})
-    assert "a: 100% of the samples, from 3 photos and 3 layers" in loaded.notes
-    assert [image.group for image in loaded.validation] == ["held out"] * 5
+    assert "a: 100% of the samples, from 3 clean images and 3 layers" in loaded.notes
+    assert [image.group for image in loaded.validation] == ["held out a"] * 5
     rainy, clean = loaded.validation[0].read()
     assert rainy.shape == clean.shape == (16, 16, 3)
     again = load({"a": LAYERS}, validation={"held_out": 0.5, "images": 5, "crop": 16}).validation[0].read()
@@ -170,15 +177,15 @@ def test_held_out_photos_and_layers_are_not_trained_on(folders):
 def test_what_one_source_holds_out_no_other_trains_on(folders):
     sections = {"a": LAYERS, "b": {"kind": "clean", "clean": ["photos"]}, "c": HALVES}
     loaded = load(sections, validation={"held_out": 0.34, "images": 8, "crop": 16})
-    assert "a: 33% of the samples, from 10 photos and 4 layers" in loaded.notes  # 4 of 6, and 6 halves
-    assert "b: 33% of the samples, from 4 photos" in loaded.notes
+    assert "a: 33% of the samples, from 10 clean images and 4 layers" in loaded.notes  # 4 of 6, and 6 halves
+    assert "b: 33% of the samples, from 4 clean images" in loaded.notes
     assert "c: 33% of the samples, from 6 pairs" in loaded.notes
 
 
 def test_validation_pairs_are_spread_and_cropped(folders):
-    loaded = load({"a": PAIRED}, validation={"paired": ["pairs"], "images": 3, "crop": 20})
+    loaded = load({"a": PAIRED}, validation={"paired": {"x": {"path": "pairs"}}, "images": 3, "crop": 20})
     assert [image.read()[0].shape for image in loaded.validation] == [(20, 20, 3)] * 3
-    whole = load({"a": PAIRED}, validation={"paired": ["pairs"]}).validation
+    whole = load({"a": PAIRED}, validation={"paired": {"x": {"path": "pairs", "images": 0}}, "images": 1}).validation
     assert [image.read()[1].shape for image in whole] == [(40, 56, 3)] * 6
 
 

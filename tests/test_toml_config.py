@@ -2,7 +2,7 @@
 
 import pickle
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import pytest
@@ -28,10 +28,15 @@ class Dog:
 @dataclass(frozen=True)
 class House:
     rooms: int = 1
-    size: Annotated[tuple[float, float], Limits(0, 100, rising=True)] = (1.0, 2.0)
+    size: Annotated[tuple[float, float], Limits(0, 100, ordered=True)] = (1.0, 2.0)
 
     def mistakes(self):
         return ["rooms: expected an even number"] if self.rooms % 2 else []
+
+
+@dataclass(frozen=True)
+class Tree:
+    height: Annotated[int, Limits(1, 100)] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Street:
     color: Literal["red", "blue"] = "red"
     lit: bool = True
     limit: float | None = None
+    trees: tuple[Tree, ...] = ()
+    ages: dict[str, Annotated[int, Limits(0, 120)]] = field(default_factory=dict)
 
 
 def parse(text):
@@ -63,6 +70,7 @@ def test_every_mistake_at_once_with_its_path():
         parse(
             "nam = 'Main'\nlit = 1\ncolor = 'green'\nlimit = 'high'\n[house]\nrooms = true\nsize = [3, 1]\n"
             "[pets.tom]\nkind = 'cat'\nlives = 10\nclaws = 4\n[pets.rex]\nkind = 'fish'\n[pets.it]\n"
+            "[[trees]]\nheight = 3\n[[trees]]\nheight = 101\nleaves = 2\n[ages]\nann = -1\n"
         )
     assert sorted(caught.value.mistakes) == sorted(
         [
@@ -72,11 +80,14 @@ def test_every_mistake_at_once_with_its_path():
             'color: expected "red" or "blue", not "green"',
             'limit: expected a number, not "high"',
             "house.rooms: expected an integer, not true",
-            "house.size: expected a list of 2 numbers from 0 to 100, not falling, not [3, 1]",
+            "house.size: expected a list of 2 numbers from 0 to 100, in ascending order, not [3, 1]",
             "pets.tom.lives: expected an integer from 1 to 9, not 10",
             "pets.tom.claws: unknown key; expected one of kind, lives",
             'pets.rex.kind: expected "cat" or "dog", not "fish"',
             'pets.it.kind: expected "cat" or "dog", missing',
+            "trees.1.height: expected an integer from 1 to 100, not 101",
+            "trees.1.leaves: unknown key; expected one of height",
+            "ages.ann: expected an integer from 0 to 120, not -1",
         ]
     )
 
@@ -114,8 +125,22 @@ def test_mistakes_travel_among_processes():
 
 def test_dump_is_read_back():
     street = Street('a "name"\n\\é', {"t o m": Cat("cat", 3), "rex": Dog("dog", ("sit", "roll"))}, House(2), limit=1e-9)
+    street = replace(street, trees=(Tree(3), Tree()), ages={"x y": 4})
     text = toml_config.dump(toml_config.plain(street))
     assert parse(text) == street
+
+
+def test_tables_are_merged_unless_they_are_of_another_kind():
+    below = {"a": 1, "house": {"rooms": 2, "size": [1, 2]}, "pets": {"tom": {"kind": "cat", "lives": 3}}}
+    above = {"a": 2, "house": {"rooms": 4}, "pets": {"tom": {"kind": "dog"}, "rex": {"kind": "dog"}}}
+    assert toml_config.merge(below, above) == {
+        "a": 2,
+        "house": {"rooms": 4, "size": [1, 2]},
+        "pets": {"tom": {"kind": "dog"}, "rex": {"kind": "dog"}},
+    }
+    assert below["house"] == {"rooms": 2, "size": [1, 2]}
+    lives = toml_config.merge(below, {"pets": {"tom": {"lives": 4}}})
+    assert lives["pets"]["tom"] == {"kind": "cat", "lives": 4}
 
 
 def test_differences_name_what_changed():
@@ -152,5 +177,5 @@ def test_what_spans_fields_is_found_beside_other_mistakes(tmp_path):
 
 
 def test_none_unsets_what_may_be_left_out():
-    config = configs.load("general", ["validation.side_by_side=none"])
-    assert config.validation.side_by_side is None
+    config = configs.load("general", ["validation.paired.rain800.side_by_side=none"])
+    assert config.validation.paired["rain800"].side_by_side is None

@@ -49,7 +49,7 @@ ema = 0.9
 
 [validation]
 every = 6
-paired = "pairs"
+paired.pairs = { path = "pairs" }
 crop = 16
 images = 2
 
@@ -108,7 +108,7 @@ def test_a_run_and_what_it_leaves_behind(run, folder):
     answer = train(run, "--set", "validation.every=3")
     assert answer.code == 0
     assert answer.out == "out: done, step_00000006.pth\n"
-    assert "batch 2 in effect: 1 process x 1 in turn x 2 of 16x16, on cpu" in answer.err
+    assert "batch 2: 1 process x 1 in turn x 2 of 16x16, loss l1, on cpu" in answer.err
     assert checkpoints() == ["step_00000002.pth", "step_00000004.pth", "step_00000006.pth"]
     assert sorted(losses()) == [1, 2, 3, 4, 5, 6]
     measured = [row for row in rows() if "psnr" in row]
@@ -142,6 +142,7 @@ def test_resumed_is_bit_for_bit_uninterrupted(run, folder):
         "data.workers=2",
         "output.save_every=20",
         "validation.every=7",
+        "stages=[{after=5, patch=24, batch=4}, {after=14, batch=2, loss='rmse', weights={rendered=3}}]",
     ]
     settings = [part for setting in settings for part in ("--set", setting)]
     assert run("train", "-c", "run.toml", "-o", "whole", *settings).code == 0
@@ -159,6 +160,8 @@ def test_resumed_is_bit_for_bit_uninterrupted(run, folder):
     answer = run("train", "-o", "out", "--resume")  # the configuration is the run's own
     assert answer.code == 0
     assert "changed" not in answer.err
+    assert "batch 4: 1 process x 1 in turn x 4 of 24x24, loss l1, on cpu" in answer.err
+    assert "step 14: a new stage begins: batch 2: 1 process x 1 in turn x 2 of 24x24, loss rmse" in answer.err
     assert losses() == losses("whole")
     assert same(content("out/step_00000020.pth"), content("whole/step_00000020.pth"))
 
@@ -226,7 +229,7 @@ def test_other_settings(run, folder, settings):
 def test_check_tries_and_leaves_only_samples(run, folder):
     answer = train(run, "--check")
     assert answer.code == 0
-    assert "parameters; a step takes" in answer.err
+    assert "from step 1: batch 2: 1 process x 1 in turn x 2 of 16x16, loss l1; a step takes" in answer.err
     assert sorted(path.name for path in Path("out").iterdir()) == ["batch.png"]
 
 
@@ -387,7 +390,7 @@ def test_two_processes_train_as_one(run, folder):
     ]
     said = [rank.communicate(timeout=120)[1] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said
-    assert "batch 2 in effect: 2 processes x 1 in turn x 1" in said[0]
+    assert "batch 2: 2 processes x 1 in turn x 1" in said[0]
     assert "Warning" not in said[0] + said[1]
     assert said[1] == ""
     assert list(losses("two").values()) == pytest.approx(list(losses("one").values()), rel=1e-4)
@@ -419,8 +422,8 @@ def test_general_is_trained_from_ones_own_photos(run, folder):
     answer = run("train", "-c", "general", "--set", "data.clean=photos", "--set", "validation.crop=16", *small)
     assert answer.code == 0
     assert "data.sources.heavy.layers: left out, no such folder: ../shared/data/streaks/heavy" in answer.err
-    assert "downpour: 50% of the samples, from 2 photos" in answer.err
-    small = replace(drsformer.PRESETS["small"], num_blocks=(1, 1, 1, 1))
+    assert "downpour: 23% of the samples, from 2 clean images" in answer.err
+    small = replace(drsformer.PRESETS["small"], stem=2, dim=24, num_blocks=(1, 1, 1, 1))
     assert load_checkpoint("runs/general/best.pth").config == small
 
 
@@ -433,7 +436,7 @@ def test_overfitting_four_pairs(run, folder, shared):
         '[model]\npreset = "small"\n[data]\npatch = 32\ncrop = "center"\nflips = false\nturns = false\nworkers = 0\n'
         'sources.four = { kind = "paired", path = "four", side_by_side = "clean-left" }\n'
         "[training]\nsteps = 20\nbatch = 4\nlr = 2e-3\nwarmup = 5\nclip = 0\n"
-        '[validation]\nevery = 20\npaired = "four"\nside_by_side = "clean-left"\ncrop = 32\n'
+        '[validation]\nevery = 20\npaired.four = { path = "four", side_by_side = "clean-left" }\ncrop = 32\n'
     )
     assert run("train", "-c", "four.toml", "-o", "out").code == 0
     (measured,) = (row for row in rows() if "psnr" in row)

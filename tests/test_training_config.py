@@ -30,12 +30,80 @@ def test_the_papers_recipes(name):
 
 def test_the_bundled_models_recipe():
     config = configs.load("general", [])
-    assert config.model.network() == replace(PRESETS["small"], num_blocks=(1, 1, 1, 1))
-    shares = {name: source.weight for name, source in config.data.sources.items() if source.weight}
-    assert shares == {"light": 33, "heavy": 45, "garg": 10, "rain800": 12}
-    assert (config.training.steps, config.training.batch, config.data.patch) == (7031, 4, 64)
-    assert configs.load("general-grown", []).model.grow
-    assert configs.load("general-heavy", []).model.network() == PRESETS["small"]
+    assert config.model.network() == replace(PRESETS["small"], stem=2, dim=24, num_blocks=(1, 1, 1, 1))
+    assert sum(source.weight for source in config.data.sources.values()) == pytest.approx(106)
+    patches = [config.at(step).data.patch for step in config.stage_steps()]
+    assert patches == sorted(patches)
+    assert config.at(config.training.steps).training.loss == "rmse"
+
+
+STAGES = """
+base = "general"
+[training]
+steps = 100
+accumulate = 2
+[[stages]]
+after = 10
+patch = 128
+weights = { light = 3 }
+[[stages]]
+after = 20
+batch = 2
+loss = "rmse"
+weights = { heavy = 0 }
+[[stages]]
+after = 300
+patch = 256
+"""
+
+
+def test_stages_change_what_they_name_from_their_step_on(tmp_path):
+    (tmp_path / "run.toml").write_text(STAGES)
+    config = configs.load(str(tmp_path / "run.toml"), ["data.patch=64"])
+
+    def at(step):
+        now = config.at(step)
+        weights = [now.data.sources[name].weight for name in ("light", "heavy")]
+        return now.data.patch, now.training.batch, now.training.loss, *weights
+
+    assert at(1) == at(10) == (64, 16, "l1", 20, 22)
+    assert at(11) == at(20) == (128, 16, "l1", 3, 22)
+    assert at(21) == at(100) == (128, 2, "rmse", 3, 0)
+    assert config.stage_steps() == [1, 11, 21]  # the last one is never reached
+
+
+def test_mistakes_in_stages_are_named(tmp_path):
+    (tmp_path / "run.toml").write_text(STAGES + "[[stages]]\nafter = 5\nbatch = 3\npatch = 30\nweights = { sun = 1 }\n")
+    with pytest.raises(MistakesError) as caught:
+        configs.load(str(tmp_path / "run.toml"), [])
+    assert caught.value.mistakes[0] == "stages.3.patch: expected a multiple of 8, not 30"
+    (tmp_path / "run.toml").write_text(STAGES + "[[stages]]\nafter = 5\nbatch = 3\nweights = { sun = 1 }\n")
+    with pytest.raises(MistakesError) as caught:
+        configs.load(str(tmp_path / "run.toml"), [])
+    assert [mistake.split(":")[0] for mistake in caught.value.mistakes] == [
+        "stages.3.after",
+        "stages.3.weights.sun",
+        "stages.3.batch",
+    ]
+
+
+def test_a_recipe_that_is_based_on_another(tmp_path):
+    (tmp_path / "one.toml").write_text('base = "general"\n[data.sources.light]\nweight = 1\n')
+    (tmp_path / "two.toml").write_text(
+        'base = "one.toml"\n[training]\nlr = 1e-4\n[data.sources.garg]\nkind = "clean"\n'
+    )
+    config, general = configs.load(str(tmp_path / "two.toml"), []), configs.load("general", [])
+    assert config.training == replace(general.training, lr=1e-4)
+    assert config.data.sources["light"] == replace(general.data.sources["light"], weight=1)
+    assert config.data.sources["garg"] == configs.Clean("clean")
+    for text, message in (
+        ('base = "loop.toml"', "loop.toml: base loop.toml: a base of itself"),
+        ('base = "gone"', "base gone: no such file, and no recipe of that name"),
+        ("base = 3", "base: expected a recipe or a file, not 3"),
+    ):
+        (tmp_path / "loop.toml").write_text(text)
+        with pytest.raises(UsageError, match=message):
+            configs.load(str(tmp_path / "loop.toml"), [])
 
 
 def test_warm_up_rises_evenly():
@@ -55,13 +123,15 @@ def test_model_section_changes_a_preset():
     ("settings", "mistake"),
     [
         (["data.patch=100"], "data.patch: expected a multiple of 8, not 100"),
+        (["data.patch=104"], "data.patch: expected a multiple of 16, 8 * model.stem, not 104"),
+        (["stages=[{after=1, patch=104}]"], "stages.0.patch: expected a multiple of 16, 8 * model.stem, not 104"),
         (["model.grow=true"], "model.grow: expected weights to grow from"),
         (["model.dim=7"], "model.dim must be an even integer"),
         (["model.ablation.top_k=[0]"], "model.ablation.top_k must be shares above 0"),
         (["training.lr=1e-7"], "training.final_lr: expected at most lr"),
         (["training.accumulate=3"], "training.accumulate: expected a divisor of batch"),
         (["data.sources.light.vary.gain=[2, 1]"], "data.sources.light.vary.gain: expected a list of 2 numbers"),
-        (["data.sources.rain800.share_clean=false", "data.clean=[]"], "data.sources.light: no photos"),
+        (["data.sources.rain800.share_clean=false", "data.clean=[]"], "data.sources.light: no clean images"),
         (["training.stepps=3"], "training.stepps: unknown key; did you mean steps?"),
     ],
 )

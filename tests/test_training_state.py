@@ -10,7 +10,7 @@ from drsformer import DRSformer, load_checkpoint
 from drsformer_cli.errors import UsageError
 from drsformer_cli.ranks import Ranks
 from drsformer_cli.training.config import Config, DataSection, ModelSection, TrainingSection
-from drsformer_cli.training.loop import Step, criterion
+from drsformer_cli.training.loop import Step, _judge_losses, criterion
 from drsformer_cli.training.optimizers import ADAMW_RMS, Muon, make_optimizers
 from drsformer_cli.training.state import make_state
 from drsformer_cli.training.toml_config import plain
@@ -94,14 +94,17 @@ def test_all_optimizers_wait_where_one_overflows():
     assert not any(map(torch.equal, before, begun.model.parameters()))
 
 
-def test_resuming_with_another_loss_forgets_its_mean():
-    run = configuration(TINY)
-    begun = make_state(run, CPU)
-    begun.step, begun.loss, begun.lowest_loss = 7, 0.2, 0.1
-    resumed = begun.content(plain(run))
-    same, other = (make_state(configuration(TINY, loss=loss), CPU, resumed) for loss in ("l1", "rmse"))
-    assert (same.step, same.loss, same.lowest_loss) == (7, 0.2, 0.1)
-    assert (other.step, other.loss, other.lowest_loss) == (7, None, math.inf)
+def test_the_mean_of_another_loss_is_forgotten():
+    begun = state(TINY)
+    begun.step, begun.loss, begun.loss_name, begun.lowest_loss = 7, 0.2, "l1", 0.1
+    content = begun.content(plain(configuration(TINY)))
+    for loss, expected in (("l1", 0.98 * 0.2 + 0.02 * 0.3), ("rmse", 0.3)):
+        config = configuration(TINY, loss=loss)
+        resumed = make_state(config, CPU, content)
+        assert (resumed.step, resumed.loss, resumed.loss_name, resumed.lowest_loss) == (7, 0.2, "l1", 0.1)
+        resumed.step = 8
+        _judge_losses(resumed, [torch.tensor(0.3)], Ranks(), config)
+        assert (resumed.loss, resumed.loss_name) == (pytest.approx(expected), loss)
 
 
 def test_a_grown_network_begins_as_the_smaller_one(tiny_file):

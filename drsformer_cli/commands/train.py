@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from drsformer_cli.training.run_folder import RunFolder
     from drsformer_cli.training.sources import Data
 
-RECIPES = "rain200l, rain200h, did, ddn, spa, general, general-finetune, general-final, general-grown, general-heavy"
+RECIPES = "rain200l, rain200h, did, ddn, spa, general"
 MOST_PROBLEMS = 20
 """Unusable files that are named one by one."""
 
@@ -103,11 +103,13 @@ def _plan(
         name = str(output / CONFIG)
     config = load(name, settings)
     share = config.training.accumulate * processes
-    if config.training.batch % share:
-        raise UsageError(
-            f"training.batch: {config.training.batch} cannot be shared by {processes} processes "
-            f"with training.accumulate {config.training.accumulate}; expected a multiple of {share}"
-        )
+    for step in config.stage_steps():
+        batch = config.at(step).training.batch
+        if batch % share:
+            raise UsageError(
+                f"training.batch: {batch} cannot be shared by {processes} processes "
+                f"with training.accumulate {config.training.accumulate}; expected a multiple of {share}"
+            )
     folder = RunFolder(output or Path("runs") / Path(name).stem)
     if folder.checkpoints() and not (resume or check):
         raise UsageError(f"--output {folder.path}: holds a run already; --resume goes on with it")
@@ -151,17 +153,14 @@ def _run(
 ) -> ExitCode:
     from drsformer.errors import DeviceError  # noqa: PLC0415
     from drsformer.inference import is_out_of_memory  # noqa: PLC0415
+    from drsformer_cli.training.loop import describe_batch  # noqa: PLC0415
     from drsformer_cli.training.loop import train as loop  # noqa: PLC0415
     from drsformer_cli.training.toml_config import differences, plain  # noqa: PLC0415
 
     resumed = folder.latest() if resume else None
-    training = config.training
     if ranks.first:
-        each = training.batch // ranks.size // training.accumulate
-        console.say(
-            f"batch {training.batch} in effect: {ranks.size} process{'es' * (ranks.size != 1)} x "
-            f"{training.accumulate} in turn x {each} of {config.data.patch}x{config.data.patch}, on {device}"
-        )
+        begin = resumed["training"]["step"] + 1 if resumed else 1
+        console.say(f"{describe_batch(config, begin, ranks)}, on {device}")
         for change in differences(resumed["training"]["run"], plain(config)) if resumed else []:
             console.say(f"changed since the checkpoint: {change}")
     try:
@@ -186,18 +185,28 @@ def _run(
 def _check(config: Config, folder: RunFolder, data: Data, device: torch.device, ranks: Ranks) -> None:
     """Try two steps and say what one costs; write samples to look at."""
     from drsformer_cli import sheet  # noqa: PLC0415
-    from drsformer_cli.training.loop import Step, Watch  # noqa: PLC0415
+    from drsformer_cli.training.loop import Step, Watch, describe_batch  # noqa: PLC0415
     from drsformer_cli.training.report import write_image  # noqa: PLC0415
     from drsformer_cli.training.state import make_state  # noqa: PLC0415
 
-    training = config.training
     state = make_state(config, device)
     step_of, watch = Step(config, state, device, ranks), Watch(device)
     loss: Any = None
-    for step, batch in enumerate(data.samples.batches(range(1, 3), ranks.share(range(training.batch))), 1):
-        watch.restart()  # what counts is the second: the first one prepares
-        loss = float(step_of(step, batch))
-        watch.count(training.batch)
+    firsts = config.stage_steps()
+    hours = 0.0
+    for first, end in zip(firsts, [*firsts[1:], config.training.steps + 1], strict=True):
+        for step, batch in zip((first, first), data.samples.batches([first, first], ranks.share), strict=True):
+            watch.restart()  # what counts is the second: the first one prepares
+            loss = float(step_of(step, batch))
+            watch.count(config.at(step).training.batch)
+        row = watch.row()
+        seconds = config.at(first).training.batch / row["samples_per_second"]
+        hours += (end - first) * seconds / 3600
+        if ranks.first:
+            console.say(
+                f"from step {first}: {describe_batch(config, first, ranks)}; a step takes {seconds:.2f} s and "
+                f"{row['memory_mb']:.0f} MB, loss {loss:.4f}"
+            )
     if ranks.first:
         samples = [data.samples.sample(1, index) for index in range(16)]  # each (2, P, P, 3)
         rows = [
@@ -205,12 +214,9 @@ def _check(config: Config, folder: RunFolder, data: Data, device: torch.device, 
             for i in range(0, 16, 4)
         ]
         write_image(sheet.stack(rows), folder.path / CHECK_FILE)
-        row = watch.row()
-        seconds = training.batch / row["samples_per_second"]
         parameters = sum(parameter.numel() for parameter in state.model.parameters())
         console.say(
-            f"{parameters:,} parameters; a step takes {seconds:.2f} s and {row['memory_mb']:.0f} MB, loss {loss:.4f}; "
-            f"{training.steps} steps would take {training.steps * seconds / 3600:.1f} hours, validation apart"
+            f"{parameters:,} parameters; {config.training.steps} steps would take {hours:.1f} hours, validation apart"
         )
         console.say(f"{len(data.validation)} images to validate on")
         console.result(f"{folder.path / CHECK_FILE}: samples, each rainy and clean")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,17 +14,22 @@ from drsformer.errors import ConfigError
 from drsformer_cli.datasets import SideBySide  # noqa: TC001 - the schema is read at run time
 from drsformer_cli.errors import UsageError
 from drsformer_cli.training import toml_config
-from drsformer_cli.training.rain import LayerRanges, RainRanges
+from drsformer_cli.training.rain import CameraRanges, LayerRanges, Probability, RainRanges
 from drsformer_cli.training.toml_config import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_RECIPES = resources.files("drsformer_cli").joinpath("recipes")
 
 Share = Annotated[float, Limits(0, 1)]
 Positive = Annotated[int, Limits(1, 10**9)]
 Count = Annotated[int, Limits(0, 10**9)]
 Weight = Annotated[float, Limits(0, 1e9)]
 Paths = tuple[str, ...]
+Patch = Annotated[int, Limits(8, 4096)]
+Batch = Annotated[int, Limits(1, 65536)]
+Loss = Literal["l1", "charbonnier", "rmse"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,20 @@ class ModelSection:
 
 
 @dataclass(frozen=True)
+class CropRanges:
+    """How a crop is taken from an image, or from a pair.
+
+    Attributes:
+        shrink: Factor that the image is downscaled by first, drawn evenly on a logarithmic scale, as far as the image
+            stays as large as the crop.
+        whole: Probability that it is downscaled so far that the crop is as high or as wide as the image.
+    """
+
+    shrink: Annotated[tuple[float, float], Limits(1, 100, ordered=True)] = (1.0, 1.0)
+    whole: Probability = 0.0
+
+
+@dataclass(frozen=True)
 class Paired:
     """Pairs of rainy and clean images, in any layout that `drsformer_cli.datasets` knows.
 
@@ -95,6 +115,7 @@ class Paired:
         side_by_side: Which half is the clean one, where one file holds both.
         share_clean: Whether its clean images also serve the sources that make their own rain.
         required: Whether the run is refused when the folder does not exist; else the source is left out.
+        crop: How crops are taken.
     """
 
     kind: Literal["paired"]
@@ -103,6 +124,7 @@ class Paired:
     side_by_side: SideBySide | None = None
     share_clean: bool = False
     required: bool = True
+    crop: CropRanges = field(default_factory=CropRanges)
 
 
 @dataclass(frozen=True)
@@ -115,6 +137,7 @@ class Layers:
         clean: Folders of photos; empty: those of [data].
         required: As for pairs.
         vary: How a layer is varied.
+        crop: As for pairs.
     """
 
     kind: Literal["layers"]
@@ -123,6 +146,7 @@ class Layers:
     clean: Paths = ()
     required: bool = True
     vary: LayerRanges = field(default_factory=LayerRanges)
+    crop: CropRanges = field(default_factory=CropRanges)
 
 
 @dataclass(frozen=True)
@@ -133,12 +157,14 @@ class Rendered:
         weight: As for pairs.
         clean: Folders of photos; empty: those of [data].
         rain: What the rain is drawn from.
+        crop: As for pairs.
     """
 
     kind: Literal["rendered"]
     weight: Weight = 1.0
     clean: Paths = ()
     rain: RainRanges = field(default_factory=RainRanges)
+    crop: CropRanges = field(default_factory=CropRanges)
 
 
 @dataclass(frozen=True)
@@ -148,11 +174,13 @@ class Clean:
     Attributes:
         weight: As for pairs.
         clean: Folders of photos; empty: those of [data].
+        crop: As for pairs.
     """
 
     kind: Literal["clean"]
     weight: Weight = 1.0
     clean: Paths = ()
+    crop: CropRanges = field(default_factory=CropRanges)
 
 
 Source = Paired | Layers | Rendered | Clean
@@ -165,6 +193,7 @@ class DataSection:
     Attributes:
         sources: By name; each sample comes from one of them, drawn by weight.
         clean: Folders of clean photos for the sources that make their own rain.
+        camera: Light, noise and compression of their images.
         patch: Side of the crops in pixels, a multiple of 8 * model.stem; smaller images are padded by reflection.
         crop: Where they are taken; center: always the middle, to see whether a network can overfit.
         flips: Whether crops are mirrored at random, both ways.
@@ -177,7 +206,8 @@ class DataSection:
 
     sources: dict[str, Source]
     clean: Paths = ()
-    patch: Annotated[int, Limits(8, 4096)] = 128
+    camera: CameraRanges = field(default_factory=CameraRanges)
+    patch: Patch = 128
     crop: Literal["random", "center"] = "random"
     flips: bool = True
     turns: bool = True
@@ -188,14 +218,18 @@ class DataSection:
 
     def mistakes(self) -> list[str]:
         """What does not go together."""
-        found = [] if self.patch % 8 == 0 else [f"patch: expected a multiple of 8, not {self.patch}"]
+        found = _patch_mistakes(self.patch)
         if not self.sources:
             found.append('sources: expected at least one, such as [data.sources.rendered] with kind = "rendered"')
         lending = any(isinstance(source, Paired) and source.share_clean for source in self.sources.values())
         for name, source in self.sources.items():
             if not isinstance(source, Paired) and not (source.clean or self.clean or lending):
-                found.append(f'sources.{name}: no photos; expected data.clean = ["FOLDER"]')
+                found.append(f'sources.{name}: no clean images; expected data.clean = ["FOLDER"]')
         return found
+
+
+def _patch_mistakes(patch: int) -> list[str]:
+    return [f"patch: expected a multiple of 8, not {patch}"] if patch % 8 else []
 
 
 @dataclass(frozen=True)
@@ -222,9 +256,9 @@ class TrainingSection:
     """
 
     steps: Positive = 300_000
-    batch: Annotated[int, Limits(1, 65536)] = 8
+    batch: Batch = 8
     accumulate: Annotated[int, Limits(1, 65536)] = 1
-    loss: Literal["l1", "charbonnier", "rmse"] = "l1"
+    loss: Loss = "l1"
     charbonnier_eps: Annotated[float, Limits(1e-9, 1)] = 1e-3
     optimizer: Literal["adamw", "muon"] = "adamw"
     lr: Annotated[float, Limits(1e-12, 10)] = 3e-4
@@ -250,32 +284,81 @@ class TrainingSection:
 
 
 @dataclass(frozen=True)
+class ValidationPairs:
+    """Pairs to validate on.
+
+    Attributes:
+        path: Folder.
+        side_by_side: Which half is the clean one, where one file holds both.
+        required: Whether the run is refused when the folder does not exist; else it is left out.
+        images: Most images of the folder, evenly spread; 0: all. Default: that of [validation].
+        crop: Side of the part in the middle of larger images that is used; 0: the whole. Default: that of [validation].
+    """
+
+    path: str
+    side_by_side: SideBySide | None = None
+    required: bool = True
+    images: Count | None = None
+    crop: Count | None = None
+
+    def mistakes(self) -> list[str]:
+        """What is out of range."""
+        return _crop_mistakes(self.crop or 0)
+
+
+@dataclass(frozen=True)
 class ValidationSection:
     """When and on what it is measured, by Y-PSNR and SSIM.
 
+    The best checkpoint is that of the highest mean over all sets, those that are held out included.
+
     Attributes:
         every: Steps between validations; 0: none.
-        paired: Folders of pairs.
-        side_by_side: Which half is the clean one, where one file of those folders holds both.
-        held_out: Share of the photos and layers that is kept from training and validated on, with rain drawn once.
-        images: Most images a folder, evenly spread; 0: all. Also how many held-out ones are made.
-        crop: Side of the part in the middle of larger images that is used; 0: the whole.
+        paired: Sets of pairs, by name.
+        held_out: Fraction of the clean images and layers that is kept from training; each source that makes rain has a
+            set of them, with rain drawn once.
+        images: Most images of a set, evenly spread; 0: all of a folder, 16 that are held out.
+        crop: Side of the part in the middle of larger images that is used; 0: the whole, 256 where it is held out.
         protocol: How luma is rounded, see `drsformer_cli.metrics`.
-        required: Whether the run is refused when a folder does not exist; else the folder is left out.
     """
 
     every: Count = 1000
-    paired: Paths = ()
-    side_by_side: SideBySide | None = None
+    paired: dict[str, ValidationPairs] = field(default_factory=dict)
     held_out: Annotated[float, Limits(0, 0.9)] = 0.0
     images: Count = 0
     crop: Count = 0
     protocol: Literal["uint8-Y", "float-Y"] = "uint8-Y"
-    required: bool = True
+
+    def mistakes(self) -> list[str]:
+        """What is out of range."""
+        return _crop_mistakes(self.crop)
+
+
+def _crop_mistakes(crop: int) -> list[str]:
+    return [f"crop: expected 0 or at least 16, not {crop}"] if 0 < crop < 16 else []
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What changes from a step on, until a later stage changes it again; what is left out stays as it is.
+
+    Attributes:
+        after: Steps that are done before it begins.
+        patch: As in [data].
+        batch: As in [training].
+        loss: As in [training].
+        weights: Weights of sources, by name.
+    """
+
+    after: Positive
+    patch: Patch | None = None
+    batch: Batch | None = None
+    loss: Loss | None = None
+    weights: dict[str, Weight] = field(default_factory=dict)
 
     def mistakes(self) -> list[str]:
         """What does not go together."""
-        return ["crop: expected 0 or at least 16"] if 0 < self.crop < 16 else []
+        return _patch_mistakes(self.patch) if self.patch is not None else []
 
 
 @dataclass(frozen=True)
@@ -297,7 +380,11 @@ class OutputSection:
 
 @dataclass(frozen=True)
 class Config:
-    """A training run."""
+    """A training run.
+
+    Attributes:
+        stages: What changes on the way, in the order of their steps.
+    """
 
     data: DataSection
     seed: Count = 0
@@ -305,36 +392,99 @@ class Config:
     training: TrainingSection = field(default_factory=TrainingSection)
     validation: ValidationSection = field(default_factory=ValidationSection)
     output: OutputSection = field(default_factory=OutputSection)
+    stages: tuple[Stage, ...] = ()
 
     def mistakes(self) -> list[str]:
         """What does not go together."""
+        found = self._patch_mistakes()
+        last = 0
+        for number, stage in enumerate(self.stages):
+            if stage.after <= last:
+                found.append(f"stages.{number}.after: expected more than {last}, not {stage.after}")
+            last = stage.after
+            found += [
+                f"stages.{number}.weights.{name}: no such source; expected one of {', '.join(self.data.sources)}"
+                for name in stage.weights
+                if name not in self.data.sources
+            ]
+            if stage.batch is not None and stage.batch % self.training.accumulate:
+                found.append(
+                    f"stages.{number}.batch: expected a multiple of training.accumulate "
+                    f"({self.training.accumulate}), not {stage.batch}"
+                )
+        return found
+
+    def _patch_mistakes(self) -> list[str]:
         multiple = self.model.network().size_multiple
-        if self.data.patch % 8 == 0 and self.data.patch % multiple:
-            return [f"data.patch: expected a multiple of {multiple}, 8 * model.stem, not {self.data.patch}"]
-        return []
+        patches = {"data.patch": self.data.patch}
+        patches |= {f"stages.{number}.patch": stage.patch or multiple for number, stage in enumerate(self.stages)}
+        return [
+            f"{key}: expected a multiple of {multiple}, 8 * model.stem, not {patch}"
+            for key, patch in patches.items()
+            if patch % 8 == 0 and patch % multiple
+        ]
+
+    @cached_property
+    def _resolved(self) -> list[tuple[int, Config]]:
+        """The configuration of each stage and the steps that are done before it."""
+        config = self
+        resolved = [(0, config)]
+        for stage in self.stages:
+            sources = {
+                name: replace(source, weight=stage.weights.get(name, source.weight))
+                for name, source in config.data.sources.items()
+            }
+            data = replace(config.data, sources=sources, patch=stage.patch or config.data.patch)
+            training = replace(
+                config.training, batch=stage.batch or config.training.batch, loss=stage.loss or config.training.loss
+            )
+            config = replace(config, data=data, training=training)
+            resolved.append((stage.after, config))
+        return resolved
+
+    def at(self, step: int) -> Config:
+        """The configuration of a step, from 1, with what the stages change."""
+        return next(config for after, config in reversed(self._resolved) if step > after)
+
+    def stage_steps(self) -> list[int]:
+        """The first step of each stage that is reached, the beginning included."""
+        return [after + 1 for after, _ in self._resolved if after < self.training.steps]
 
 
 def recipes() -> list[str]:
     """Names of the bundled recipes."""
-    files = resources.files("drsformer_cli").joinpath("recipes").iterdir()
-    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+    return sorted(file.name.removesuffix(".toml") for file in _RECIPES.iterdir() if file.name.endswith(".toml"))
 
 
 def load(name: str, settings: list[str]) -> Config:
     """The configuration of a file or a bundled recipe, with `key=value` settings on top.
 
     Raises:
-        UsageError: There is no such file or recipe, or it is no TOML.
+        UsageError: There is no such file or recipe, it is not TOML, or files are the base of each other.
         MistakesError: It has mistakes; all of them are in it.
     """
-    names = ", ".join(recipes())
-    with resources.as_file(resources.files("drsformer_cli").joinpath("recipes", f"{name}.toml")) as bundled:
-        path = bundled if name in recipes() else Path(name)
-        if path is not bundled and not path.exists():
-            raise UsageError(f"--config {name}: no such file, and no recipe of that name; recipes: {names}")
-        table = toml_config.read(path)
+    table = _with_base(name, f"--config {name}", Path())
     toml_config.override(table, settings)
     return toml_config.parse(Config, table, name)
+
+
+def _with_base(name: str, key: str, folder: Path, above: tuple[Path, ...] = ()) -> toml_config.Table:
+    """The tables of a file or recipe, over those of its `base`: a recipe, or a file relative to its own folder."""
+    names = recipes()
+    with resources.as_file(_RECIPES.joinpath(f"{name}.toml")) as bundled:
+        path = bundled if name in names else folder / name
+        if path is not bundled and not path.exists():
+            raise UsageError(f"{key}: no such file, and no recipe of that name; recipes: {', '.join(names)}")
+        if path.resolve() in above:
+            raise UsageError(f"{key}: a base of itself")
+        table = toml_config.read(path)
+    base = table.pop("base", None)
+    if base is None:
+        return table
+    if not isinstance(base, str):
+        raise UsageError(f"{path}: base: expected a recipe or a file, not {base!r}")
+    below = _with_base(base, f"{path}: base {base}", path.parent, (*above, path.resolve()))
+    return toml_config.merge(below, table)
 
 
 def _raised(make: Callable[[], object]) -> list[str]:

@@ -71,7 +71,7 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
             written.
         UsageError: The checkpoint or the first weights are of another network or optimizer.
     """
-    training, validation, output = config.training, config.validation, config.output
+    validation, output = config.validation, config.output
     state = make_state(config, device, resumed)
     step_of = Step(config, state, device, ranks)
     if ranks.first:
@@ -79,15 +79,19 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
     report = Report(folder.path, state.step) if ranks.first else None
     losses: list[Tensor] = []
     watch = Watch(device)
-    first, last = state.step + 1, training.steps
-    batches = data.samples.batches(range(first, last + 1), ranks.share(range(training.batch)))
+    new_stages = config.stage_steps()[1:] if ranks.first else []
+    first, last = state.step + 1, config.training.steps
+    batches = data.samples.batches(range(first, last + 1), ranks.share)
     with Stop() as stop, contextlib.closing(batches), console.progress_bar(visible=ranks.first) as bar:
         task = bar.add_task("", total=last, completed=state.step)
         for step in range(first, last + 1):
             with watch.waiting():
                 batch = next(batches)  # (B, 2, P, P, 3) uint8, this process's share
+            training = config.at(step).training
             losses.append(step_of(step, batch))
             watch.count(training.batch)
+            if step + 1 in new_stages:
+                console.say(f"step {step}: a new stage begins: {describe_batch(config, step + 1, ranks)}")
 
             stopping = ranks.total([stop.code is not None])[0] > 0
             ending = stopping or step == last
@@ -96,7 +100,7 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
                 for every in (output.log_every, validation.every, output.save_every)
             )
             if logging or measuring or saving:
-                _judge_losses(state, losses, ranks, training)
+                _judge_losses(state, losses, ranks, config)
             if logging and report is not None:
                 text = _log(report, state, training, watch)
                 bar.update(task, description=text)
@@ -121,7 +125,7 @@ class Step:
     """One step of the optimizer on this process's share of a batch."""
 
     def __init__(self, config: Config, state: State, device: torch.device, ranks: Ranks) -> None:
-        self.training, self.state, self.device = config.training, state, device
+        self.config, self.state, self.device = config, state, device
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
         self.half = half_precision(config.training.precision, device)
         self.network: Any = torch.compile(state.model) if config.training.compile else state.model
@@ -131,7 +135,7 @@ class Step:
 
     def __call__(self, step: int, batch: Pixels) -> Tensor:
         """The mean loss of the batch (B, 2, P, P, 3), a scalar on the device."""
-        training, state = self.training, self.state
+        training, state = self.config.at(step).training, self.state
         lr = learning_rate(step, training)
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
@@ -189,12 +193,26 @@ def _distributed(network: Any, device: torch.device) -> nn.Module:  # noqa: ANN4
     return DistributedDataParallel(network, device_ids=devices, process_group=group)
 
 
-def _judge_losses(state: State, losses: list[Tensor], ranks: Ranks, training: TrainingSection) -> None:
+def describe_batch(config: Config, step: int, ranks: Ranks) -> str:
+    """What a batch of the step consists of."""
+    at = config.at(step)
+    parts = at.training.accumulate
+    each = at.training.batch // ranks.size // parts
+    return (
+        f"batch {at.training.batch}: {ranks.size} process{'es' * (ranks.size != 1)} x {parts} in turn x {each} of "
+        f"{at.data.patch}x{at.data.patch}, loss {at.training.loss}"
+    )
+
+
+def _judge_losses(state: State, losses: list[Tensor], ranks: Ranks, config: Config) -> None:
     """Take the losses since the last time into the running mean, and stop where they went wrong."""
     values = ranks.total(torch.stack(losses).tolist())
     first = state.step - len(losses) + 1
     losses.clear()
     for step, total in enumerate(values, first):
+        training = config.at(step).training
+        if state.loss_name != training.loss:  # the mean of another loss says nothing of this one
+            state.loss_name, state.loss, state.lowest_loss = training.loss, None, math.inf
         loss = total / ranks.size
         if not math.isfinite(loss):
             raise TrainingError(

@@ -1,8 +1,8 @@
-"""Rain for training: streaks drawn from parameters, layers of streaks varied, and both added to clean photos.
+"""Rain for training: streaks rendered from parameters, layers of streaks varied, and both added to clean images.
 
 Everything is drawn from the generator that is passed in, so that a seed decides the image.
 
-Shapes: photos (H, W, 3) uint8 RGB; layers (H, W) float32, 0..255, gray and additive as in Rain100 and Rain200.
+Shapes: images (H, W, 3) uint8 RGB; layers (H, W) float32, 0..255, gray as in Rain100 and Rain200.
 Lengths are in pixels; angles in degrees from the vertical, positive leaning to the right at the bottom.
 """
 
@@ -20,117 +20,221 @@ from drsformer_cli.training.toml_config import Limits
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Photo = NDArray[np.uint8]
+    Pixels = NDArray[np.uint8]
     Layer = NDArray[np.float32]
     Floats = NDArray[np.floating[Any]]
 
 # Lowest and highest value; one between them is drawn for each image.
 Range = tuple[float, float]
-Share = Annotated[Range, Limits(0, 1, rising=True)]
-Level = Annotated[Range, Limits(0, 255, rising=True)]
-Pixels = Annotated[Range, Limits(0.5, 1000, rising=True)]
-Degrees = Annotated[Range, Limits(-180, 180, rising=True)]
-Sigma = Annotated[Range, Limits(0, 20, rising=True)]
+Fraction = Annotated[Range, Limits(0, 1, ordered=True)]
+Levels = Annotated[Range, Limits(0, 255, ordered=True)]
+Lengths = Annotated[Range, Limits(0.5, 1000, ordered=True)]
+Degrees = Annotated[Range, Limits(-180, 180, ordered=True)]
+Sigma = Annotated[Range, Limits(0, 20, ordered=True)]
+Factor = Annotated[Range, Limits(0, 10, ordered=True)]
+Scale = Annotated[Range, Limits(0.1, 10, ordered=True)]
+Probability = Annotated[float, Limits(0, 1)]
 
 AIRLIGHT = (0.6, 1.0)
-"""Brightness of the veil that distant rain makes, of 1."""
+"""Brightness of the haze that distant rain makes, of 1."""
 
 FAINTEST_BLUR = 0.2
-"""Standard deviation in pixels under which a blur changes nothing."""
+"""Standard deviation in pixels below which a blur changes nothing."""
 
 MOST_POINTS = 4_000_000
-"""Points that one layer is drawn with at most; a bound for memory where the parameters are extreme."""
+"""Most points that one layer is drawn with; a bound on memory where the parameters are extreme."""
+
+DEPTH_PLANES = 3
+"""Planes that streaks are sorted into by their distance, each blurred by its own distance from the focal plane."""
 
 
 @dataclass(frozen=True)
-class RainRanges:
+class Look:
+    """How rain changes the scene, besides its streaks.
+
+    Attributes:
+        screen: Probability that the layer is blended as 1 - (1 - clean)(1 - layer) instead of clean + layer.
+        veil: 0..1, how much of the farthest part of the scene is hidden by haze, which grows with the distance.
+        contrast: Factor of the contrast of the rainy image, around middle gray.
+        saturation: Factor of the saturation of the rainy image.
+    """
+
+    screen: Probability = 0.0
+    veil: Fraction = (0.0, 0.0)
+    contrast: Factor = (1.0, 1.0)
+    saturation: Factor = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class RainRanges(Look):
     """What one layer of rendered rain is drawn from.
 
     Attributes:
         amount: Mean of the layer, of 255, before overlaps saturate; with the brightness and the size of the streaks
             it decides how many there are.
-        brightness: Of the nearest streaks, of 255.
-        length: Of the nearest streaks, in pixels.
-        width: Of the nearest streaks, in pixels.
+        brightness: Brightness of the nearest streaks, of 255.
+        length: Length of the nearest streaks.
+        width: Width of the nearest streaks.
         depth: How many times farther than the nearest the farthest streaks are, and so shorter, thinner and dimmer.
-        angle: Direction of fall, in degrees from the vertical.
+        angle: Direction of fall.
         directions: How many directions cross, each of its own angle and amount; rounded.
         spread: Standard deviation of the angles within a direction, in degrees.
         taper: 0: even along the streak, as motion blur makes them; 1: fading to both ends, as drops seen near.
         beads: 0..1, how much the brightness swings along a streak, as of an oscillating drop.
         gusts: 0..1, how much the amount differs from place to place.
-        blur: Standard deviation of the camera's blur over the layer, in pixels.
-        veil: 0..1, how much of the scene far rain hides behind an even gray.
+        blur: Standard deviation of the blur of the whole layer.
+        defocus: Standard deviation of the additional blur of streaks at the end of the depth that is out of focus.
+        scale: Factor of the size of everything; drawn evenly on a logarithmic scale.
+        noise: Probability that the layer is motion-blurred noise, as image editors draw rain, instead of streaks. Of
+            the values above it takes amount, length, width, angle, gusts, blur and scale.
     """
 
-    amount: Level = (2.0, 60.0)
-    brightness: Annotated[Range, Limits(1, 255, rising=True)] = (40.0, 130.0)
-    length: Pixels = (30.0, 160.0)
-    width: Pixels = (1.0, 3.0)
-    depth: Annotated[Range, Limits(1, 20, rising=True)] = (1.0, 3.5)
+    amount: Levels = (2.0, 60.0)
+    brightness: Annotated[Range, Limits(1, 255, ordered=True)] = (40.0, 130.0)
+    length: Lengths = (30.0, 160.0)
+    width: Lengths = (1.0, 3.0)
+    depth: Annotated[Range, Limits(1, 20, ordered=True)] = (1.0, 3.5)
     angle: Degrees = (-30.0, 30.0)
-    directions: Annotated[Range, Limits(1, 8, rising=True)] = (1.0, 2.4)
-    spread: Annotated[Range, Limits(0, 90, rising=True)] = (0.3, 3.0)
-    taper: Share = (0.0, 1.0)
-    beads: Share = (0.0, 0.6)
-    gusts: Share = (0.0, 0.8)
+    directions: Annotated[Range, Limits(1, 8, ordered=True)] = (1.0, 2.4)
+    spread: Annotated[Range, Limits(0, 90, ordered=True)] = (0.3, 3.0)
+    taper: Fraction = (0.0, 1.0)
+    beads: Fraction = (0.0, 0.6)
+    gusts: Fraction = (0.0, 0.8)
     blur: Sigma = (0.0, 0.6)
-    veil: Share = (0.0, 0.0)
+    defocus: Sigma = (0.0, 0.0)
+    scale: Scale = (1.0, 1.0)
+    noise: Probability = 0.0
 
 
 @dataclass(frozen=True)
-class LayerRanges:
+class LayerRanges(Look):
     """How a given layer is varied.
 
     Attributes:
         gain: Factor of its brightness.
         mirror: Whether it is mirrored, left to right, at random.
         turn: Degrees that it is turned by.
-        scale: Factor of its size.
+        shear: Pixels that each row is moved to the right by, relative to the row above.
+        scale: Factor of its size; drawn evenly on a logarithmic scale.
         second: Probability that another layer is added, varied in its own way.
-        blur: As for rendered rain.
-        veil: As for rendered rain.
+        blur: Standard deviation of the blur.
     """
 
-    gain: Annotated[Range, Limits(0, 10, rising=True)] = (0.7, 1.25)
+    gain: Factor = (0.7, 1.25)
     mirror: bool = True
     turn: Degrees = (0.0, 0.0)
-    scale: Annotated[Range, Limits(0.1, 10, rising=True)] = (1.0, 1.0)
-    second: Annotated[float, Limits(0, 1)] = 0.0
+    shear: Annotated[Range, Limits(-2, 2, ordered=True)] = (0.0, 0.0)
+    scale: Scale = (1.0, 1.0)
+    second: Probability = 0.0
     blur: Sigma = (0.0, 0.0)
-    veil: Share = (0.0, 0.0)
 
 
-def composite(clean: Photo, layer: Layer, veil: Range, rng: np.random.Generator) -> Photo:
-    """The photo in the rain: min(255, (1 - v) clean + v air + layer), (H, W, 3) uint8; v drawn from `veil`."""
-    share = rng.uniform(*veil)
-    air = 255 * rng.uniform(*AIRLIGHT)
-    rainy = clean * np.float32(1 - share) + np.float32(share * air) + layer[..., None]
-    rounded: Photo = np.rint(np.minimum(rainy, 255)).astype(np.uint8)
-    return rounded
+@dataclass(frozen=True)
+class CameraRanges:
+    """What light and camera do to images, for the sources that make their own rain and for clean images.
+
+    Attributes:
+        share: Probability of each of the following for a sample.
+        dim: Factor of the brightness of both images.
+        noise: Standard deviation of the sensor's noise, in levels of 255; the same noise in both images, so that a
+            network does not learn to remove it.
+        jpeg: Quality of the JPEG that the rainy image becomes; a clean image that stays as it is, becomes one as well.
+    """
+
+    share: Probability = 0.0
+    dim: Fraction = (0.4, 1.0)
+    noise: Annotated[Range, Limits(0, 100, ordered=True)] = (0.0, 6.0)
+    jpeg: Annotated[Range, Limits(1, 100, ordered=True)] = (60.0, 95.0)
 
 
-def vary(layer: Photo, ranges: LayerRanges, height: int, width: int, rng: np.random.Generator) -> Layer:
+def log_uniform(ranges: Range, rng: np.random.Generator) -> float:
+    """A number between two positive ones, evenly on a logarithmic scale."""
+    return math.exp(rng.uniform(math.log(ranges[0]), math.log(ranges[1])))
+
+
+def composite(clean: Pixels, layer: Layer, look: Look, rng: np.random.Generator) -> Pixels:
+    """The image in the rain, (H, W, 3) uint8: hazed, its tones changed, the layer added or blended by screen."""
+    image = clean.astype(np.float32)
+    veil, contrast, saturation = (rng.uniform(*ranges) for ranges in (look.veil, look.contrast, look.saturation))
+    screen = rng.random() < look.screen
+    if veil > 0:
+        haze = np.float32(veil) * _depth(*layer.shape, rng)[..., None]  # (H, W, 1)
+        air = 255 * rng.uniform(*AIRLIGHT) * (1 + 0.03 * rng.standard_normal(3)).astype(np.float32)
+        image += haze * (np.minimum(air, 255) - image)
+    if saturation != 1:
+        gray = image.mean(axis=2, keepdims=True)
+        image = gray + np.float32(saturation) * (image - gray)
+    if contrast != 1:
+        image = np.float32(127.5) + np.float32(contrast) * (image - np.float32(127.5))
+    if saturation != 1 or contrast != 1:
+        image = image.clip(0, 255)
+    streaks = np.minimum(layer, 255)[..., None]
+    rainy = image + streaks * (1 - image / np.float32(255)) if screen else image + layer[..., None]
+    return to_pixels(rainy)
+
+
+def take(clean: Pixels, camera: CameraRanges, rng: np.random.Generator) -> Pixels:
+    """The clean image in the light and with the noise of a photo, (H, W, 3) uint8."""
+    dimmed, noisy = rng.random(2) < camera.share
+    if not dimmed and not noisy:
+        return clean
+    image = clean * np.float32(rng.uniform(*camera.dim)) if dimmed else clean.astype(np.float32)
+    if noisy:
+        image += np.float32(rng.uniform(*camera.noise)) * rng.standard_normal(image.shape, dtype=np.float32)
+    return to_pixels(image)
+
+
+def compress(image: Pixels, camera: CameraRanges, rng: np.random.Generator) -> Pixels:
+    """The image as the camera's JPEG, (H, W, 3) uint8."""
+    if rng.random() >= camera.share:
+        return image
+    quality = round(rng.uniform(*camera.jpeg))
+    # JPEG takes blue, green, red; color is kept at half the size, as cameras do.
+    data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    decoded: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return np.asarray(decoded, np.uint8)[..., ::-1]
+
+
+def to_pixels(image: Floats) -> Pixels:
+    """Rounded and clipped to 0..255."""
+    return np.rint(np.clip(image, 0, 255)).astype(np.uint8)
+
+
+def vary(layer: Pixels, ranges: LayerRanges, height: int, width: int, rng: np.random.Generator) -> Layer:
     """A part of a gray layer (h, w) uint8, varied, as (H, W) float32; a layer that is too small is reflected."""
-    gain, turn, scale = rng.uniform(*ranges.gain), rng.uniform(*ranges.turn), rng.uniform(*ranges.scale)
+    gain, turn, shear = (rng.uniform(*drawn) for drawn in (ranges.gain, ranges.turn, ranges.shear))
+    scale, blur = log_uniform(ranges.scale, rng), rng.uniform(*ranges.blur)
     if ranges.mirror and rng.random() < 0.5:
         layer = layer[:, ::-1]
+    layer = np.ascontiguousarray(layer)
+    if scale < 0.8:  # sampled at so few points, streaks would break up
+        smaller: Any = cv2.resize(layer, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        layer, scale = np.asarray(smaller, np.uint8), 1.0
+    matrix = cv2.getRotationMatrix2D((0, 0), turn, scale) @ np.array([[1, shear, 0], [0, 1, 0], [0, 0, 1]])
     # Where the middle of the result comes from: anywhere that leaves no side outside the layer, where there is such.
-    reach_y, reach_x = height / 2 / scale, width / 2 / scale
+    reach_x, reach_y = np.abs(np.linalg.inv(matrix[:, :2])) @ (width / 2, height / 2)
     y = round(rng.uniform(reach_y, max(reach_y, layer.shape[0] - reach_y)))
     x = round(rng.uniform(reach_x, max(reach_x, layer.shape[1] - reach_x)))
-    matrix = cv2.getRotationMatrix2D((x, y), turn, scale)
-    matrix[:, 2] += (width // 2 - x, height // 2 - y)
-    part = cv2.warpAffine(np.ascontiguousarray(layer), matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
-    blur = rng.uniform(*ranges.blur)
-    varied = part.astype(np.float32) * np.float32(gain)
-    if blur > FAINTEST_BLUR:
-        varied = _blurred(varied, blur)
-    return varied
+    matrix[:, 2] = (width // 2, height // 2) - matrix[:, :2] @ (x, y)
+    smooth = cv2.INTER_CUBIC if scale > 1.5 else cv2.INTER_LINEAR
+    part = cv2.warpAffine(layer, matrix, (width, height), flags=smooth, borderMode=cv2.BORDER_REFLECT_101)
+    return _blurred(part.astype(np.float32) * np.float32(gain), blur)
 
 
 def render(ranges: RainRanges, height: int, width: int, rng: np.random.Generator) -> Layer:
     """A layer of streaks, (H, W) float32 of 0..255."""
+    scale = log_uniform(ranges.scale, rng)
+    size = max(1, round(height / scale)), max(1, round(width / scale))
+    layer = _render_noise(ranges, *size, rng) if rng.random() < ranges.noise else _render_streaks(ranges, *size, rng)
+    if size != (height, width):
+        smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        resized: Any = cv2.resize(layer, (width, height), interpolation=smooth)
+        layer = np.asarray(resized, np.float32).clip(0, 255)
+    return layer
+
+
+def _render_streaks(ranges: RainRanges, height: int, width: int, rng: np.random.Generator) -> Layer:
+    """Streaks of all directions, (H, W)."""
     amount = rng.uniform(*ranges.amount)
     directions = max(1, round(rng.uniform(*ranges.directions)))
     shares = rng.dirichlet(np.full(directions, 3.0))
@@ -140,15 +244,40 @@ def render(ranges: RainRanges, height: int, width: int, rng: np.random.Generator
     layer = np.zeros((height, width), np.float32)
     for share in shares:
         layer += _one_direction(ranges, amount * share, height, width, rng)
-    if blur > FAINTEST_BLUR:
-        layer = _blurred(layer, blur)
-    layer *= _gusts(gusts, height, width, rng)
+    layer = _blurred(layer, blur) * _gusts(gusts, height, width, rng)
     # Where streaks overlap they hide each other in part, so that nothing exceeds 255.
     saturated: Layer = 255 * -np.expm1(layer / -255)
     return saturated
 
 
+def _render_noise(ranges: RainRanges, height: int, width: int, rng: np.random.Generator) -> Layer:
+    """Noise, blurred along the fall, the brightest part of it, (H, W)."""
+    drawn = (ranges.amount, ranges.length, ranges.width, ranges.angle, ranges.gusts, ranges.blur)
+    amount, length, grain, angle, gusts, blur = (rng.uniform(*values) for values in drawn)
+    length = min(length, 200.0)  # a longer one costs more and looks the same
+    # The frame is turned so that the rain falls along its columns, large enough to cover the layer when turned back.
+    reach = math.ceil(math.hypot(height, width))
+    small = max(2, round(reach / grain)), max(2, round((reach + length) / max(grain, 1)))
+    noise: Any = cv2.resize(
+        rng.standard_normal((small[1], small[0]), dtype=np.float32),
+        (reach, math.ceil(reach + length)),
+        interpolation=cv2.INTER_LINEAR,
+    )
+    noise = cv2.blur(noise, (1, max(2, round(length))))
+    center = reach / 2, (reach + length) / 2
+    matrix = cv2.getRotationMatrix2D(center, angle, 1.0)
+    matrix[:, 2] += (width / 2 - center[0], height / 2 - center[1])
+    turned: Any = cv2.warpAffine(noise, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    field = np.asarray(turned, np.float32) / max(float(noise.std()), 1e-6)
+    layer = np.maximum(field - np.float32(rng.uniform(-0.3, 0.7)), 0)
+    layer = _blurred(layer, blur) * _gusts(gusts, height, width, rng)
+    layer *= np.float32(amount / max(float(layer.mean()), 1e-6))
+    return np.minimum(layer, 255)
+
+
 def _blurred(layer: Layer, sigma: float) -> Layer:
+    if sigma <= FAINTEST_BLUR:
+        return layer
     blurred: Any = cv2.GaussianBlur(layer, (0, 0), sigma)
     return np.asarray(blurred, np.float32)
 
@@ -158,6 +287,7 @@ def _one_direction(ranges: RainRanges, amount: float, height: int, width: int, r
     brightness, longest, widest = (rng.uniform(*r) for r in (ranges.brightness, ranges.length, ranges.width))
     angle, spread = rng.uniform(*ranges.angle), rng.uniform(*ranges.spread)
     taper, beads, depth = rng.uniform(*ranges.taper), rng.uniform(*ranges.beads), rng.uniform(*ranges.depth)
+    defocus, focus = rng.uniform(*ranges.defocus), rng.uniform(0, 1)
 
     # Streaks begin in a frame large enough that those entering from outside are as many as those leaving.
     margin = int(longest) + 2
@@ -181,18 +311,40 @@ def _one_direction(ranges: RainRanges, amount: float, height: int, width: int, r
     powers = taper * rng.uniform(0.5, 1.5, N)
     swings, waves, phases = beads * rng.uniform(0, 1, N), rng.uniform(0.5, 4, N), rng.uniform(0, 2 * np.pi, N)
 
+    # Only streaks that reach into the frame become points.
+    sine, cosine = np.sin(angles), np.cos(angles)
+    reach_y = (lengths * np.abs(cosine) + widths * np.abs(sine)) / 2 + 1
+    reach_x = (lengths * np.abs(sine) + widths * np.abs(cosine)) / 2 + 1
+    seen = (np.abs(tops - height / 2) < height / 2 + reach_y) & (np.abs(lefts - width / 2) < width / 2 + reach_x)
+    streaks = np.stack([nearness, lengths, widths, values, tops, lefts, sine, cosine, powers, swings, waves, phases])
+    streaks = streaks[:, seen]  # (12, N)
+    if defocus <= FAINTEST_BLUR or depth < 1.01:
+        return _draw(streaks, height, width)
+    layer = np.zeros((height, width), np.float32)
+    place = 1 + np.log(streaks[0]) / math.log(depth)  # 0: farthest, 1: nearest
+    plane = np.minimum((place * DEPTH_PLANES).astype(np.int64), DEPTH_PLANES - 1)
+    for number in range(DEPTH_PLANES):
+        part = _draw(streaks[:, plane == number], height, width)
+        layer += _blurred(part, defocus * abs(number / (DEPTH_PLANES - 1) - focus))
+    return layer
+
+
+def _draw(streaks: Floats, height: int, width: int) -> Layer:
+    """Streaks (12, N), in the order of the names below, as a layer (H, W)."""
+    _, lengths, widths, values, tops, lefts, sine, cosine, powers, swings, waves, phases = streaks
     # Each streak becomes a grid of points, one a pixel along and across; P points in all.
     along = np.ceil(lengths).astype(np.int64)
     across = np.ceil(widths).astype(np.int64)
     number = along * across
-    streak = np.repeat(np.arange(N), number)  # (P,) which streak a point belongs to
+    streak = np.repeat(np.arange(len(number)), number)  # (P,) which streak a point belongs to
     point = np.arange(len(streak)) - np.repeat(np.cumsum(number) - number, number)  # (P,) its number there
     t = (point // across[streak] + 0.5) / along[streak]  # 0..1 along
     offset = ((point % across[streak] + 0.5) / across[streak] - 0.5) * widths[streak]  # pixels across
     distance = t * lengths[streak] - lengths[streak] / 2
-    sine, cosine = np.sin(angles), np.cos(angles)
     y = tops[streak] + distance * cosine[streak] - offset * sine[streak]
     x = lefts[streak] + distance * sine[streak] + offset * cosine[streak]
+    inside = (y >= -1) & (y < height) & (x >= -1) & (x < width)
+    y, x, t, streak = y[inside], x[inside], t[inside], streak[inside]
     value = values[streak] * np.sin(np.pi * t) ** powers[streak]
     value *= 1 + swings[streak] * np.sin(waves[streak] * 2 * np.pi * t + phases[streak])
     # A point stands for this share of a pixel.
@@ -201,11 +353,9 @@ def _one_direction(ranges: RainRanges, amount: float, height: int, width: int, r
 
 
 def _splat(y: Floats, x: Floats, value: Floats, height: int, width: int) -> Layer:
-    """Points added to the four pixels around each, by their distance: (P,) three times -> (H, W)."""
+    """Points between -1 and the frame's end, shared among the four pixels around each: (P,) -> (H, W)."""
     top, left = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
     dy, dx = y - top, x - left
-    inside = (top >= -1) & (top < height) & (left >= -1) & (left < width)
-    top, left, dy, dx, value = top[inside], left[inside], dy[inside], dx[inside], value[inside]
     stride = width + 2  # a border of one takes what falls outside
     first = (top + 1) * stride + left + 1
     indices = np.concatenate([first, first + 1, first + stride, first + stride + 1])
@@ -222,3 +372,12 @@ def _gusts(strength: float, height: int, width: int, rng: np.random.Generator) -
     field = np.exp(strength * cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
     normalized: Layer = field / field.mean()
     return normalized
+
+
+def _depth(height: int, width: int, rng: np.random.Generator) -> Layer:
+    """Distances in a scene, 0..1: mostly growing from the bottom to the top, with smooth differences, (H, W)."""
+    slope, top = rng.uniform(0, 1), rng.uniform(0.3, 1)
+    coarse = rng.uniform(-0.3, 0.3, (4, 4)).astype(np.float32)
+    field: Any = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    ramp = np.linspace(top, top * (1 - slope), height, dtype=np.float32)[:, None]
+    return np.asarray(field + ramp, np.float32).clip(0, 1)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from drsformer_cli.training.config import DataSection
+    from drsformer_cli.training.config import Config, CropRanges
 
     Pixels = NDArray[np.uint8]
 
@@ -93,12 +93,12 @@ class PairedDrawer:
 
     pairs: Sequence[Pair]
     store: Store
+    crop: CropRanges
 
     def __call__(self, rng: np.random.Generator, side: int, *, center: bool = False) -> tuple[Pixels, Pixels]:
         """A part of a random pair."""
-        rainy, clean = self.store.pair(_one(self.pairs, rng))
-        top, left = _corner(clean, side, rng, center=center)
-        return _crop(rainy, top, left, side), _crop(clean, top, left, side)
+        rainy, clean = _crop(self.store.pair(_one(self.pairs, rng)), side, self.crop, rng, center=center)
+        return rainy, clean
 
     def __str__(self) -> str:
         return f"{len(self.pairs)} pairs"
@@ -106,103 +106,128 @@ class PairedDrawer:
 
 @dataclass(frozen=True)
 class RainDrawer:
-    """Photos with layers, with rendered rain, or without any."""
+    """Clean images with layers, with rendered rain, or without any."""
 
     photos: Sequence[Photo]
     layers: Sequence[Path]
     store: Store
     source: Layers | Rendered | Clean
+    camera: rain.CameraRanges
 
     def __call__(self, rng: np.random.Generator, side: int, *, center: bool = False) -> tuple[Pixels, Pixels]:
-        """A part of a random photo, in the rain and as it is."""
-        photo = self.store.photo(_one(self.photos, rng))
-        clean = _crop(photo, *_corner(photo, side, rng, center=center), side)
+        """A part of a random clean image, in the rain and as it is."""
+        image = self.store.photo(_one(self.photos, rng))
+        (clean,) = _crop((image,), side, self.source.crop, rng, center=center)
+        clean = rain.take(clean, self.camera, rng)
         if isinstance(self.source, Clean):
+            clean = rain.compress(clean, self.camera, rng)
             return clean, clean
         if isinstance(self.source, Rendered):
-            ranges = self.source.rain
-            return rain.composite(clean, rain.render(ranges, side, side, rng), ranges.veil, rng), clean
-        vary = self.source.vary
-        layer = rain.vary(self.store.layer(_one(self.layers, rng)), vary, side, side, rng)
-        if rng.random() < vary.second:
-            layer += rain.vary(self.store.layer(_one(self.layers, rng)), vary, side, side, rng)
-        return rain.composite(clean, layer, vary.veil, rng), clean
+            look: rain.Look = self.source.rain
+            layer = rain.render(self.source.rain, side, side, rng)
+        else:
+            look = vary = self.source.vary
+            layer = rain.vary(self.store.layer(_one(self.layers, rng)), vary, side, side, rng)
+            if rng.random() < vary.second:
+                layer += rain.vary(self.store.layer(_one(self.layers, rng)), vary, side, side, rng)
+        return rain.compress(rain.composite(clean, layer, look, rng), self.camera, rng), clean
 
     def __str__(self) -> str:
-        return f"{len(self.photos)} photos" + (f" and {len(self.layers)} layers" if self.layers else "")
+        return f"{len(self.photos)} clean images" + (f" and {len(self.layers)} layers" if self.layers else "")
 
 
 def _one(items: Sequence[T], rng: np.random.Generator) -> T:
     return items[int(rng.integers(len(items)))]
 
 
-def _corner(image: Pixels, side: int, rng: np.random.Generator, *, center: bool) -> tuple[int, int]:
-    """Top and left of a crop; 0 where the image is smaller."""
-    H, W = image.shape[:2]
-    if center:
-        return max(0, H - side) // 2, max(0, W - side) // 2
-    return int(rng.integers(max(1, H - side + 1))), int(rng.integers(max(1, W - side + 1)))
+def _crop(
+    images: tuple[Pixels, ...], side: int, ranges: CropRanges, rng: np.random.Generator, *, center: bool
+) -> tuple[Pixels, ...]:
+    """The same square of images of one size, each (side, side, 3), downscaled as drawn.
+
+    What an image lacks at the right and bottom is its reflection.
+    """
+    H, W = images[0].shape[:2]
+    shrink, whole = rain.log_uniform(ranges.shrink, rng), rng.random() < ranges.whole
+    most = max(1.0, min(H, W) / side)
+    part = round(side * (most if whole else min(shrink, most)))
+    top, left = (max(0, size - part) // 2 if center else int(rng.integers(max(1, size - part + 1))) for size in (H, W))
+    return tuple(_square(image[top : top + part, left : left + part], side) for image in images)
 
 
-def _crop(image: Pixels, top: int, left: int, side: int) -> Pixels:
-    """(side, side, 3); what the image lacks at the right and bottom is its reflection."""
-    part = image[top : top + side, left : left + side]
+def _square(part: Pixels, side: int) -> Pixels:
+    """Downscaled to the side, or reflected at the right and bottom up to it."""
     H, W = part.shape[:2]
+    made: Any = part
     if min(H, W) < side:
-        padded: Any = cv2.copyMakeBorder(part, 0, side - H, 0, side - W, cv2.BORDER_REFLECT_101)
-        return np.asarray(padded, np.uint8)
-    return part
+        made = cv2.copyMakeBorder(part, 0, max(0, side - H), 0, max(0, side - W), cv2.BORDER_REFLECT_101)
+    if max(H, W) > side:
+        made = cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(made, np.uint8)
 
 
 class Samples:
     """Every sample of a run.
 
     Attributes:
-        shares: Of the samples, by source; they add up to 1.
+        shares: Fractions of the samples at step 1, by source; they add up to 1.
     """
 
-    def __init__(self, drawers: dict[str, Drawer], weights: dict[str, float], data: DataSection, seed: int) -> None:
-        self.shares = {name: weights[name] / sum(weights.values()) for name in drawers}
-        self._drawers = list(drawers.values())
-        self._limits = np.cumsum(list(self.shares.values()))
-        self._data = data
-        self._seed = seed
+    def __init__(self, drawers: dict[str, Drawer], config: Config) -> None:
+        self._config = config
+        self._drawers = drawers
+        self.shares = self._shares(1)
+
+    def _shares(self, step: int) -> dict[str, float]:
+        """Fractions of the samples of a step, by source."""
+        sources = self._config.at(step).data.sources
+        weights = {name: sources[name].weight for name in self._drawers}
+        if not any(weights.values()):  # only what was kept in reserve is there
+            weights = dict.fromkeys(weights, 1.0)
+        total = sum(weights.values())
+        return {name: weight / total for name, weight in weights.items() if weight > 0}
 
     def sample(self, step: int, index: int) -> Pixels:
         """Sample `index` of the batch of `step`, (2, P, P, 3)."""
-        rng = np.random.default_rng((self._seed, step, index))
-        pair = self._draw(rng)
-        if rng.random() < self._data.mixup:
+        config = self._config.at(step)
+        rng = np.random.default_rng((config.seed, step, index))
+        pair = self._draw(step, rng)
+        if rng.random() < config.data.mixup:
             share = np.float32(rng.beta(1.2, 1.2))  # as Restormer blends
-            pair = np.rint(share * pair + (1 - share) * self._draw(rng)).astype(np.uint8)
+            pair = np.rint(share * pair + (1 - share) * self._draw(step, rng)).astype(np.uint8)
         return pair
 
-    def _draw(self, rng: np.random.Generator) -> Pixels:
-        number = int(np.searchsorted(self._limits[:-1], rng.random(), side="right"))
-        drawer = self._drawers[number]
-        pair = np.stack(drawer(rng, self._data.patch, center=self._data.crop == "center"))  # (2, P, P, 3)
-        if self._data.flips:
+    def _draw(self, step: int, rng: np.random.Generator) -> Pixels:
+        data, shares = self._config.at(step).data, self._shares(step)
+        limits = np.cumsum(list(shares.values()))
+        number = int(np.searchsorted(limits[:-1], rng.random(), side="right"))
+        drawer = self._drawers[list(shares)[number]]
+        pair = np.stack(drawer(rng, data.patch, center=data.crop == "center"))  # (2, P, P, 3)
+        if data.flips:
             vertical, horizontal = rng.random(2) < 0.5
             pair = pair[:, :: -1 if vertical else 1, :: -1 if horizontal else 1]
-        if self._data.turns:
+        if data.turns:
             pair = np.rot90(pair, int(rng.integers(4)), axes=(1, 2))
         return pair
 
-    def batches(self, steps: Iterable[int], indices: Sequence[int]) -> Generator[Pixels]:
-        """The samples `indices` of each step, (number, 2, P, P, 3), prepared ahead by the configured threads."""
-        workers = self._data.workers
+    def batches(self, steps: Iterable[int], share: Callable[[Sequence[int]], Sequence[int]]) -> Generator[Pixels]:
+        """This process's share of the batch of each step, (number, 2, P, P, 3), prepared ahead by threads."""
+        workers = self._config.data.workers
         if workers == 0:
             for step in steps:
-                yield np.stack([self.sample(step, index) for index in indices])
+                yield np.stack([self.sample(step, index) for index in self._indices(step, share)])
             return
         pool = ThreadPoolExecutor(workers, thread_name_prefix="samples")
         waiting: deque[list[Future[Pixels]]] = deque()
         try:
             for step in steps:
-                waiting.append([pool.submit(self.sample, step, index) for index in indices])
+                waiting.append([pool.submit(self.sample, step, index) for index in self._indices(step, share)])
                 if len(waiting) > _AHEAD:
                     yield np.stack([future.result() for future in waiting.popleft()])
             while waiting:
                 yield np.stack([future.result() for future in waiting.popleft()])
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _indices(self, step: int, share: Callable[[Sequence[int]], Sequence[int]]) -> Sequence[int]:
+        return share(range(self._config.at(step).training.batch))

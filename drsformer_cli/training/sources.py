@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HELD_OUT_IMAGES = 16
-"""Held-out images that are made for validation unless the configuration says how many."""
+"""Held-out images that are made of each source unless the configuration says how many."""
 
 HELD_OUT_SIDE = 256
 """Their side in pixels unless the configuration says otherwise."""
@@ -42,7 +42,7 @@ class ValidationImage:
     """An image to measure on.
 
     Attributes:
-        group: Its folder, or "held out".
+        group: The name of its set, or of the source that it was held out of.
         read: Gives the rainy and the clean image, (H, W, 3) uint8 each.
     """
 
@@ -73,7 +73,7 @@ class _Found:
 
     Attributes:
         pairs, photos, layers: Files by the name of their source.
-        measured: Pairs to validate on, by folder.
+        measured: Pairs to validate on, by set.
         mistakes: What is wrong with the configuration.
         notes, problems: As in `Data`.
     """
@@ -99,21 +99,19 @@ def load(config: Config, name: str, progress: Callable[[int, int], None]) -> Dat
     store = Store(config.data.cache)
     _leave_out_unusable(found, config, store, progress)
     drawers, held_out = _drawers(found, config, store)
-    weights = {name: config.data.sources[name].weight for name in drawers}
-    if not any(weights.values()):  # only what was kept in reserve is there
-        weights = dict.fromkeys(weights, 1.0)
-    weights = {name: weight for name, weight in weights.items() if weight > 0}
-    if not weights:
+    if not drawers:
         raise MistakesError(name, ["data.sources: none of them has an image that can be used", *found.problems])
-    samples = Samples({name: drawers[name] for name in weights}, weights, config.data, config.seed)
+    samples = Samples(drawers, config)
     for source, share in samples.shares.items():
         found.notes.append(f"{source}: {share:.0%} of the samples, from {drawers[source]}")
-    validation = [
-        ValidationImage(folder, partial(_middle, store, pair, config.validation.crop))
-        for folder, pairs in found.measured.items()
-        for pair in pairs
-    ]
-    validation += _held_out_images([held_out[name] for name in weights if name in held_out], config)
+    validation = []
+    for group, pairs in found.measured.items():
+        crop = config.validation.paired[group].crop
+        side = config.validation.crop if crop is None else crop
+        validation += [ValidationImage(group, partial(_middle, store, pair, side)) for pair in pairs]
+    for source in samples.shares:
+        if source in held_out:
+            validation += _held_out_images(source, held_out[source], config)
     return Data(samples, validation, found.notes, found.problems)
 
 
@@ -138,9 +136,10 @@ def _find(config: Config) -> _Found:
             key = f"data.sources.{name}.clean" if source.clean else "data.clean"
             own = _files(found, key, source.clean or config.data.clean, required=True)
             found.photos[name] = [*own, *([] if source.clean else lent)]
-    for folder in validation.paired if validation.every else ():
-        pairs = _pairs(found, "validation.paired", folder, validation.side_by_side, required=validation.required)
-        found.measured[folder] = _spread(pairs, validation.images)
+    for name, measured in validation.paired.items() if validation.every else ():
+        key = f"validation.paired.{name}.path"
+        pairs = _pairs(found, key, measured.path, measured.side_by_side, required=measured.required)
+        found.measured[name] = _spread(pairs, validation.images if measured.images is None else measured.images)
     return found
 
 
@@ -249,7 +248,7 @@ def _drawers(found: _Found, config: Config, store: Store) -> tuple[dict[str, Dra
     for name, source in config.data.sources.items():
         if isinstance(source, Paired):
             if found.pairs[name]:
-                training[name] = PairedDrawer(found.pairs[name], store)
+                training[name] = PairedDrawer(found.pairs[name], store, source.crop)
             continue
         for drawers, held in ((training, False), (held_out, True)):
             some_photos = [photo for photo in found.photos[name] if (photo in kept) == held]
@@ -257,7 +256,7 @@ def _drawers(found: _Found, config: Config, store: Store) -> tuple[dict[str, Dra
             # Photos that only come back as they are would measure nothing.
             useless = not some_layers if isinstance(source, Layers) else held and isinstance(source, Clean)
             if some_photos and not useless:
-                drawers[name] = RainDrawer(some_photos, some_layers, store, source)
+                drawers[name] = RainDrawer(some_photos, some_layers, store, source, config.data.camera)
     return training, held_out
 
 
@@ -285,12 +284,12 @@ def _middle(store: Store, pair: Pair, side: int) -> tuple[Pixels, Pixels]:
     return rainy[top:bottom, left:right], clean[top:bottom, left:right]
 
 
-def _held_out_images(drawers: list[Drawer], config: Config) -> list[ValidationImage]:
-    """Images made of what is held out, the sources in turn, always the same."""
+def _held_out_images(source: str, drawer: Drawer, config: Config) -> list[ValidationImage]:
+    """Images made of what is held out of a source, always the same."""
     side = config.validation.crop or HELD_OUT_SIDE
-    number = (config.validation.images or HELD_OUT_IMAGES) if drawers else 0
 
     def draw(i: int) -> tuple[Pixels, Pixels]:
-        return drawers[i % len(drawers)](np.random.default_rng((config.seed, i)), side)
+        return drawer(np.random.default_rng((config.seed, i)), side)
 
-    return [ValidationImage("held out", partial(draw, i)) for i in range(number)]
+    number = config.validation.images or HELD_OUT_IMAGES
+    return [ValidationImage(f"held out {source}", partial(draw, i)) for i in range(number)]

@@ -41,6 +41,7 @@ class State:
         step: Steps done.
         best: Highest validation PSNR so far, in dB.
         loss: Running mean of the loss.
+        loss_name: Which loss that is.
         lowest_loss: Lowest value of that so far.
     """
 
@@ -51,6 +52,7 @@ class State:
     step: int = 0
     best: float = -math.inf
     loss: float | None = None
+    loss_name: str = ""
     lowest_loss: float = math.inf
 
     @property
@@ -67,6 +69,7 @@ class State:
             "step": self.step,
             "best": self.best,
             "loss": self.loss,
+            "loss_name": self.loss_name,
             "lowest_loss": self.lowest_loss,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
@@ -102,6 +105,7 @@ class State:
             torch.cuda.set_rng_state(training["random"]["cuda"])
         self.step, self.best = training["step"], training["best"]
         self.loss, self.lowest_loss = training["loss"], training["lowest_loss"]
+        self.loss_name = training.get("loss_name", training["run"]["training"]["loss"])
 
     def average(self, decay: float) -> None:
         """Move the averaged weights toward the present ones."""
@@ -141,8 +145,6 @@ def make_state(config: Config, device: torch.device, resumed: dict[str, Any] | N
     state = State(model, ema, make_optimizers(model, training), scaler)
     if resumed is not None:
         state.restore(resumed)
-        if resumed["training"]["run"]["training"]["loss"] != training.loss:
-            state.loss, state.lowest_loss = None, math.inf  # those of another loss say nothing of this one
     return state
 
 

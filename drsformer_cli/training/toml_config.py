@@ -1,7 +1,7 @@
 """TOML -> frozen dataclasses, strictly: every mistake of a file is found in one go, each with its dotted path.
 
 The dataclasses are the schema. Understood annotations: bool, int, float, str, Literal, X | None, tuple[X, ...],
-tuple[X, X], dataclasses, dict[str, union of dataclasses that differ in their `kind`]; `Annotated[X, Limits(...)]`
+tuple[X, X], dataclasses, dict[str, X], unions of dataclasses that differ in their `kind`; `Annotated[X, Limits(...)]`
 bounds numbers. A section checks what spans several of its fields in a method `mistakes() -> list[str]`.
 """
 
@@ -36,12 +36,12 @@ class Limits:
     Attributes:
         least: Smallest value that is allowed.
         most: Largest value that is allowed.
-        rising: Whether the numbers of a list may not fall, as in [low, high].
+        ordered: Whether each number of a list must be at least the one before, as in [low, high].
     """
 
     least: float = -math.inf
     most: float = math.inf
-    rising: bool = False
+    ordered: bool = False
 
     def __str__(self) -> str:
         if math.isinf(self.most):
@@ -79,6 +79,16 @@ def read(path: Path) -> Table:
         raise UsageError(f"{path}: not UTF-8; expected a TOML file") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not TOML: {error}") from None
+
+
+def merge(below: Table, above: Table) -> Table:
+    """Tables laid over others: values replace values, tables are merged, unless they are of another `kind`."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("kind") in (None, old.get("kind"))
+        merged[key] = merge(old, value) if same_kind else value
+    return merged
 
 
 def override(table: Table, settings: Sequence[str]) -> None:
@@ -146,22 +156,34 @@ def _section(kind: type[T], table: Mapping[str, Any], path: str, mistakes: list[
 
 
 def _value(hint: Any, value: object, path: str, mistakes: list[str]) -> Any:  # noqa: ANN401 - annotations are any object
-    limits = None
-    inner = hint
-    if get_origin(inner) is Annotated:
-        inner, limits = get_args(inner)
-    if get_origin(inner) in (Union, UnionType) and NoneType in get_args(inner):
-        (inner,) = (part for part in get_args(inner) if part is not NoneType)
-        if value == "none":  # TOML has no word for it
-            return None
+    inner, limits, optional = _unwrapped(hint)
+    if optional and value == "none":  # TOML has no word for it
+        return None
     if dataclasses.is_dataclass(inner) and isinstance(inner, type) and isinstance(value, dict):
         return _section(inner, value, path, mistakes)
     if get_origin(inner) is dict and isinstance(value, dict):
-        return {name: _one_of(get_args(inner)[1], table, f"{path}.{name}", mistakes) for name, table in value.items()}
+        return {name: _value(get_args(inner)[1], item, f"{path}.{name}", mistakes) for name, item in value.items()}
+    if get_origin(inner) in (Union, UnionType):
+        return _one_of(inner, value, path, mistakes)
+    if get_origin(inner) is tuple and dataclasses.is_dataclass(get_args(inner)[0]) and isinstance(value, list | tuple):
+        return tuple(
+            _value(get_args(inner)[0], item, f"{path}.{number}", mistakes) for number, item in enumerate(value)
+        )
     converted = _plain(inner, value)
     if converted is None or not _within(limits, converted):
         mistakes.append(f"{path}: expected {_expected(hint)}, not {_shown(value)}")
     return converted
+
+
+def _unwrapped(hint: Any) -> tuple[Any, Limits | None, bool]:  # noqa: ANN401
+    """A type without what surrounds it, its limits, and whether None stands beside it."""
+    limits, optional = None, False
+    if get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint):
+        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+        optional = True
+    if get_origin(hint) is Annotated:
+        hint, limits = get_args(hint)
+    return hint, limits, optional
 
 
 def _one_of(union: Any, table: object, path: str, mistakes: list[str]) -> Any:  # noqa: ANN401
@@ -200,25 +222,21 @@ def _within(limits: Limits | None, value: Any) -> bool:  # noqa: ANN401
     if limits is None:
         return True
     numbers = value if isinstance(value, tuple) else (value,)
-    rising = not limits.rising or all(a <= b for a, b in itertools.pairwise(numbers))
-    return rising and all(limits.least <= number <= limits.most for number in numbers)  # false for NaN
+    ordered = not limits.ordered or all(a <= b for a, b in itertools.pairwise(numbers))
+    return ordered and all(limits.least <= number <= limits.most for number in numbers)  # false for NaN
 
 
 def _expected(hint: Any) -> str:  # noqa: ANN401
     """A type in words."""
-    limits = ""
-    if get_origin(hint) is Annotated:
-        hint, found = get_args(hint)
-        limits = f"{found}{', not falling' if found.rising else ''}"
-    if get_origin(hint) in (Union, UnionType):
-        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+    hint, found, _ = _unwrapped(hint)
+    limits = f"{found}{', in ascending order' if found.ordered else ''}" if found else ""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " or ".join(json.dumps(option) for option in arguments)
     if origin is tuple:
         number = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
         words = {bool: "true/false values", int: "integers", float: "numbers", str: "texts"}
-        return f"a list of {number}{words[arguments[0]]}{limits}"
+        return f"a list of {number}{words.get(arguments[0], 'tables')}{limits}"
     words = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
     return f"{words.get(hint, 'a table')}{limits}"
 
@@ -243,13 +261,22 @@ def dump(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> str:
     """The tables as a TOML file that `read` takes back."""
     scalars = {key: value for key, value in table.items() if not isinstance(value, dict)}
     lines = [f"[{'.'.join(map(_key, path))}]"] if path and (scalars or not table) else []
-    lines += [f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in scalars.items()]
+    lines += [f"{_key(key)} = {_inline(value)}" for key, value in scalars.items()]
     text = "\n".join(lines) + "\n" * bool(lines)
     for key, value in table.items():
         if isinstance(value, dict):
             below = dump(value, (*path, key))
             text += f"\n{below}" if text else below
     return text
+
+
+def _inline(value: object) -> str:
+    """A value on one line."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_key(key)} = {_inline(item)}' for key, item in value.items())} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_inline, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
