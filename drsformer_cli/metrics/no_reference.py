@@ -1,14 +1,15 @@
-"""NIQE and BRISQUE: how natural an image looks, without a clean one beside it. Lower is better.
+"""NIQE and BRISQUE: how natural an image looks, measured without a clean image. Lower is better.
 
-Both describe an image by the statistics of its locally normalized luminance and of the products of neighbors in it,
-each fitted by an asymmetric generalized Gaussian (AGGD), at full and at half size: 36 numbers. NIQE compares them with
-those of undistorted photos, BRISQUE has a support vector machine that learnt people's opinions. Their parameters are
-files of their authors, under Apache-2.0; `drsformer download metrics` fetches them.
+Both describe an image by the statistics of its locally normalized luminance and of the products of neighboring pixels,
+each fitted by an asymmetric generalized Gaussian (AGGD), at full and at half size: 36 features. NIQE compares them with
+the features of undistorted photos; BRISQUE feeds them to a support vector machine trained on human ratings. The
+parameters are their authors' files, under Apache-2.0; `drsformer download metrics` downloads them.
 
-NIQE is computed in float32, as the implementation that the field compares with: in flat parts of an image it hangs
-on rounding, and float64 would move it by up to 0.004. BRISQUE is float64.
+Everything is computed in float64, and local means are rounded to multiples of 2^-32. Without that, flat areas of an
+image would be normalized to rounding errors instead of zeros, and a score would depend on the processor. The reference
+implementations (BasicSR for NIQE, OpenCV for BRISQUE) use float32: these scores agree with theirs to 0.003 and 0.01.
 
-Shapes: images (H, W, 3) RGB uint8; luminance (H, W).
+Shapes: images (H, W, 3) RGB uint8; luminance (H, W) float64, 0..255.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 
 from drsformer.errors import CheckpointError, ImageError
 from drsformer_cli.metrics.full_reference import check_image, luma
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     Pixels = NDArray[np.uint8]
-    Floats = NDArray[np.floating[Any]]
+    Floats = NDArray[np.float64]
 
 NIQE_FILE = "niqe_pris_params.npz"
 BRISQUE_FILES = ("brisque_model_live.yml", "brisque_range_live.yml")
@@ -38,6 +39,7 @@ BRISQUE_FILES = ("brisque_model_live.yml", "brisque_range_live.yml")
 _FEATURES = 36
 _BLOCK = 96  # side of NIQE's blocks at full size
 _SMALLEST_BRISQUE_SIDE = 8
+_STEP = 2.0**-32  # far above the rounding errors of float64, far below any feature
 
 
 class Niqe:
@@ -65,12 +67,12 @@ class Niqe:
         """Score of one image, 0 upwards, lower is more natural.
 
         Args:
-            image: (H, W, 3) RGB, uint8; at least two blocks of 96x96 large.
+            image: (H, W, 3) RGB, uint8; at least two blocks of 96x96.
 
         Raises:
             ImageError: The image is too small, has no texture at all, or has another shape or type.
         """
-        y = np.rint((luma(image, "float-Y") / 255).astype(np.float32) * np.float32(255))
+        y = np.rint((luma(image, "float-Y") / 255).astype(np.float32) * np.float32(255)).astype(np.float64)
         rows, columns = y.shape[0] // _BLOCK, y.shape[1] // _BLOCK
         if rows * columns < 2:
             raise ImageError(f"NIQE needs two blocks of {_BLOCK}x{_BLOCK} pixels, not {y.shape[1]}x{y.shape[0]}")
@@ -84,10 +86,10 @@ class Niqe:
         return math.sqrt(max(0.0, float(difference @ spread @ difference)))
 
     def _features(self, y: Floats, block: int) -> Floats:
-        """18 numbers of each block."""
-        mean = _filtered(y, self._window)
-        deviation = np.sqrt(np.abs(_filtered(y * y, self._window) - mean**2))
-        normalized = (y - mean) / (deviation + 1)
+        """(H, W) -> (blocks, 18)."""
+        normalized = _normalized(
+            y, lambda values: cv2.filter2D(values, cv2.CV_64F, self._window, borderType=cv2.BORDER_REPLICATE)
+        )
         return np.array(
             [
                 _block_features(normalized[top : top + block, left : left + block])
@@ -98,11 +100,11 @@ class Niqe:
 
 
 class Brisque:
-    """Blind/referenceless image spatial quality evaluator (Mittal et al., 2012), as OpenCV's quality module has it.
+    """Blind/referenceless image spatial quality evaluator (Mittal et al., 2012), as in OpenCV's quality module.
 
     Args:
         model: The file `brisque_model_live.yml`: a support vector machine trained on the LIVE data base.
-        scaling: The file `brisque_range_live.yml`: least and largest value of each feature in its training.
+        scaling: The file `brisque_range_live.yml`: minimum and maximum of each feature over its training images.
 
     Raises:
         CheckpointError: A file is missing or damaged.
@@ -117,7 +119,7 @@ class Brisque:
             raise CheckpointError(f"{model}, {scaling}: not the parameters of BRISQUE") from None
 
     def _read_model(self, file: cv2.FileStorage) -> None:
-        """By hand: OpenCV 5 has no support vector machines any more."""
+        """Parsed by hand, because OpenCV 5 no longer has support vector machines."""
         svm: Any = file.getNode("opencv_ml_svm")
         self._gamma = float(svm.getNode("kernel").getNode("gamma").real())
         vectors, function = svm.getNode("support_vectors"), svm.getNode("decision_functions").at(0)
@@ -140,8 +142,8 @@ class Brisque:
         H, W = image.shape[:2]
         if min(H, W) < _SMALLEST_BRISQUE_SIDE:
             raise ImageError(f"BRISQUE needs {_SMALLEST_BRISQUE_SIDE}x{_SMALLEST_BRISQUE_SIDE} pixels, not {W}x{H}")
-        gray: Floats = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64) / 255
-        half = np.asarray(cv2.resize(gray, (W // 2, H // 2), interpolation=cv2.INTER_CUBIC), np.float64)
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)
+        half = _rounded(cv2.resize(gray, (W // 2, H // 2), interpolation=cv2.INTER_CUBIC))
         features = np.array([*_image_features(gray), *_image_features(half)])
         if not np.isfinite(features).all():
             raise ImageError("BRISQUE needs an image with some texture")
@@ -150,8 +152,21 @@ class Brisque:
         return float(np.clip(self._weights @ kernel - self._offset, 0, 100))
 
 
+def _rounded(values: Any) -> Floats:  # noqa: ANN401 - OpenCV's arrays have no element type
+    """To multiples of 2^-32: sums that differ only in their order become equal."""
+    rounded: Floats = np.rint(values / _STEP) * _STEP
+    return rounded
+
+
+def _normalized(y: Floats, blur: Callable[[Floats], Any]) -> Floats:
+    """(y - mean) / (deviation + 1), mean and deviation taken around each pixel; exactly 0 in flat areas."""
+    mean, mean_of_squares = _rounded(blur(y)), _rounded(blur(y * y))
+    normalized: Floats = (y - mean) / (np.sqrt(np.maximum(mean_of_squares - mean**2, 0)) + 1)
+    return normalized
+
+
 def _block_features(normalized: Floats) -> list[float]:
-    """NIQE: shape and mean width of a block, then shape, mean and widths of the products with four neighbors."""
+    """NIQE: shape and mean width of a block, then shape, mean and widths of its products with four neighbors."""
     shape, left, right = _fit_aggd(normalized)
     features = [shape, (left + right) / 2]
     for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
@@ -162,22 +177,20 @@ def _block_features(normalized: Floats) -> list[float]:
 
 
 def _image_features(gray: Floats) -> list[float]:
-    """BRISQUE: as NIQE's for the whole image, with standard deviations in place of widths."""
-    mean, mean_of_squares = (
-        np.asarray(cv2.GaussianBlur(values, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE), np.float64)
-        for values in (gray, gray * gray)
+    """BRISQUE: the features of NIQE for the whole image, with standard deviations in place of widths."""
+    normalized = _normalized(
+        gray, lambda values: cv2.GaussianBlur(values, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE)
     )
-    normalized = (gray - mean) / (np.sqrt(np.maximum(mean_of_squares - mean**2, 0)) + 1 / 255)
     shape, left, right = _fit_aggd(normalized)
     to_width = _width_of_deviation(shape)
     left, right = left / to_width, right / to_width
     features = [shape, (left**2 + right**2) / 2]
     for down, across in ((0, 1), (1, 0), (1, 1), (-1, 1)):
-        neighbour = np.roll(normalized, (down, across), (0, 1))
-        neighbour[: max(down, 0)] = 0  # beyond the image
-        neighbour[neighbour.shape[0] + min(down, 0) :] = 0
-        neighbour[:, :across] = 0
-        shape, left, right = _fit_aggd(normalized * neighbour)
+        neighbor = np.roll(normalized, (down, across), (0, 1))
+        neighbor[: max(down, 0)] = 0  # beyond the image
+        neighbor[neighbor.shape[0] + min(down, 0) :] = 0
+        neighbor[:, :across] = 0
+        shape, left, right = _fit_aggd(normalized * neighbor)
         to_width = _width_of_deviation(shape)
         mean_of_fit = (right - left) * math.gamma(2 / shape) / math.gamma(1 / shape)
         features += [shape, mean_of_fit, (left / to_width) ** 2, (right / to_width) ** 2]
@@ -185,10 +198,10 @@ def _image_features(gray: Floats) -> list[float]:
 
 
 def _fit_aggd(values: Floats) -> tuple[float, float, float]:
-    """Shape and left and right width (alpha, beta_l, beta_r) of an asymmetric generalized Gaussian.
+    """Shape, left width and right width (alpha, beta_l, beta_r) of an asymmetric generalized Gaussian.
 
-    By moments (Lasmar et al., 2009), the shape searched in 0.2..10 by steps of 0.001. Where one side is empty, its
-    width is NaN and the shape 0.2, as MATLAB has it.
+    Matched by moments (Lasmar et al., 2009); the shape is searched in 0.2..10 in steps of 0.001. Where one side is
+    empty, its width is NaN and the shape 0.2, as in MATLAB.
     """
     values = values.ravel()
     left, right = (
@@ -217,26 +230,22 @@ def _width_of_deviation(shape: float) -> float:
     return math.sqrt(math.gamma(1 / shape) / math.gamma(3 / shape))
 
 
-def _filtered(values: Floats, window: Floats) -> Floats:
-    """Summed in float64, rounded to float32."""
-    filtered: Any = cv2.filter2D(values.astype(np.float64), cv2.CV_64F, window, borderType=cv2.BORDER_REPLICATE)
-    return np.asarray(filtered, np.float32)
-
-
 def _half_size(y: Floats) -> Floats:
-    """Even H and W halved as MATLAB's imresize does: bicubic, widened against aliasing, borders mirrored."""
+    """(H, W), both even -> (H/2, W/2) as MATLAB's imresize: bicubic, widened against aliasing, borders mirrored.
+
+    Exact for integers: the weights are multiples of 2^-8, so that no sum is rounded.
+    """
     distances = np.abs(np.arange(-3.5, 4)) / 2
     near = 1.5 * distances**3 - 2.5 * distances**2 + 1
     far = -0.5 * distances**3 + 2.5 * distances**2 - 4 * distances + 2
-    taps = torch.tensor(np.where(distances <= 1, near, far) / 2, dtype=torch.float32)  # they sum to 1
-    size, before_and_after = taps.numel(), (3, 4)
-    padded = torch.from_numpy(np.pad(y / np.float32(255), (before_and_after, (0, 0)), "symmetric"))
-    # One product a row, then a column: the order of the reference's sums, and so its rounding.
-    shorter = torch.stack([padded[top : top + size].t().mv(taps) for top in range(0, y.shape[0], 2)]).numpy()
-    padded = torch.from_numpy(np.pad(shorter, ((0, 0), before_and_after), "symmetric"))
-    half = torch.stack([padded[:, left : left + size].mv(taps) for left in range(0, y.shape[1], 2)], 1)
-    halved: Floats = half.numpy() * np.float32(255)
-    return halved
+    weights = np.where(distances <= 1, near, far) / 2  # their sum is 1
+    for axis in (0, 1):
+        padding = [(0, 0), (0, 0)]
+        padding[axis] = (3, 4)
+        padded = np.moveaxis(np.pad(y, padding, "symmetric"), axis, 0)
+        shrunk = sum(weight * padded[i : i + y.shape[axis] : 2] for i, weight in enumerate(weights))
+        y = np.moveaxis(np.asarray(shrunk), 0, axis)
+    return y
 
 
 def _numbers(sequence: Any) -> list[float]:  # noqa: ANN401 - OpenCV's annotations do not know its nodes
