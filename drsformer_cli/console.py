@@ -55,11 +55,15 @@ def result(text: str) -> None:
 
 
 def table(rows: Table) -> None:
-    """A table on stdout, as wide as it needs to be where nobody's terminal wraps it."""
+    """A table on stdout; never narrower than its columns' minimum widths, even if the terminal is."""
     from rich.console import Console  # noqa: PLC0415
+    from rich.measure import Measurement  # noqa: PLC0415
 
     to_terminal = sys.stdout is not None and sys.stdout.isatty()
-    Console(highlight=False, markup=False, emoji=False, width=None if to_terminal else 200).print(rows)
+    console = Console(highlight=False, markup=False, emoji=False, width=None if to_terminal else 200)
+    unlimited = console.options.update(max_width=10_000)
+    console.width = max(console.width, Measurement.get(console, unlimited, rows).minimum)
+    console.print(rows)
 
 
 def json_line(facts: Mapping[str, object]) -> str:
@@ -82,7 +86,7 @@ def progress_bar(*, visible: bool) -> Progress:
         transient=True,
         # Results go above the bar where they share its terminal; elsewhere they must stay on stdout.
         redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
-        disable=not (visible and stderr().is_terminal),
+        disable=not (visible and stderr().is_terminal and stderr().file.isatty()),  # FORCE_COLOR feigns a terminal
     )
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Channels = NDArray[Any]  # uint8 or uint16
+    RGB8 = NDArray[np.uint8]  # (H, W, 3)
 
 READABLE = "JPEG, PNG, TIFF, WebP, BMP or AVIF"
 
@@ -400,6 +401,19 @@ def to_8_bits(channels: Channels) -> Channels:
     if channels.dtype == np.uint8:
         return channels
     return np.rint(channels / np.float32(257)).astype(np.uint8)
+
+
+def read_rgb8(path: Path) -> RGB8:
+    """An image as (H, W, 3) RGB uint8, upright: gray in three equal channels, no alpha, 16 bits rounded to 8.
+
+    Raises:
+        ImageError: The file is not an image that can be read; the message begins with its name.
+        OSError: The file cannot be read.
+    """
+    try:
+        return to_8_bits(read(path).pixels)
+    except ImageError as error:
+        raise ImageError(f"{path.name}: {error}") from None
 
 
 def _luma(pixels: Channels) -> Channels:

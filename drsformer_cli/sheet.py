@@ -1,4 +1,4 @@
-"""Contact sheets: images beside each other, with a line of text above each row."""
+"""Contact sheets: rows of images side by side, each under a line of text."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from PIL import Image, ImageDraw, ImageFont
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
-    Pixels = NDArray[np.uint8]
+    from drsformer_cli.images import RGB8
 
 WIDTH = 400
-"""Pixels of each image on the sheet, at most."""
+"""Maximum width of an image on the sheet, in pixels."""
 
 ERROR_GAIN = 4
-"""By how much an error map is brightened: errors of 64 levels and more are white."""
+"""How much an error map is brightened: errors of 64 levels and more are white."""
 
 _LINE = 22
 _GAP = 4
 
 
-def row(text: str, images: Sequence[Pixels]) -> Pixels:
-    """(H, W, 3) images of one size beside each other under a line of text, shrunk to `WIDTH` each."""
+def row(text: str, images: Sequence[RGB8]) -> RGB8:
+    """Images of one size, (H, W, 3), side by side under a line of text, each shrunk to at most `WIDTH`."""
+    text = "".join(character if character.isprintable() else "?" for character in text)  # names may hold anything
     H, W = images[0].shape[:2]
     width = min(W, WIDTH)
     height = max(1, round(H * width / W))
@@ -41,15 +40,15 @@ def row(text: str, images: Sequence[Pixels]) -> Pixels:
     return np.asarray(sheet)
 
 
-def stack(rows: Sequence[Pixels]) -> Pixels:
-    """Rows of any width below each other on white."""
+def stack(rows: Sequence[RGB8]) -> RGB8:
+    """Rows of any width, one below the other, on white."""
     width = max(part.shape[1] for part in rows)
     padded = [np.pad(part, ((0, _GAP), (0, width - part.shape[1]), (0, 0)), constant_values=255) for part in rows]
     return np.concatenate(padded)
 
 
-def error_map(restored: Pixels, clean: Pixels) -> Pixels:
-    """(H, W, 3): mean absolute error over the channels, times `ERROR_GAIN`, from black over red to white."""
+def error_map(restored: RGB8, clean: RGB8) -> RGB8:
+    """(H, W, 3): the mean absolute error over the channels, times `ERROR_GAIN`, from black over red to white."""
     error = np.abs(restored.astype(np.int16) - clean).mean(axis=2) * ERROR_GAIN
     colored = cv2.applyColorMap(np.minimum(error, 255).astype(np.uint8), cv2.COLORMAP_HOT)
     return np.asarray(cv2.cvtColor(colored, cv2.COLOR_BGR2RGB), np.uint8)

@@ -1,6 +1,8 @@
 """`drsformer eval`, as a user runs it."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import subprocess
@@ -9,10 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import photo
 from PIL import Image
 
+from drsformer.errors import ImageError
+from drsformer_cli import console
+from drsformer_cli import images as image_files
 from drsformer_cli.downloads import zoo
+from drsformer_cli.errors import reason
 from drsformer_cli.metrics import psnr, ssim
 
 
@@ -145,7 +152,7 @@ def test_a_sheet_shows_rainy_restored_clean_and_error(run, data):
     assert any(np.array_equal(shown[:, :56], photo(seed=i)) for i in (1, 2, 3))
 
 
-def test_a_run_that_was_cut_off_goes_on(run, data):
+def test_an_interrupted_run_resumes(run, data):
     arguments = ["--dataset", "Rain100L", "--model", "tiny.pth", "--save", "out", "--json"]
     (first,) = runs(run("eval", *arguments))
     Path("out/Rain100L/tiny/rain-2.png").unlink()
@@ -170,8 +177,9 @@ def test_a_run_that_was_cut_off_goes_on(run, data):
         (["--dataset", "Rain100L", "--model", "tiny.pth", "--model", "./tiny.pth"], 2, "--model: two are called"),
         (["--results", "data/Rain100L/input", "--dataset", "Rain100L", "--model", "general"], 2, "leave out --model"),
         (["--dataset", "Rain100L", "--sheet", "sheet.gif"], 2, "unknown ending"),
-        (["--dataset", "Rain100L", "--csv", "none/scores.csv"], 2, "there is no folder none"),
-        (["--dataset", "Rain100L", "--csv", "a.png", "--sheet", "a.png"], 2, "are one file: a.png"),
+        (["--dataset", "Rain100L", "--csv", "none/scores.csv"], 2, "the folder none does not exist"),
+        (["--dataset", "Rain100L", "--csv", "a.png", "--sheet", "a.png"], 2, "are the same file: a.png"),
+        (["--dataset", "Rain100L", "--csv", "data", "--overwrite"], 2, "data is a folder"),
         (["--dataset", "Rain100L", "--save", "tiny.pth/out"], 2, "tiny.pth/out: Not a directory"),
         (["--dataset", "Rain100L", "--limit", "0"], 2, "--limit"),
         (["--dataset", "Rain100L", "--protocol", "Y"], 2, "--protocol"),
@@ -181,6 +189,101 @@ def test_what_cannot_be_done_is_said_before_any_work(run, data, arguments, code,
     answer = run("eval", *arguments)
     assert (answer.code, answer.out) == (code, "")
     assert message in " ".join(answer.err.replace("│", " ").split())
+
+
+def test_each_checkpoint_is_read_once(run, data, monkeypatch):
+    """However many data sets there are, and although its training is looked up for each of them."""
+    read = []
+    original = torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **options: read.append(str(path)) or original(path, **options))
+    save("mine/input/1.png", photo(seed=1))
+    save("mine/target/1.png", photo(seed=1, noise=0.02))
+    assert run("eval", "-d", "Rain100L", "-d", "mine", "-m", "tiny.pth", "--quiet").code == 0
+    assert read == ["tiny.pth"]
+
+
+def test_what_cannot_be_written_costs_no_score(run, data, monkeypatch):
+    """--csv, --sheet and --save: the results are printed all the same, and the exit code tells."""
+    arguments = ["eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--json"]
+    (expected,) = runs(run(*arguments))
+
+    @contextlib.contextmanager
+    def full(path, **_):
+        raise OSError(28, "No space left on device", str(path))
+        yield
+
+    monkeypatch.setattr("drsformer_cli.evaluation.evaluator.atomic_write", full)
+    answer = run(*arguments, "--save", "out")
+    (facts,) = runs(answer)
+    assert (answer.code, facts["psnr"], facts["count"]) == (3, expected["psnr"], 3)
+    assert answer.err.count("cannot be written: No space left on device") == len(facts["failures"]) == 3
+    monkeypatch.setattr("drsformer_cli.commands.eval.atomic_write", full)
+    answer = run(*arguments, "--csv", "scores.csv", "--sheet", "sheet.png")
+    (facts,) = runs(answer)
+    assert (answer.code, facts["psnr"], facts["failures"]) == (3, expected["psnr"], [])
+    assert answer.err.splitlines() == [
+        f"drsformer: {name}: cannot be written: No space left on device" for name in ("scores.csv", "sheet.png")
+    ]
+
+
+def test_a_sheet_that_cannot_be_drawn_costs_no_score(run, data, monkeypatch):
+    def gone(*_):
+        raise FileNotFoundError(2, "No such file or directory", "rain-1.png")
+
+    monkeypatch.setattr("drsformer_cli.evaluation.evaluator.Evaluator.restored", gone)
+    answer = run("eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--sheet", "sheet.png", "--csv", "scores.csv")
+    assert (answer.code, Path("scores.csv").exists(), Path("sheet.png").exists()) == (3, True, False)
+    assert answer.err == "drsformer: sheet.png: cannot be written: No such file or directory\n"
+    assert "tiny" in answer.out
+
+
+def test_names_of_any_bytes(run, data):
+    """Not UTF-8, a line break, markup: in --csv, --json, --sheet and --save."""
+    odd = [b"caf\xe9", b"two\nlines", b"[red]", b"e\xcc\x81"]
+    for i, name in enumerate(odd):
+        save(os.fsdecode(b"in/" + name + b".png"), photo(seed=i))
+        save(os.fsdecode(b"dry/" + name + b".png"), photo(seed=i, noise=0.02))
+    files = ["--csv", "scores.csv", "--sheet", "sheet.png", "--save", "out"]
+    answer = run("eval", "--inputs", "in", "--targets", "dry", "--model", "tiny.pth", "--json", *files)
+    (facts,) = runs(answer)
+    assert (answer.code, answer.err) == (0, "")
+    assert sorted(os.fsencode(image["name"]) for image in facts["images"]) == sorted(odd)
+    assert sorted(os.listdir(b"out/dry/tiny")) == sorted(name + b".png" for name in odd)
+    rows = csv.DictReader(io.StringIO(Path("scores.csv").read_text(encoding="utf-8"), newline=""))
+    assert {row["name"] for row in rows} == {"caf\\udce9", "two\nlines", "[red]", "e\u0301"}
+    assert Path("sheet.png").exists()
+
+
+def test_composed_and_decomposed_names_pair(run, data):
+    """macOS writes \u00e9 as e and an accent."""
+    save("in/e\u0301te\u0301.png", photo(seed=1))
+    save("gt/\u00e9t\u00e9.png", photo(seed=1, noise=0.02))
+    (facts,) = runs(run("eval", "--inputs", "in", "--targets", "gt", "--model", "tiny.pth", "--json"))
+    assert facts["count"] == 1
+
+
+@pytest.mark.parametrize("error", [ImageError("damaged"), PermissionError(13, "Permission denied"), MemoryError()])
+def test_a_file_that_cannot_be_opened_costs_its_pair(run, data, monkeypatch, error):
+    original = image_files.size
+
+    def size(path):
+        if path.name == "norain-2.png":
+            raise error
+        return original(path)
+
+    monkeypatch.setattr(image_files, "size", size)
+    answer = run("eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--json")
+    (facts,) = runs(answer)
+    assert (answer.code, facts["count"], len(facts["problems"])) == (3, 2, 1)
+    assert facts["problems"][0] == f"norain-2.png: {reason(error)}"
+
+
+def test_no_bar_in_a_file(run, data, monkeypatch):
+    """FORCE_COLOR asks for colors, not for a bar that is drawn ten times a second."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(console, "stderr", console.stderr.__wrapped__)  # a console that has seen the variable
+    answer = run("eval", "--dataset", "Rain100L", "--model", "tiny.pth")
+    assert (answer.code, answer.err) == (0, "")
 
 
 def test_two_ranks_give_what_one_gives(run, data):

@@ -1,14 +1,14 @@
 """Which images `eval` scores."""
 
+import pickle
 from pathlib import Path
 
 import pytest
 from conftest import photo
 from PIL import Image
 
-import drsformer
 from drsformer_cli.errors import UsageError
-from drsformer_cli.evaluation.image_sets import Request, doubt_training
+from drsformer_cli.evaluation.image_sets import MissingDatasetError, Request, training_uses, with_training_warnings
 
 
 def save(path, *, height=16, width=24):
@@ -28,7 +28,7 @@ def _here(tmp_path, monkeypatch):
 
 
 def names(images):
-    return [sample.name for sample in images.samples]
+    return [case.name for case in images.cases]
 
 
 def test_a_known_data_set_with_holes():
@@ -82,11 +82,11 @@ def test_results_of_a_data_set_are_matched_with_its_rainy_images():
     save("root/DDN/ground_truth/7.jpg")
     (images,) = request(datasets=["DDN-Data"], results=Path("results"), models=[]).gather()
     assert images.protocol == "float-Y"
-    assert [(s.name, s.result.name, s.source.clean.name) for s in images.samples] == [
+    assert [(s.name, s.result.name, s.source.clean.name) for s in images.cases] == [
         ("7_1", "7_1.png", "7.jpg"),
         ("7_2", "7_2.png", "7.jpg"),
     ]
-    assert len({sample.scene for sample in images.samples}) == 1
+    assert len({case.scene for case in images.cases}) == 1
 
 
 def test_results_and_targets_alone():
@@ -94,11 +94,11 @@ def test_results_and_targets_alone():
     save("results/2.png")
     save("targets/1.png")
     (images,) = request(results=Path("results"), targets=Path("targets"), models=[]).gather()
-    assert [(s.name, s.result, s.source.clean) for s in images.samples] == [
+    assert [(s.name, s.result, s.source.clean) for s in images.cases] == [
         ("1", Path("results/1.png"), Path("targets/1.png"))
     ]
     assert images.problems == ("2.png: no partner in targets",)
-    assert (images.total, images.samples[0].has_input) == (2, False)
+    assert (images.total, images.cases[0].has_input) == (2, False)
 
 
 def test_folders_of_a_known_name_get_its_protocol():
@@ -113,7 +113,7 @@ def test_photos_and_limit():
         save(f"real/{name}")
     (images,) = request(real=[Path("real")], limit=2).gather()
     assert names(images) == ["9.jpg", "9.png"]
-    assert images.metrics == ("niqe", "brisque")
+    assert [metric.name for metric in images.metrics] == ["niqe", "brisque"]
     assert images.warnings == ("only its first 2 images (--limit)",)
 
 
@@ -151,7 +151,7 @@ def test_what_cannot_be_asked(settings, message):
         request(**settings).gather()
 
 
-def test_images_that_training_has_seen(tiny, tmp_path):
+def test_images_that_training_has_seen():
     for number in (1, 2, 3):
         save(f"set/test/input/{number}.png")
         save(f"set/test/target/{number}.png")
@@ -161,20 +161,23 @@ def test_images_that_training_has_seen(tiny, tmp_path):
         "data": {"clean": ["photos"], "sources": {"a": {"kind": "paired", "path": "mine"}, "b": {"kind": "rendered"}}},
         "validation": {"paired": ["set/test"], "images": 2},
     }
-    drsformer.save_checkpoint(tiny, "ours.pth", training={"run": about})
+    uses = training_uses({"run": about})
     (chosen,), (trained,) = (request(datasets=[name]).gather() for name in ("set", "mine"))
-    assert doubt_training(chosen, {"ours": Path("ours.pth")}).warnings == (
-        "ours was chosen among its kind by at most 2 of these images: 1, 2, 3",
+    assert with_training_warnings(chosen, "ours", uses).warnings == (
+        "ours was selected on at most 2 of these images: 1, 2, 3",
     )
-    assert doubt_training(trained, {"ours": Path("ours.pth")}).warnings == ("ours was trained on 1 of these images: 1",)
-    for origin in (None, {"run": {}}, {"run": []}, {"run": about | {"data": 1}}):
-        drsformer.save_checkpoint(tiny, "ours.pth", training=origin)
-        assert doubt_training(trained, {"ours": Path("ours.pth")}) == trained
+    assert with_training_warnings(trained, "ours", uses).warnings == ("ours was trained on 1 of these images: 1",)
 
 
-def test_where_to_get_a_data_set(capfd):
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize("training", [None, 1, {}, {"run": {}}, {"run": []}, {"run": {"data": 1}}])
+def test_checkpoints_that_tell_nothing_of_their_training(training):
+    assert training_uses(training) == []
+
+
+def test_where_to_get_a_data_set():
+    with pytest.raises(MissingDatasetError, match=r"^--dataset SPA: not found in root$") as caught:
         request(datasets=["SPA"]).gather()
-    advice = capfd.readouterr().err
-    for part in ("SPA-Data in root", "kaggle", "SPA-Data/test/input/*.png", "DRSFORMER_DATA"):
-        assert part.lower() in advice.lower()
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):  # noqa: S301 - as ranks send it
+        assert str(error) == "--dataset SPA: not found in root"
+        for part in ("SPA-Data in root", "kaggle", "SPA-Data/test/input/*.png", "DRSFORMER_DATA"):
+            assert part.lower() in error.advice.lower()

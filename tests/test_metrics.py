@@ -9,7 +9,7 @@ import pytest
 from conftest import photo
 
 from drsformer.errors import CheckpointError, ConfigError, ImageError
-from drsformer_cli import datasets
+from drsformer_cli.images import read_rgb8
 from drsformer_cli.metrics import BRISQUE_FILES, NIQE_FILE, PROTOCOLS, Brisque, Niqe, luma, no_reference, psnr, ssim
 
 
@@ -31,8 +31,7 @@ def brisque(shared):
 @pytest.mark.parametrize(("name", "number"), [("Rain200H", "1"), ("Rain200H", "3"), ("DID-Data", "1")])
 def test_the_authors_scripts_values(shared, reference, name, number):
     restored, clean = (
-        datasets.read_rgb8(shared / "data" / "metrics" / name / folder / f"{number}.png")
-        for folder in ("results", "targets")
+        read_rgb8(shared / "data" / "metrics" / name / folder / f"{number}.png") for folder in ("results", "targets")
     )
     expected, protocol = reference[name][number], reference[name]["protocol"]
     assert psnr(restored, clean, protocol) == pytest.approx(expected["psnr"], abs=1e-5)
@@ -45,7 +44,7 @@ def test_the_reference_values_without_ground_truth(shared, reference, niqe, bris
     NIQE's reference itself moves by 0.003 on these images when its sums are ordered as another processor would.
     """
     for name, expected in reference["no-reference"]["images"].items():
-        image = datasets.read_rgb8(shared / "data" / name)
+        image = read_rgb8(shared / "data" / name)
         assert niqe(image) == pytest.approx(expected["niqe"], abs=0.003), name
         assert brisque(image) == pytest.approx(expected["brisque"], abs=0.01), name
 

@@ -1,4 +1,4 @@
-"""Restore and score images: from samples to the numbers of a table.
+"""Restore and score images: from cases to the numbers of a table.
 
 Shapes: images (H, W, 3) RGB uint8.
 """
@@ -9,6 +9,7 @@ import io
 import json
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,52 +18,49 @@ from PIL import Image, PngImagePlugin
 
 from drsformer.errors import ImageError
 from drsformer.files import atomic_write, sha256_of
-from drsformer_cli import metrics
-from drsformer_cli.datasets import read_rgb8
 from drsformer_cli.errors import IMAGE_ERRORS, reason
+from drsformer_cli.images import read_rgb8
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from drsformer.inference import Restorer
-    from drsformer_cli.evaluation.image_sets import ImageSet, Sample
-
-    Pixels = NDArray[np.uint8]
-    Scorer = Callable[[Pixels], float]
+    from drsformer_cli.evaluation.image_sets import Case, ImageSet
+    from drsformer_cli.images import RGB8
+    from drsformer_cli.metrics import Scorer
 
 _RECORD = "drsformer"  # PNG text of a saved result that says what made it
 _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Method:
-    """What is scored: a network, or results that exist.
+class Candidate:
+    """What is scored: a model, or existing results.
 
     Attributes:
         name: In tables and in the paths of saved results.
-        restorer: The network; None for existing results.
-        settings: What the results depend on beside the image: checkpoint hash, device, tile and so on.
+        restorer: Restores an image; None for existing results.
+        settings: What the results depend on besides the image: checkpoint hash, device, tile and so on.
     """
 
     name: str
-    restorer: Restorer | None = None
-    settings: dict[str, object] = field(default_factory=dict)
+    restorer: Callable[[RGB8], RGB8] | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Score:
-    """The numbers of one image.
+class ImageScores:
+    """The scores of one image.
 
     Attributes:
-        name: Of the sample.
-        scene: See `Sample.scene`.
-        values: By metric; with `_input` for the rainy image. PSNR is infinite for equal luma; a metric that is not
-            defined for the image (too small, of one color) is NaN.
-        seconds: In the network; None for existing results.
-        error: Why there are no numbers.
+        name: Of the case.
+        scene: See `Case.scene`.
+        values: Scores by metric; with `_input` those of the rainy image. PSNR is infinite for equal luma; a metric that
+            is not defined for the image (too small, of one color) is NaN.
+        seconds: Time in the network; None for existing results.
+        error: Why there are no scores; None if there are.
+        not_saved: Why the restored image could not be saved; None if it was, or should not be.
     """
 
     name: str
@@ -70,26 +68,32 @@ class Score:
     values: dict[str, float] = field(default_factory=dict)
     seconds: float | None = None
     error: str | None = None
+    not_saved: str | None = None
 
 
 @dataclass(frozen=True)
-class Run:
-    """One method on one set of images."""
+class SetScores:
+    """The scores of one candidate on one set of images."""
 
     image_set: ImageSet
-    method: Method
-    scores: Sequence[Score]
+    candidate: Candidate
+    scores: Sequence[ImageScores]
 
     @property
-    def scored(self) -> list[Score]:
-        """The images that have numbers."""
+    def scored(self) -> list[ImageScores]:
+        """The images that have scores."""
         return [score for score in self.scores if score.error is None]
 
     @property
     def comparable(self) -> bool:
-        """Whether published numbers may stand beside these: the whole set, in its protocol."""
+        """Whether published results may stand beside these: the whole set was scored, in its protocol."""
         dataset = self.image_set.dataset
         return dataset is not None and len(self.scored) == dataset.count and self.image_set.protocol == dataset.protocol
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean time in the network per image; None if no network was used."""
+        return _mean(math.nan if score.seconds is None else score.seconds for score in self.scores)
 
     def mean(self, metric: str) -> float | None:
         """Mean of the finite values; None if there are none."""
@@ -102,9 +106,9 @@ class Run:
         )
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """95 % interval of the mean, by bootstrap over scenes; None for fewer than two.
+        """95 % interval of the mean, by bootstrap over scenes; None for fewer than two scenes.
 
-        Images of one scene are drawn together: 14 rainy versions of a photo are not 14 observations.
+        Images of a scene are drawn together: 14 rainy versions of a photo are not 14 observations.
         """
         by_scene: dict[str, list[float]] = {}
         for score in self.scores:
@@ -119,159 +123,226 @@ class Run:
         return float(low), float(high)
 
     def identical(self, of: str = "") -> int:
-        """Results, or with "_input" rainy images, whose luma equals the clean one's: not in the mean PSNR."""
+        """Number of results, with "_input" of rainy images, whose luma equals the clean image's: PSNR is infinite."""
         return sum(math.isinf(score.values.get(f"psnr{of}", 0.0)) for score in self.scores)
 
-    def typical(self) -> dict[str, Score]:
-        """The worst, median and best of its images: by PSNR, or by how much NIQE fell."""
+    def typical(self) -> dict[str, ImageScores]:
+        """The worst, median and best image: by the main metric, or without clean images by how much it improved."""
+        metric = self.image_set.metrics[0]
 
-        def quality(score: Score) -> float:
-            values = score.values
-            if self.image_set.protocol:
-                return values["psnr"]
-            return values["niqe_input"] - values["niqe"]
+        def quality(score: ImageScores) -> float:
+            value = score.values[metric.name]
+            if not metric.needs_clean:
+                value -= score.values[f"{metric.name}_input"]
+            return value if metric.higher_is_better else -value
 
-        ranked = sorted((s for s in self.scored if not math.isnan(quality(s))), key=quality)
+        ranked = sorted((score for score in self.scored if not math.isnan(quality(score))), key=quality)
         if not ranked:
             return {}
         return {"worst": ranked[0], "median": ranked[(len(ranked) - 1) // 2], "best": ranked[-1]}
 
-    @property
-    def seconds(self) -> float | None:
-        """Mean time in the network an image."""
-        return _mean(math.nan if score.seconds is None else score.seconds for score in self.scores)
+
+@dataclass(frozen=True)
+class _Images:
+    """The images of a case."""
+
+    rainy: RGB8
+    clean: RGB8 | None
+
+
+@dataclass(frozen=True)
+class _Restored:
+    """A candidate's result for a case.
+
+    Attributes:
+        pixels: The restored image.
+        seconds: Time in the network; None for existing results.
+        to_save: File to save it as; None where it was saved before or should not be saved.
+    """
+
+    pixels: RGB8
+    seconds: float | None
+    to_save: Path | None = None
 
 
 class Evaluator:
-    """Scores one set of images for several methods.
+    """Scores one set of images for several candidates.
 
     Args:
-        images: What is scored.
-        methods: What to score.
-        save: Folder of restored images, which are scored instead of restored again where they exist.
-        no_reference: NIQE and BRISQUE, for images without ground truth.
+        image_set: The images.
+        candidates: The models or results to score.
+        scorers: The metrics of the set, loaded, by name.
+        save: Folder of restored images; those that a run with the same settings left there are scored again, not
+            restored again.
     """
 
     def __init__(
         self,
         image_set: ImageSet,
-        methods: Sequence[Method],
+        candidates: Sequence[Candidate],
+        scorers: Mapping[str, Scorer],
         *,
         save: Path | None = None,
-        no_reference: dict[str, Scorer] | None = None,
     ) -> None:
         self.image_set = image_set
-        self.methods = methods
+        self.candidates = candidates
         self.save = save
-        self.no_reference = no_reference or {}
+        self._scorers = {metric.name: scorers[metric.name] for metric in image_set.metrics}
 
-    def score(self, sample: Sample) -> list[Score]:
-        """The scores of one image, one a method; what fails costs that image only."""
-        try:
-            rainy, clean = sample.read()
-            of_input = self._values(rainy, clean) if sample.has_input else {}
-        except IMAGE_ERRORS as error:
-            return [Score(sample.name, sample.scene, error=reason(error)) for _ in self.methods]
-        return [self._score(sample, method, (rainy, clean), of_input) for method in self.methods]
+    def score(self, cases: Sequence[Case]) -> Generator[list[ImageScores], None, None]:
+        """The scores of each case in order, one for each candidate; an error affects its image only.
 
-    def restored(self, sample: Sample, method: Method) -> tuple[Pixels, float | None]:
-        """A method's result for one image, and its seconds in the network; saved where that was asked for.
+        While one image is restored, the next one is read and the previous one is scored and saved.
+        """
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as scorer:
+            reading = [reader.submit(_read, case) for case in cases[:1]]
+            scoring: list[Future[list[ImageScores]]] = []
+            try:
+                for i, case in enumerate(cases):
+                    found = reading.pop().result()
+                    reading = [reader.submit(_read, following) for following in cases[i + 1 : i + 2]]
+                    restored = [self._try_to_restore(case, candidate, found) for candidate in self.candidates]
+                    scoring.append(scorer.submit(self._score, case, found, restored))
+                    if len(scoring) > 1:
+                        yield scoring.pop(0).result()
+                for future in scoring:
+                    yield future.result()
+            finally:
+                reader.shutdown(wait=False, cancel_futures=True)
+                scorer.shutdown(wait=False, cancel_futures=True)
+
+    def restored(self, case: Case, candidate: Candidate, rainy: RGB8) -> RGB8:
+        """A candidate's result for the rainy image of a case.
 
         Raises:
-            ImageError: An image cannot be read or restored, or a result differs from it in size.
-            OSError: A file cannot be read or written.
+            ImageError: It cannot be restored, or there is no result, or one of another size.
+            OSError: A file cannot be read.
         """
-        return self._restored(sample, method, sample.read()[0])
+        return self._restore(case, candidate, rainy).pixels
 
     def foreign(self) -> Path | None:
-        """A file where a restored image would be saved, but which something else made; None if there is none."""
-        for sample in self.image_set.samples:
-            for method in self.methods:
-                path = self._saved(sample, method)
-                if path is not None and path.exists() and _record(path)[0] != self._made_by(sample, method):
+        """A file where a restored image would be saved but that this run did not make; None if there is none."""
+        for case in self.image_set.cases:
+            for candidate in self.candidates:
+                path = self._path(case, candidate)
+                if path is not None and path.exists() and _record(path)[0] != self._made_by(case, candidate):
                     return path
         return None
 
-    def _score(
-        self, sample: Sample, method: Method, image_set: tuple[Pixels, Pixels | None], of_input: dict[str, float]
-    ) -> Score:
-        rainy, clean = image_set
+    def _try_to_restore(self, case: Case, candidate: Candidate, found: _Images | str) -> _Restored | str:
+        if isinstance(found, str):
+            return found
         try:
-            restored, seconds = self._restored(sample, method, rainy)
-            values = self._values(restored, clean)
+            return self._restore(case, candidate, found.rainy)
         except IMAGE_ERRORS as error:
-            return Score(sample.name, sample.scene, error=reason(error))
-        if all(math.isnan(value) for value in values.values()):
-            names = " and ".join(metric.upper() for metric in values)
-            return Score(sample.name, sample.scene, error=f"too small, or of one color, for {names}")
-        values |= {f"{metric}_input": value for metric, value in of_input.items()}
-        return Score(sample.name, sample.scene, values, seconds)
+            return reason(error)
 
-    def _values(self, image: Pixels, clean: Pixels | None) -> dict[str, float]:
-        if clean is None or self.image_set.protocol is None:
-            return {metric: _or_nan(score, image) for metric, score in self.no_reference.items()}
-        protocol = self.image_set.protocol
-        psnr = metrics.psnr(image, clean, protocol)
-        return {"psnr": psnr, "ssim": _or_nan(lambda image: metrics.ssim(image, clean, protocol), image)}
-
-    def _restored(self, sample: Sample, method: Method, rainy: Pixels) -> tuple[Pixels, float | None]:
-        if method.restorer is None:
-            if sample.result is None:
+    def _restore(self, case: Case, candidate: Candidate, rainy: RGB8) -> _Restored:
+        if candidate.restorer is None:
+            if case.result is None:
                 raise ImageError("no result of that name")
-            result = read_rgb8(sample.result)
-            if result.shape != rainy.shape:
-                raise ImageError(
-                    f"{sample.result.name} is {result.shape[1]}x{result.shape[0]}, "
-                    f"the image {rainy.shape[1]}x{rainy.shape[0]}"
-                )
-            return result, None
-        path = self._saved(sample, method)
-        made_by = self._made_by(sample, method)
+            return _Restored(_of_size(rainy, read_rgb8(case.result), case.result.name), None)
+        path = self._path(case, candidate)
         if path is not None and path.exists():
-            found, seconds = _record(path)
-            if found == made_by:
-                return read_rgb8(path), seconds
+            made_by, seconds = _record(path)
+            if made_by == self._made_by(case, candidate):
+                return _Restored(_of_size(rainy, read_rgb8(path), path.name), seconds)
         start = time.perf_counter()
-        pixels: Pixels = method.restorer(rainy)
-        seconds = time.perf_counter() - start
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            description = PngImagePlugin.PngInfo()
-            description.add_text(_RECORD, json.dumps({"made_by": made_by, "seconds": seconds}))
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "PNG", pnginfo=description)
-            with atomic_write(path) as file:
-                file.write(buffer.getvalue())
-        return pixels, seconds
+        pixels = candidate.restorer(rainy)
+        return _Restored(pixels, time.perf_counter() - start, path)
 
-    def _saved(self, sample: Sample, method: Method) -> Path | None:
-        if self.save is None or method.restorer is None:
+    def _score(self, case: Case, found: _Images | str, restored: Sequence[_Restored | str]) -> list[ImageScores]:
+        if isinstance(found, str):
+            return [ImageScores(case.name, case.scene, error=found) for _ in self.candidates]
+        try:
+            of_input = self._values(found.rainy, found.clean, "_input") if case.has_input else {}
+        except IMAGE_ERRORS as error:
+            return [ImageScores(case.name, case.scene, error=reason(error)) for _ in self.candidates]
+        scores = []
+        for candidate, result in zip(self.candidates, restored, strict=True):
+            if isinstance(result, str):
+                scores.append(ImageScores(case.name, case.scene, error=result))
+            else:
+                scores.append(self._score_one(case, candidate, found.clean, result, of_input))
+        return scores
+
+    def _score_one(
+        self, case: Case, candidate: Candidate, clean: RGB8 | None, restored: _Restored, of_input: dict[str, float]
+    ) -> ImageScores:
+        not_saved = self._save(case, candidate, restored)
+        try:
+            values = self._values(restored.pixels, clean)
+        except IMAGE_ERRORS as error:
+            return ImageScores(case.name, case.scene, error=reason(error), not_saved=not_saved)
+        if all(math.isnan(value) for value in values.values()):
+            titles = " and ".join(metric.title for metric in self.image_set.metrics)
+            why = f"too small, or of one color, for {titles}"
+            return ImageScores(case.name, case.scene, error=why, not_saved=not_saved)
+        return ImageScores(case.name, case.scene, values | of_input, restored.seconds, not_saved=not_saved)
+
+    def _values(self, image: RGB8, clean: RGB8 | None, suffix: str = "") -> dict[str, float]:
+        """Scores by metric; NaN where one is not defined for the image."""
+        values = {}
+        for name, scorer in self._scorers.items():
+            try:
+                values[name + suffix] = scorer(image, clean, self.image_set.protocol)
+            except ImageError:
+                values[name + suffix] = math.nan
+        return values
+
+    def _save(self, case: Case, candidate: Candidate, restored: _Restored) -> str | None:
+        """Save a result where that was asked for; why it could not be saved, or None."""
+        if restored.to_save is None:
             return None
-        return self.save / self.image_set.name / method.name / f"{sample.name}.png"
+        try:
+            record = {"made_by": self._made_by(case, candidate), "seconds": restored.seconds}
+            description = PngImagePlugin.PngInfo()
+            description.add_text(_RECORD, json.dumps(record))
+            buffer = io.BytesIO()
+            Image.fromarray(restored.pixels).save(buffer, "PNG", pnginfo=description)
+            restored.to_save.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(restored.to_save) as file:
+                file.write(buffer.getvalue())
+        except IMAGE_ERRORS as error:
+            return f"{restored.to_save}: cannot be written: {reason(error)}"
+        return None
 
-    def _made_by(self, sample: Sample, method: Method) -> dict[str, object]:
-        return {**method.settings, "input": sha256_of(sample.files[0]) if self.save else None}
+    def _path(self, case: Case, candidate: Candidate) -> Path | None:
+        if self.save is None or candidate.restorer is None:
+            return None
+        return self.save / self.image_set.name / candidate.name / f"{case.name}.png"
+
+    def _made_by(self, case: Case, candidate: Candidate) -> dict[str, object]:
+        return {**candidate.settings, "input": sha256_of(case.files[0])}
+
+
+def _read(case: Case) -> _Images | str:
+    """The images of a case, or why they cannot be read."""
+    try:
+        return _Images(*case.read())
+    except IMAGE_ERRORS as error:
+        return reason(error)
+
+
+def _of_size(rainy: RGB8, result: RGB8, name: str) -> RGB8:
+    """The result, which must be of the size of the rainy image."""
+    if result.shape != rainy.shape:
+        found, expected = (f"{image.shape[1]}x{image.shape[0]}" for image in (result, rainy))
+        raise ImageError(f"{name} is {found}, the image {expected}")
+    return result
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    """Of the finite ones; None if there are none."""
+    """Mean of the finite values; None if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     return math.fsum(finite) / len(finite) if finite else None
 
 
-def _or_nan(score: Scorer, image: Pixels) -> float:
-    """A metric's value, NaN where it is not defined for the image."""
-    try:
-        return score(image)
-    except ImageError:
-        return math.nan
-
-
 def _record(path: Path) -> tuple[object, float | None]:
-    """What made a saved result, and its seconds in the network; (None, None) if the file does not say."""
+    """What made a saved result, and its time in the network; (None, None) if the file does not say."""
     try:
         with Image.open(path) as image:
             record = json.loads(image.info.get(_RECORD, "null"))
         return record["made_by"], float(record["seconds"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, Image.DecompressionBombError):
         return None, None

@@ -1,4 +1,4 @@
-"""Evaluation runs as a table for people, as JSON and as CSV."""
+"""Scores as tables for people, as JSON and as CSV."""
 
 from __future__ import annotations
 
@@ -8,79 +8,85 @@ import math
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from rich.table import Table
+
 from drsformer_cli import console
+from drsformer_cli.metrics import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from rich.table import Table
-
-    from drsformer_cli.evaluation.evaluator import Run, Score
-
-_DIGITS = {"psnr": 2, "ssim": 4, "niqe": 3, "brisque": 2}
-_TITLES = {"psnr": "PSNR", "ssim": "SSIM", "niqe": "NIQE", "brisque": "BRISQUE"}
+    from drsformer_cli.evaluation.evaluator import ImageScores, SetScores
+    from drsformer_cli.evaluation.image_sets import ImageSet
+    from drsformer_cli.metrics import Metric
 
 
-def tables(runs: Sequence[Run]) -> Iterator[tuple[str, Table]]:
-    """A title and a table for each image set: the rainy input, every method, and what papers report."""
-    for _, group in groupby(runs, key=lambda run: run.image_set.name):
-        of_set = list(group)
+def tables(all_scores: Sequence[SetScores]) -> Iterator[tuple[str, Table]]:
+    """A title and a table for each image set: the rainy input, every candidate, and what papers report."""
+    for of_set in _by_set(all_scores):
         yield _title(of_set), _table(of_set)
 
 
-def notes(runs: Sequence[Run]) -> list[str]:
-    """What a reader needs to repeat the numbers, and to doubt them where they should be doubted."""
+def notes(all_scores: Sequence[SetScores]) -> list[str]:
+    """What a reader needs to repeat the scores, and reasons to doubt them."""
     lines = []
-    for _, group in groupby(runs, key=lambda run: run.image_set.name):
-        of_set = list(group)
+    for of_set in _by_set(all_scores):
         image_set = of_set[0].image_set
         lines += [f"{image_set.name}: {text}" for text in image_set.warnings]
         lines += [f"{image_set.name}: {text}" for text in _exceptions(of_set)]
-    for name, settings in {run.method.name: run.method.settings for run in runs}.items():
+    for name, settings in {scores.candidate.name: scores.candidate.settings for scores in all_scores}.items():
         if settings:
             facts = ", ".join(f"{key} {_setting(value)}" for key, value in settings.items())
             lines.append(f"{name}: {facts}")
-    if any(run.interval(metric) for run in runs for metric in run.image_set.metrics):
+    if any(scores.interval(metric.name) for scores in all_scores for metric in scores.image_set.metrics):
         lines.append("\u00b1: half of the 95 % interval of the mean, by bootstrap over scenes")
     return lines
 
 
-def line(score: Score) -> str:
-    """The numbers of one image."""
+def failures(scores: SetScores) -> list[tuple[str, str]]:
+    """The images that could not be scored or saved, as (name, reason)."""
+    return [
+        (score.name, reason)
+        for score in scores.scores
+        for reason in (score.error, score.not_saved)
+        if reason is not None
+    ]
+
+
+def line(score: ImageScores) -> str:
+    """The scores of one image."""
     if score.error:
         return f"{score.name}: {score.error}"
-    numbers = (f"{name} {_number(value, name.removesuffix('_input'))}" for name, value in score.values.items())
+    numbers = (f"{name} {_number(value, METRICS[name.removesuffix('_input')])}" for name, value in score.values.items())
     return f"{score.name}: {', '.join(numbers)}"
 
 
-def as_dict(run: Run) -> dict[str, object]:
-    """A run as plain values; a number that does not exist or is infinite is None."""
-    first, second = run.image_set.metrics
+def as_dict(scores: SetScores) -> dict[str, object]:
+    """Scores as plain values; a number that does not exist or is infinite is None."""
+    image_set = scores.image_set
     facts: dict[str, object] = {
-        "dataset": run.image_set.name,
-        "model": run.method.name,
-        "protocol": run.image_set.protocol,
-        "count": len(run.scored),
-        "expected": run.image_set.total,
+        "dataset": image_set.name,
+        "model": scores.candidate.name,
+        "protocol": image_set.protocol,
+        "count": len(scores.scored),
+        "expected": image_set.total,
     }
-    for metric in (first, second):
-        facts[metric] = run.mean(metric)
-        facts[f"{metric}_interval"] = run.interval(metric)
-        facts[f"{metric}_input"] = run.mean(f"{metric}_input")
-        facts[f"{metric}_{_change(run)}"] = run.gain(metric)
-    if run.image_set.protocol:
-        facts["identical"] = run.identical()
-        facts["identical_input"] = run.identical("_input")
-        facts["reported"] = [
-            {"method": method, "psnr": psnr, "ssim": ssim}
-            for method, psnr, ssim in (run.image_set.dataset.reported if run.image_set.dataset else ())
-        ]
-        facts["to_paper"] = _to_paper(run)
-    facts["seconds"] = run.seconds
-    facts |= run.method.settings
-    facts["warnings"] = [*run.image_set.warnings]
-    facts["problems"] = [*run.image_set.problems]
-    facts["failures"] = [{"name": score.name, "error": score.error} for score in run.scores if score.error]
+    for metric in image_set.metrics:
+        name = metric.name
+        facts[name] = scores.mean(name)
+        facts[f"{name}_interval"] = scores.interval(name)
+        facts[f"{name}_input"] = scores.mean(f"{name}_input")
+        facts[f"{name}_{_change(metric)}"] = scores.gain(name)
+    if image_set.has_clean:
+        facts["identical"] = scores.identical()
+        facts["identical_input"] = scores.identical("_input")
+        facts["reported"] = [{"method": method, **values} for method, values in _reported(image_set)]
+        facts["to_paper"] = _to_paper(scores)
+    facts["seconds"] = scores.seconds
+    facts |= scores.candidate.settings
+    facts["warnings"] = [*image_set.warnings]
+    facts["problems"] = [*image_set.problems]
+    facts["failures"] = [{"name": name, "error": error} for name, error in failures(scores)]
     facts["images"] = [
         {
             "name": score.name,
@@ -88,104 +94,122 @@ def as_dict(run: Run) -> dict[str, object]:
             **({"identical": True} if math.isinf(score.values.get("psnr", 0.0)) else {}),
             "seconds": score.seconds,
         }
-        for score in run.scored
+        for score in scores.scored
     ]
     return facts
 
 
-def as_csv(runs: Iterable[Run]) -> str:
-    """One row an image and method. Infinite values are `inf`, undefined ones empty."""
-    numbers = [f"{metric}{of}" for metric in _TITLES for of in ("", "_input")]
+def as_csv(all_scores: Iterable[SetScores]) -> bytes:
+    """One row for each image and candidate, in UTF-8. Infinite values are `inf`, undefined ones empty.
+
+    What of a name is not UTF-8 is written with backslashes, so that the rest stays readable.
+    """
+    numbers = [f"{metric}{of}" for metric in METRICS for of in ("", "_input")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["dataset", "model", "protocol", "name", *numbers, "seconds", "error"])
-    for run in runs:
-        for score in run.scores:
+    for scores in all_scores:
+        for score in scores.scores:
+            about = [scores.image_set.name, scores.candidate.name, scores.image_set.protocol, score.name]
             values = [_csv_number(score.values.get(number)) for number in numbers]
-            seconds = _csv_number(score.seconds)
-            writer.writerow(
-                [run.image_set.name, run.method.name, run.image_set.protocol, score.name, *values, seconds, score.error]
-            )
-    return text.getvalue()
+            writer.writerow([*about, *values, _csv_number(score.seconds), score.error or score.not_saved])
+    return text.getvalue().encode(errors="backslashreplace")
 
 
-def _table(runs: Sequence[Run]) -> Table:
-    from rich.table import Table  # noqa: PLC0415 - only tables need it
+def _by_set(all_scores: Sequence[SetScores]) -> Iterator[list[SetScores]]:
+    for _, group in groupby(all_scores, key=lambda scores: scores.image_set.name):
+        yield list(group)
 
-    image_set = runs[0].image_set
-    first = image_set.metrics[0]
-    reported = image_set.dataset.reported if image_set.dataset else ()
-    to_paper = [_signed(_to_paper(run), first) for run in runs]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    titles = [*(_TITLES[metric] for metric in image_set.metrics), f"{_TITLES[first]} {_change(runs[0])}", "s/image"]
+
+def _table(of_set: Sequence[SetScores]) -> Table:
+    image_set = of_set[0].image_set
+    metrics = image_set.metrics
+    to_paper = [_signed(_to_paper(scores), metrics[0]) for scores in of_set]
+    titles = ["", *(metric.title for metric in metrics), f"{metrics[0].title} {_change(metrics[0])}", "s/image"]
+    rows = []
+    if any(of_set[0].mean(f"{metric.name}_input") is not None for metric in metrics):
+        rows.append(["rainy input", *_cells(of_set[0], "_input"), "", "", ""])
+    for scores, difference in zip(of_set, to_paper, strict=True):
+        seconds = "" if scores.seconds is None else f"{scores.seconds:.2f}"
+        gain = _signed(scores.gain(metrics[0].name), metrics[0])
+        rows.append([scores.candidate.name, *_cells(scores, ""), gain, seconds, difference])
+    own = len(rows)
+    comparable = all(scores.comparable for scores in of_set)
+    for method, values in _reported(image_set):
+        cells = [_number(values.get(metric.name), metric) for metric in metrics]
+        rows.append([method if comparable else f"{method}, not comparable", *cells, "", "", ""])
     if any(to_paper):
         titles.append("to paper")
-    for title in titles:
-        table.add_column(title, justify="right")
-    if any(runs[0].mean(f"{metric}_input") is not None for metric in image_set.metrics):
-        table.add_row("rainy input", *_cells(runs[0], "_input"))
-    for run, difference in zip(runs, to_paper, strict=True):
-        seconds = "" if run.seconds is None else f"{run.seconds:.2f}"
-        cells = [run.method.name, *_cells(run, ""), _signed(run.gain(first), first), seconds]
-        table.add_row(*cells, *([difference] if any(to_paper) else []))
-    for method, psnr, ssim in reported:
-        text = method if all(run.comparable for run in runs) else f"{method}, not comparable"
-        table.add_row(text, _number(psnr, "psnr"), _number(ssim, "ssim"), style="dim")
+    table = Table(box=None, pad_edge=False)
+    table.add_column(titles[0])
+    for i, title in enumerate(titles[1:], 1):  # on a narrow terminal only names may be folded
+        widest = max(len(text) for text in (title, *(row[i] for row in rows)))
+        table.add_column(title, justify="right", no_wrap=True, min_width=widest)
+    for i, row in enumerate(rows):
+        table.add_row(*row[: len(titles)], style="dim" if i >= own else None)
     return table
 
 
-def _title(runs: Sequence[Run]) -> str:
-    image_set = runs[0].image_set
-    scored = min(len(run.scored) for run in runs)
-    kind = image_set.protocol or "no ground truth (lower is better)"
-    return f"{image_set.name}: {scored} of {image_set.total} images, {kind}"
+def _title(of_set: Sequence[SetScores]) -> str:
+    image_set = of_set[0].image_set
+    scored = min(len(scores.scored) for scores in of_set)
+    kind = image_set.protocol or "no clean images"
+    lower = [metric.title for metric in image_set.metrics if not metric.higher_is_better]
+    better = f" (lower {' and '.join(lower)} are better)" if lower else ""
+    return f"{image_set.name}: {scored} of {image_set.total} images, {kind}{better}"
 
 
-def _change(run: Run) -> str:
-    """PSNR and SSIM gain; NIQE and BRISQUE, where lower is better, change."""
-    return "gain" if run.image_set.protocol else "change"
+def _change(metric: Metric) -> str:
+    """A gain where higher is better, a change where lower is."""
+    return "gain" if metric.higher_is_better else "change"
 
 
-def _cells(run: Run, of: str) -> list[str]:
-    """Mean and half of the 95 % interval, of both metrics."""
+def _cells(scores: SetScores, of: str) -> list[str]:
+    """Mean and half of the 95 % interval, for each metric."""
     cells = []
-    for metric in run.image_set.metrics:
-        interval = run.interval(metric + of)
+    for metric in scores.image_set.metrics:
+        interval = scores.interval(metric.name + of)
         plus_minus = "" if interval is None else f" \u00b1 {_number((interval[1] - interval[0]) / 2, metric)}"
-        cells.append(_number(run.mean(metric + of), metric) + plus_minus)
+        cells.append(_number(scores.mean(metric.name + of), metric) + plus_minus)
     return cells
 
 
-def _exceptions(runs: Sequence[Run]) -> Iterator[str]:
+def _exceptions(of_set: Sequence[SetScores]) -> Iterator[str]:
     """What the means leave out."""
-    if number := runs[0].identical("_input"):
+    if number := of_set[0].identical("_input"):
         yield f"rainy input: {number} identical to the clean image, not in its mean PSNR; gains are over the others"
-    for run in runs:
-        if number := run.identical():
-            yield f"{run.method.name}: {number} identical to the clean image, not in the mean PSNR"
-        for metric in run.image_set.metrics:
-            undefined = [score.name for score in run.scored if math.isnan(score.values.get(metric, 0.0))]
+    for scores in of_set:
+        name = scores.candidate.name
+        if number := scores.identical():
+            yield f"{name}: {number} identical to the clean image, not in the mean PSNR"
+        for metric in scores.image_set.metrics:
+            undefined = [score.name for score in scores.scored if math.isnan(score.values.get(metric.name, 0.0))]
             if undefined:
-                names = console.some(undefined)
-                yield f"{run.method.name}: no {_TITLES[metric]} for {names} (too small, or of one color)"
+                yield f"{name}: no {metric.title} for {console.some(undefined)} (too small, or of one color)"
 
 
-def _to_paper(run: Run) -> float | None:
-    """PSNR above what this network's paper reports, where the two may be compared."""
-    mean, dataset = run.mean("psnr"), run.image_set.dataset
-    if mean is None or dataset is None or not run.comparable:
+def _reported(image_set: ImageSet) -> list[tuple[str, dict[str, float | None]]]:
+    """Published results of the data set: method, and values by metric."""
+    reported = image_set.dataset.reported if image_set.dataset else ()
+    return [(method, {"psnr": psnr, "ssim": ssim}) for method, psnr, ssim in reported]
+
+
+def _to_paper(scores: SetScores) -> float | None:
+    """PSNR above what the network's paper reports, where the two may be compared."""
+    mean = scores.mean("psnr")
+    if mean is None or not scores.comparable:
         return None
-    paper = next((psnr for method, psnr, _ in dataset.reported if method.startswith("DRSformer")), None)
+    own = (values["psnr"] for method, values in _reported(scores.image_set) if method.startswith("DRSformer"))
+    paper = next(own, None)
     return None if paper is None else mean - paper
 
 
-def _signed(value: float | None, metric: str) -> str:
-    return "" if value is None else f"{value:+.{_DIGITS[metric]}f}"
+def _signed(value: float | None, metric: Metric) -> str:
+    return "" if value is None else f"{value:+.{metric.digits}f}"
 
 
-def _number(value: float | None, metric: str) -> str:
-    return "" if value is None else f"{value:.{_DIGITS[metric]}f}"
+def _number(value: float | None, metric: Metric) -> str:
+    return "" if value is None else f"{value:.{metric.digits}f}"
 
 
 def _csv_number(value: float | None) -> str:
@@ -193,6 +217,6 @@ def _csv_number(value: float | None) -> str:
 
 
 def _setting(value: object) -> str:
-    """Hashes are shown by their beginning."""
+    """Hashes are shortened."""
     text = str(value)
     return text[:12] if len(text) == 64 else text

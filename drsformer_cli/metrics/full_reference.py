@@ -9,33 +9,34 @@ Shapes: images (H, W, 3) RGB uint8; luma (H, W) float64.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import cv2
 import numpy as np
 
 from drsformer.errors import ConfigError, ImageError
+from drsformer_cli.datasets import Protocol
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Pixels = NDArray[np.uint8]
+    from drsformer_cli.images import RGB8
+
     Floats = NDArray[np.float64]
 
-Protocol = Literal["uint8-Y", "float-Y"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 SMALLEST_SSIM_SIDE = 11
-"""Pixels of SSIM's window; smaller images have no SSIM."""
+"""Side of SSIM's window in pixels; smaller images have no SSIM."""
 
 _PEAK = 255.0
 _SSIM_SIGMA = 1.5
 _SSIM_K = (0.01, 0.03)
-_ROWS = 256  # of the SSIM map at a time: the working set stays in cache, and memory independent of the image
+_ROWS = 256  # rows of the SSIM map computed at a time: they stay in cache, and memory does not grow with the image
 
 
-def check_image(image: Pixels) -> None:
-    """Refuse what the metrics are not defined for.
+def check_image(image: RGB8) -> None:
+    """Refuse what no metric is defined for.
 
     Raises:
         ImageError: `image` is not (H, W, 3) uint8.
@@ -44,12 +45,12 @@ def check_image(image: Pixels) -> None:
         raise ImageError(f"metrics take (H, W, 3) uint8, not {image.shape} {image.dtype}")
 
 
-def luma(image: Pixels, protocol: Protocol) -> Floats:
+def luma(image: RGB8, protocol: Protocol) -> Floats:
     """Y of ITU-R BT.601 in its studio range, 16..235: Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255.
 
     Args:
         image: (H, W, 3) RGB, uint8.
-        protocol: "uint8-Y" rounds to integers, halves upwards; "float-Y" leaves Y as it is.
+        protocol: "uint8-Y" rounds Y to integers, halves upwards; "float-Y" does not round.
 
     Returns:
         (H, W) float64.
@@ -66,16 +67,16 @@ def luma(image: Pixels, protocol: Protocol) -> Floats:
     return np.floor(y + 0.5) if protocol == "uint8-Y" else y
 
 
-def psnr(restored: Pixels, clean: Pixels, protocol: Protocol = "uint8-Y") -> float:
+def psnr(restored: RGB8, clean: RGB8, protocol: Protocol = "uint8-Y") -> float:
     """Peak signal-to-noise ratio on luma, in dB: 20 log10(255 / rmse); infinite for equal luma.
 
     Args:
         restored: (H, W, 3) RGB, uint8.
         clean: The clean image of the same shape.
-        protocol: See the module. "float-Y" is computed on [0, 1] with peak 1, which is the same number.
+        protocol: See the module. The authors' script for "float-Y" uses [0, 1] with peak 1, which gives the same.
 
     Raises:
-        ImageError: Shapes or types differ from these.
+        ImageError: The shapes differ, or are not (H, W, 3) uint8.
         ConfigError: The protocol is unknown.
     """
     _check_pair(restored, clean)
@@ -83,7 +84,7 @@ def psnr(restored: Pixels, clean: Pixels, protocol: Protocol = "uint8-Y") -> flo
     return 20 * math.log10(_PEAK / math.sqrt(error)) if error else math.inf
 
 
-def ssim(restored: Pixels, clean: Pixels, protocol: Protocol = "uint8-Y") -> float:
+def ssim(restored: RGB8, clean: RGB8, protocol: Protocol = "uint8-Y") -> float:
     """Structural similarity on luma, -1..1: the mean of the map, 11x11 Gaussian window, 'valid' (Wang et al., 2004).
 
     "float-Y" first shrinks images whose shorter side is 384 or more, as the scripts of SSIM's authors suggest.
@@ -94,7 +95,7 @@ def ssim(restored: Pixels, clean: Pixels, protocol: Protocol = "uint8-Y") -> flo
         protocol: See the module.
 
     Raises:
-        ImageError: Shapes or types differ from these.
+        ImageError: The shapes differ, or are not (H, W, 3) uint8.
         ConfigError: The protocol is unknown.
     """
     _check_pair(restored, clean)
@@ -113,24 +114,24 @@ def ssim(restored: Pixels, clean: Pixels, protocol: Protocol = "uint8-Y") -> flo
     return total / (height * width)
 
 
-def _check_pair(restored: Pixels, clean: Pixels) -> None:
+def _check_pair(restored: RGB8, clean: RGB8) -> None:
     if restored.shape != clean.shape:
         raise ImageError(f"sizes differ: {restored.shape[1]}x{restored.shape[0]} and {clean.shape[1]}x{clean.shape[0]}")
 
 
 def _shrink(y: Floats) -> Floats:
-    """Mean of f x f pixels, every f-th kept, f = max(1, round(min(H, W) / 256)); borders mirrored."""
+    """Means of f x f pixels, every f-th kept, f = max(1, round(min(H, W) / 256)); borders are mirrored."""
     f = max(1, math.floor(min(y.shape) / 256 + 0.5))
     if f == 1:
         return y
-    # MATLAB's imfilter puts the center of an even window left and above; OpenCV's default would be right and below.
+    # The center of an even window is its upper left middle pixel in MATLAB's imfilter, its lower right one in OpenCV.
     center = ((f - 1) // 2, (f - 1) // 2)
     averaged: Any = cv2.blur(y, (f, f), anchor=center, borderType=cv2.BORDER_REFLECT)
     return np.ascontiguousarray(averaged[::f, ::f])
 
 
 def _ssim_map(x: Floats, y: Floats) -> Floats:
-    """(h, w) twice -> (h - 10, w - 10)."""
+    """Two (h, w) -> (h - 10, w - 10)."""
     c1, c2 = ((k * _PEAK) ** 2 for k in _SSIM_K)
     mean_x, mean_y = _gaussian(x), _gaussian(y)
     variance_x = _gaussian(x * x) - mean_x**2

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Pixels = NDArray[np.uint8]
+    from drsformer_cli.images import RGB8
+
     Floats = NDArray[np.float64]
 
 NIQE_FILE = "niqe_pris_params.npz"
@@ -63,7 +64,7 @@ class Niqe:
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise CheckpointError(f"{parameters}: not the parameters of NIQE ({error})") from None
 
-    def __call__(self, image: Pixels) -> float:
+    def __call__(self, image: RGB8) -> float:
         """Score of one image, 0 upwards, lower is more natural.
 
         Args:
@@ -129,7 +130,7 @@ class Brisque:
         if self._vectors.shape != (len(self._weights), _FEATURES):
             raise ValueError(self._vectors.shape)
 
-    def __call__(self, image: Pixels) -> float:
+    def __call__(self, image: RGB8) -> float:
         """Score of one image, 0..100, lower is more natural.
 
         Args:

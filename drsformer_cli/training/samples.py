@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import cv2
 import numpy as np
 
-from drsformer_cli.datasets import Pair, read_rgb8
+from drsformer_cli.images import read_rgb8
+from drsformer_cli.pairs import Pair
 from drsformer_cli.training import rain
 from drsformer_cli.training.config import Clean, Layers, Rendered
 

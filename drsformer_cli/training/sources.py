@@ -13,9 +13,9 @@ import numpy as np
 
 from drsformer.errors import ImageError
 from drsformer_cli import console, images
-from drsformer_cli.datasets import Pair, find_pairs, image_files, size_problems
 from drsformer_cli.errors import IMAGE_ERRORS, UsageError, reason
 from drsformer_cli.metrics import SMALLEST_SSIM_SIDE
+from drsformer_cli.pairs import Pair, find_pairs, image_files, size_problems
 from drsformer_cli.training.config import Clean, Layers, Paired
 from drsformer_cli.training.run_folder import METRICS
 from drsformer_cli.training.samples import PairedDrawer, RainDrawer, Samples, Store

@@ -55,6 +55,15 @@ def load_checkpoint(path: str | os.PathLike[str]) -> DRSformer:
         CheckpointError: The file is missing, damaged, foreign, or does not fit the network exactly; the message says
             in one line what was found.
     """
+    return load_with_training(path)[0]
+
+
+def load_with_training(path: str | os.PathLike[str]) -> tuple[DRSformer, object]:
+    """As `load_checkpoint`, with what `save_checkpoint` wrote as `training`; None where the file does not have it.
+
+    Raises:
+        CheckpointError: As `load_checkpoint`.
+    """
     path = Path(path)
     try:
         content = read_content(path)
@@ -72,7 +81,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> DRSformer:
         raise CheckpointError(f"{path}: {error}") from None
     model = build(config, ablation)
     model.load_state_dict({key: tensor.float() for key, tensor in state.items()}, strict=True)
-    return model.eval()
+    return model.eval(), content.get("training") if isinstance(content, dict) else None
 
 
 def check_checkpoint(path: str | os.PathLike[str], config: DRSformerConfig) -> None:
