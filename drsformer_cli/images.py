@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Channels = NDArray[Any]  # uint8 or uint16
-    RGB8 = NDArray[np.uint8]  # (H, W, 3)
 
 READABLE = "JPEG, PNG, TIFF, WebP, BMP or AVIF"
 
@@ -403,7 +402,7 @@ def to_8_bits(channels: Channels) -> Channels:
     return np.rint(channels / np.float32(257)).astype(np.uint8)
 
 
-def read_rgb8(path: Path) -> RGB8:
+def read_rgb8(path: Path) -> NDArray[np.uint8]:
     """An image as (H, W, 3) RGB uint8, upright: gray in three equal channels, no alpha, 16 bits rounded to 8.
 
     Raises:

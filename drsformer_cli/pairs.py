@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from drsformer_cli.datasets import Dataset, SideBySide
-    from drsformer_cli.images import RGB8
+    from drsformer_cli.metrics.full_reference import RGB8
 
 RAINY_FOLDERS = ("input", "rain", "rainy", "rainy_image", "lq", "inputs")
 CLEAN_FOLDERS = ("target", "norain", "clean", "ground_truth", "gt", "targets")

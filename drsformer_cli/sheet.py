@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from drsformer_cli.images import RGB8
+    from drsformer_cli.metrics.full_reference import RGB8
 
 WIDTH = 400
 """Maximum width of an image on the sheet, in pixels."""

@@ -10,7 +10,19 @@ from conftest import photo
 
 from drsformer.errors import CheckpointError, ConfigError, ImageError
 from drsformer_cli.images import read_rgb8
-from drsformer_cli.metrics import BRISQUE_FILES, NIQE_FILE, PROTOCOLS, Brisque, Niqe, luma, no_reference, psnr, ssim
+from drsformer_cli.metrics import (
+    BRISQUE_FILES,
+    METRICS,
+    NIQE_FILE,
+    PROTOCOLS,
+    Brisque,
+    Metric,
+    Niqe,
+    luma,
+    no_reference,
+    psnr,
+    ssim,
+)
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +196,28 @@ def test_damaged_parameter_files(tmp_path, content):
         Brisque(file, file)
     with pytest.raises(CheckpointError, match="NIQE"):
         Niqe(tmp_path / "none")
+
+
+def test_the_table_of_metrics(shared):
+    """Every metric can be loaded and called in one way; the first of each kind is the main one."""
+    assert [name for name, metric in METRICS.items() if metric.needs_clean] == ["psnr", "ssim"]
+    assert [name for name, metric in METRICS.items() if not metric.needs_clean] == ["niqe", "brisque"]
+    image, clean = photo(100, 200, noise=0.1), photo(100, 200)
+    values = {
+        name: metric.load(lambda file: shared / "data" / "iqa" / file)(image, clean, "float-Y")
+        for name, metric in METRICS.items()
+    }
+    assert values["psnr"] == psnr(image, clean, "float-Y")
+    assert values["ssim"] == ssim(image, clean, "float-Y")
+    assert values["niqe"] == Niqe(shared / "data" / "iqa" / NIQE_FILE)(image)
+    assert 0 <= values["brisque"] <= 100
+
+
+def test_a_metric_may_need_both_a_clean_image_and_files(tmp_path):
+    """As LPIPS would."""
+
+    def loaded(path):
+        return lambda restored, clean, protocol: (path, restored, clean, protocol)
+
+    row = Metric("x", "X", 3, higher_is_better=False, needs_clean=True, function=loaded, files=("x.pth",))
+    assert row.load(lambda file: tmp_path / file)(1, 2, "float-Y") == (tmp_path / "x.pth", 1, 2, "float-Y")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from drsformer_cli.evaluation.evaluator import Candidate, ImageScores, SetScores
     from drsformer_cli.evaluation.image_sets import ImageSet
-    from drsformer_cli.images import RGB8
+    from drsformer_cli.metrics.full_reference import RGB8
 
 _MOST_PROBLEMS_SHOWN = 10
 

@@ -5,11 +5,11 @@ Shapes: images (H, W, 3) RGB uint8.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,15 +20,18 @@ from drsformer.errors import ImageError
 from drsformer.files import atomic_write, sha256_of
 from drsformer_cli.errors import IMAGE_ERRORS, reason
 from drsformer_cli.images import read_rgb8
+from drsformer_cli.overlap import overlapped
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-    from concurrent.futures import Future
     from pathlib import Path
 
     from drsformer_cli.evaluation.image_sets import Case, ImageSet
-    from drsformer_cli.images import RGB8
     from drsformer_cli.metrics import Scorer
+    from drsformer_cli.metrics.full_reference import RGB8
+
+    _Images = tuple[RGB8, RGB8 | None]  # rainy, clean
 
 _RECORD = "drsformer"  # PNG text of a saved result that says what made it
 _RESAMPLES = 2000
@@ -143,14 +146,6 @@ class SetScores:
 
 
 @dataclass(frozen=True)
-class _Images:
-    """The images of a case."""
-
-    rainy: RGB8
-    clean: RGB8 | None
-
-
-@dataclass(frozen=True)
 class _Restored:
     """A candidate's result for a case.
 
@@ -194,22 +189,13 @@ class Evaluator:
 
         While one image is restored, the next one is read and the previous one is scored and saved.
         """
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as scorer:
-            reading = [reader.submit(_read, case) for case in cases[:1]]
-            scoring: list[Future[list[ImageScores]]] = []
-            try:
-                for i, case in enumerate(cases):
-                    found = reading.pop().result()
-                    reading = [reader.submit(_read, following) for following in cases[i + 1 : i + 2]]
-                    restored = [self._try_to_restore(case, candidate, found) for candidate in self.candidates]
-                    scoring.append(scorer.submit(self._score, case, found, restored))
-                    if len(scoring) > 1:
-                        yield scoring.pop(0).result()
-                for future in scoring:
-                    yield future.result()
-            finally:
-                reader.shutdown(wait=False, cancel_futures=True)
-                scorer.shutdown(wait=False, cancel_futures=True)
+        with contextlib.closing(overlapped(cases, lambda case: case.read(), self._restore_all, self._score)) as futures:
+            for case, future in futures:
+                try:
+                    scores = future.result()
+                except IMAGE_ERRORS as error:
+                    scores = [ImageScores(case.name, case.scene, error=reason(error)) for _ in self.candidates]
+                yield scores
 
     def restored(self, case: Case, candidate: Candidate, rainy: RGB8) -> RGB8:
         """A candidate's result for the rainy image of a case.
@@ -229,13 +215,15 @@ class Evaluator:
                     return path
         return None
 
-    def _try_to_restore(self, case: Case, candidate: Candidate, found: _Images | str) -> _Restored | str:
-        if isinstance(found, str):
-            return found
-        try:
-            return self._restore(case, candidate, found.rainy)
-        except IMAGE_ERRORS as error:
-            return reason(error)
+    def _restore_all(self, case: Case, images: _Images) -> tuple[_Images, list[_Restored | str]]:
+        """The images, and each candidate's result or why there is none."""
+        results: list[_Restored | str] = []
+        for candidate in self.candidates:
+            try:
+                results.append(self._restore(case, candidate, images[0]))
+            except IMAGE_ERRORS as error:
+                results.append(reason(error))
+        return images, results
 
     def _restore(self, case: Case, candidate: Candidate, rainy: RGB8) -> _Restored:
         if candidate.restorer is None:
@@ -251,20 +239,18 @@ class Evaluator:
         pixels = candidate.restorer(rainy)
         return _Restored(pixels, time.perf_counter() - start, path)
 
-    def _score(self, case: Case, found: _Images | str, restored: Sequence[_Restored | str]) -> list[ImageScores]:
-        if isinstance(found, str):
-            return [ImageScores(case.name, case.scene, error=found) for _ in self.candidates]
-        try:
-            of_input = self._values(found.rainy, found.clean, "_input") if case.has_input else {}
-        except IMAGE_ERRORS as error:
-            return [ImageScores(case.name, case.scene, error=reason(error)) for _ in self.candidates]
-        scores = []
-        for candidate, result in zip(self.candidates, restored, strict=True):
-            if isinstance(result, str):
-                scores.append(ImageScores(case.name, case.scene, error=result))
-            else:
-                scores.append(self._score_one(case, candidate, found.clean, result, of_input))
-        return scores
+    def _score(
+        self, case: Case, restored: tuple[_Images, list[_Restored | str]], _stop: threading.Event
+    ) -> list[ImageScores]:
+        """One for each candidate. Results are saved even after an interrupt: the next run takes them over."""
+        (rainy, clean), results = restored
+        of_input = self._values(rainy, clean, "_input") if case.has_input else {}
+        return [
+            ImageScores(case.name, case.scene, error=result)
+            if isinstance(result, str)
+            else self._score_one(case, candidate, clean, result, of_input)
+            for candidate, result in zip(self.candidates, results, strict=True)
+        ]
 
     def _score_one(
         self, case: Case, candidate: Candidate, clean: RGB8 | None, restored: _Restored, of_input: dict[str, float]
@@ -314,14 +300,6 @@ class Evaluator:
 
     def _made_by(self, case: Case, candidate: Candidate) -> dict[str, object]:
         return {**candidate.settings, "input": sha256_of(case.files[0])}
-
-
-def _read(case: Case) -> _Images | str:
-    """The images of a case, or why they cannot be read."""
-    try:
-        return _Images(*case.read())
-    except IMAGE_ERRORS as error:
-        return reason(error)
 
 
 def _of_size(rainy: RGB8, result: RGB8, name: str) -> RGB8:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from drsformer_cli.datasets import Dataset, Protocol
-    from drsformer_cli.images import RGB8
     from drsformer_cli.metrics import Metric
+    from drsformer_cli.metrics.full_reference import RGB8
     from drsformer_cli.pairs import Pairs
 
 _DEFAULT_PROTOCOL: Protocol = "uint8-Y"

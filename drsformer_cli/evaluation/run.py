@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from drsformer.inference import Precision, Tile
     from drsformer_cli.evaluation.evaluator import ImageScores
     from drsformer_cli.evaluation.image_sets import ImageSet, TrainingUse
-    from drsformer_cli.images import RGB8
     from drsformer_cli.metrics import Scorer
+    from drsformer_cli.metrics.full_reference import RGB8
     from drsformer_cli.ranks import Ranks
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from drsformer_cli.images import RGB8
+    from drsformer_cli.metrics.full_reference import RGB8
 
     Scorer = Callable[[RGB8, RGB8 | None, Protocol | None], float]
 

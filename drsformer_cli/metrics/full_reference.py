@@ -20,8 +20,7 @@ from drsformer_cli.datasets import Protocol
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from drsformer_cli.images import RGB8
-
+    RGB8 = NDArray[np.uint8]  # (H, W, 3)
     Floats = NDArray[np.float64]
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)

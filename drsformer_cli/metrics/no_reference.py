@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from drsformer_cli.images import RGB8
+    from drsformer_cli.metrics.full_reference import RGB8
 
     Floats = NDArray[np.float64]
 
