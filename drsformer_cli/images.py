@@ -139,6 +139,11 @@ def size(path: Path) -> tuple[int, int]:
     except UnidentifiedImageError:
         with path.open("rb") as file:
             raise ImageError(_unidentified(file)) from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise ImageError(f"more than the limit of {limit:.4g} megapixels") from None
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise ImageError(f"damaged image: {error}") from None
     return (height, width) if turned else (width, height)
 
 

@@ -5,8 +5,10 @@ import csv
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +278,46 @@ def test_a_file_that_cannot_be_opened_costs_its_pair(run, data, monkeypatch, err
     (facts,) = runs(answer)
     assert (answer.code, facts["count"], len(facts["problems"])) == (3, 2, 1)
     assert facts["problems"][0] == f"norain-2.png: {reason(error)}"
+
+
+def one_bit_png(path, width, height):
+    """A PNG of one color, which takes no memory to make."""
+    compress = zlib.compressobj()
+    row = bytes(1 + (width + 7) // 8)
+    data = b"".join([*(compress.compress(row) for _ in range(height)), compress.flush()])
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunks = [chunk(b"IHDR", header), chunk(b"IDAT", data), chunk(b"IEND", b"")]
+    Path(path).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def with_long_text(path):
+    data = Path(path).read_bytes()
+    text = chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(2 << 20)))
+    Path(path).write_bytes(data[:33] + text + data[33:])
+
+
+def with_orientation_as_text(path):
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\1" + struct.pack(">HHI", 0x112, 2, 2) + b"6\0\0\0\0\0\0\0"
+    with Image.open(path) as opened:
+        opened.convert("RGB").save(path, "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    "change", [with_long_text, with_orientation_as_text, lambda path: one_bit_png(path, 20_000, 10_000)]
+)
+@pytest.mark.parametrize("folder", ["input/rain-2.png", "target/norain-2.png"])
+def test_one_odd_file_costs_one_line_at_most(run, data, change, folder):
+    """Files that Pillow answers with a ValueError, a TypeError and a DecompressionBombError."""
+    change(f"data/Rain100L/{folder}")
+    answer = run("eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--json")
+    (facts,) = runs(answer)
+    missed = facts["problems"] + facts["failures"]
+    assert (facts["count"], len(missed), answer.code) in {(3, 0, 0), (2, 1, 3)}
+    assert "--max-megapixels" not in answer.err
 
 
 def test_no_bar_in_a_file(run, data, monkeypatch):
