@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from drsformer.inference import Tile as TileSetting
+    from drsformer.inference import TileSize
 
 
-def parse_tile(text: str) -> TileSetting:
+def parse_tile(text: str) -> TileSize:
     """`auto`, `none` or a number of pixels."""
     if text == "auto":
         return "auto"

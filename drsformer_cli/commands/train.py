@@ -152,7 +152,7 @@ def _run(
     check: bool,
 ) -> ExitCode:
     from drsformer.errors import DeviceError  # noqa: PLC0415
-    from drsformer.inference import is_out_of_memory  # noqa: PLC0415
+    from drsformer.memory import is_out_of_memory  # noqa: PLC0415
     from drsformer_cli.training.loop import describe_batch  # noqa: PLC0415
     from drsformer_cli.training.loop import train as loop  # noqa: PLC0415
     from drsformer_cli.training.toml_config import differences, plain  # noqa: PLC0415

@@ -111,10 +111,10 @@ def _make_writable(folder: Path) -> None:
 
 def _restored(rainy: DecodedImage, restorer: Restorer, progress: Callable[[int, int], None]) -> Restored:
     start = time.perf_counter()
-    pixels = restorer(rainy.pixels, progress)
+    restored = restorer.restore(rainy.pixels, progress)
     seconds = time.perf_counter() - start
-    image = replace(rainy, pixels=pixels)
-    return Restored(rainy, image, seconds, restorer.tile_used, _mean_change(rainy, image))
+    image = replace(rainy, pixels=restored.image)
+    return Restored(rainy, image, seconds, restored.tile, _mean_change(rainy, image))
 
 
 def _mean_change(before: DecodedImage, after: DecodedImage) -> float:

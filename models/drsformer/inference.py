@@ -1,4 +1,4 @@
-"""An image in, an image out: pad, tile, run the network, blend, clamp.
+"""A rainy image in, the restored image out: pad, tile, run the network, blend, clamp.
 
 Shapes: H, W of the image; h, w of a tile. Images are (H, W, 3); the network takes (1, 3, h, w).
 """
@@ -8,21 +8,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
-import weakref
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from drsformer.config import SIZE_MULTIPLE, DRSformerConfig
 from drsformer.errors import ConfigError, DeviceError, ImageError
 from drsformer.fast_inference import accelerate
+from drsformer.memory import free_memory, is_out_of_memory, measure_bytes_per_pixel
 from drsformer.model import DRSformer
 
 if TYPE_CHECKING:
@@ -30,34 +27,34 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Pixels = NDArray[Any]  # uint8, uint16 or float32
-    Floats = NDArray[np.float32]
+    ImageArray = NDArray[Any]  # uint8, uint16 or float32
+    FloatArray = NDArray[np.float32]
 
-Tile = int | Literal["auto"] | None
+TileSize = int | Literal["auto"] | None
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 PEAK_VALUE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
-"""The value that stands for 1, per type of an image."""
+"""The value that stands for 1, for each type of an image."""
 
 DEFAULT_OVERLAP = 32
 """Pixels that neighboring tiles share."""
 
 SMALLEST_TILE = 16
-"""Where shrinking for want of memory ends."""
+"""Tiles are not made smaller than this when memory runs out."""
 
 SMALLEST_AUTO_TILE = 64
-"""What tile="auto" chooses at least: a smaller tile shows the network too little."""
+"""The smallest tile that tile="auto" chooses."""
 
-# Where tile="auto" stops growing although memory is left: (whole image up to these pixels, else tiles of this size).
-# The benchmarks' images stay whole, as the published numbers were measured.
+# For each kind of device: images of up to so many pixels are processed whole, larger ones in tiles of up to this size,
+# even where more memory is free. The benchmarks' images stay whole: the published numbers were measured so.
 _AUTO = {"cpu": (640 * 640, 384), "cuda": (1536 * 1536, 1024), "mps": (1024 * 1024, 512)}
 
-# Tensors are not all: convolutions reorder into buffers of their own, and allocators keep holes. Measured on the CPU:
-# the process grows by 1.2 to 1.7 times the live tensors.
+# Convolutions need buffers beside the tensors, and memory becomes fragmented. Measured on a CPU: the process grows by
+# 1.2 to 1.7 times the size of the tensors.
 _OVERHEAD = 2.0
 _SHARE_OF_FREE_MEMORY = 0.6
 
-# Twice what the published networks need. Where even that fits, measuring would only cost time.
+# Twice what the published networks need. If even that fits, nothing needs to be measured.
 _GENEROUS_BYTES_PER_PIXEL = 25_000
 
 logger = logging.getLogger("drsformer")
@@ -65,26 +62,26 @@ logger = logging.getLogger("drsformer")
 
 def derain(
     model: nn.Module,
-    image: Pixels,
+    image: ImageArray,
     *,
-    tile: Tile = "auto",
+    tile: TileSize = "auto",
     overlap: int | None = None,
     precision: Precision = "auto",
     strength: float = 1.0,
     tta: bool = False,
-) -> Pixels:
+) -> ImageArray:
     """Remove the rain from an image.
 
     Args:
-        model: The network, on the device that shall do the work.
+        model: The network, on the device that it should run on.
         image: (H, W, 3) RGB of any size; uint8, uint16, or float32 in [0, 1].
-        tile: Side of the square tiles in pixels, rounded up to a multiple of 8 (of 8 times the network's stem);
-            None processes the image whole; "auto" keeps small images whole and chooses a tile that fits the free
-            memory for larger ones.
-        overlap: Pixels that neighboring tiles share, less than the tile; None chooses.
-        precision: "auto" is float32 on CPU and bfloat16 (else float16) autocast on CUDA cards that have it.
-            Attention scores, top-k and softmax are float32 in any case.
-        strength: 0 returns the image as it is, 1 the restored one, values between blend the two.
+        tile: Side of the square tiles in pixels, rounded up to a multiple of 8 times the network's stem. None: the
+            image is processed whole. "auto": small images are processed whole, larger ones in tiles that fit the
+            free memory.
+        overlap: Pixels that neighboring tiles share, less than the tile. None: 32, or a quarter of a small tile.
+        precision: "auto" is float32 on a CPU and bfloat16 (or float16) autocast on CUDA devices that support it.
+            Attention scores, top-k and softmax are always float32.
+        strength: Blends between the image (0) and the restored image (1).
         tta: Whether to average the results of the 8 flips and quarter turns: eight times the work.
 
     Returns:
@@ -93,25 +90,35 @@ def derain(
     Raises:
         ImageError: `image` has another shape, type or range, or the network's output is not finite in float32.
         ConfigError: A setting is out of its range.
-        DeviceError: The device has no memory even for the smallest tile.
+        DeviceError: The device is out of memory even for the smallest tile.
     """
     return Restorer(model, tile=tile, overlap=overlap, precision=precision, strength=strength, tta=tta)(image)
 
 
-class Restorer:
-    """`derain` with its settings, for many images: what one image teaches about memory serves the next.
-
-    The settings and errors are those of `derain`. The weights are taken as they are when it is made.
+@dataclass(frozen=True)
+class Restored:
+    """A restored image, and how it was computed.
 
     Attributes:
-        tile_used: Tile of the latest image; None when it was processed whole.
+        image: The restored image, of the shape and type of the rainy one.
+        tile: Side of the tiles in pixels. None: the image was processed whole.
+    """
+
+    image: ImageArray
+    tile: int | None
+
+
+class Restorer:
+    """`derain` for many images: the network is prepared once, and settings are checked once.
+
+    Takes the settings and raises the errors of `derain`. Later changes of the model's weights have no effect.
     """
 
     def __init__(
         self,
         model: nn.Module,
         *,
-        tile: Tile = "auto",
+        tile: TileSize = "auto",
         overlap: int | None = None,
         precision: Precision = "auto",
         strength: float = 1.0,
@@ -126,21 +133,28 @@ class Restorer:
             raise ConfigError(f"strength must be between 0 and 1, not {strength}")
         self.strength = strength
         self.tta = tta
-        self.tile_used: int | None = None
         self._half = half_precision(precision, self.device)
-        # The rearrangement was measured on CPUs only; it knows nothing of what a subclass may have changed.
+        # The fast network was measured on CPUs only, and does not know what a subclass changes.
         faster = type(model) is DRSformer and self.device.type == "cpu" and self._half is None
         self._network = accelerate(cast("DRSformer", model)) if faster else model
         self._largest_tile: int | None = None  # set when the device ran out of memory
         self._bytes_per_pixel: float | None = None
         self._said: set[str] = set()
 
-    def __call__(self, image: Pixels, progress: Callable[[int, int], None] | None = None) -> Pixels:
-        """Restore one image; `progress(done, total)` is called after every tile."""
+    def __call__(self, image: ImageArray) -> ImageArray:
+        """Return the restored image; see `derain`."""
+        return self.restore(image).image
+
+    def restore(self, image: ImageArray, progress: Callable[[int, int], None] | None = None) -> Restored:
+        """Restore an image; see `derain`.
+
+        Args:
+            image: The rainy image.
+            progress: Called after each tile with the number of finished tiles and the number of all tiles.
+        """
         _check_image(image)
         H, W = image.shape[:2]
         tile = self.choose_tile(H, W)
-        self.tile_used = tile if tile is not None and max(H, W) > tile else None
         done = 0
         rows, columns = self._grid(H, W, tile)
 
@@ -156,19 +170,19 @@ class Restorer:
             if image.dtype != np.float32:
                 np.rint(np.multiply(rows_done, peak, out=rows_done), out=rows_done)
             restored[top : top + len(rows_done)] = rows_done
-        return restored
+        return Restored(restored, tile if tile is not None and max(H, W) > tile else None)
 
     @property
     def precision(self) -> str:
-        """What it computes in: fp32, bf16 or fp16."""
+        """Precision of the computation: fp32, bf16 or fp16."""
         return {None: "fp32", torch.bfloat16: "bf16"}.get(self._half, "fp16")
 
     def choose_tile(self, height: int, width: int) -> int | None:
-        """Tile for an image of that size, in pixels; None is the whole image."""
+        """Side of the tiles for an image of this size, in pixels; None: the image is processed whole."""
         if self.tile != "auto":
             return self.tile
         whole, preferred = _AUTO.get(self.device.type, _AUTO["cpu"])
-        budget = _free_memory(self.device) * _SHARE_OF_FREE_MEMORY / _OVERHEAD
+        budget = free_memory(self.device) * _SHARE_OF_FREE_MEMORY / _OVERHEAD
         pixels = _round_up(height, self._multiple) * _round_up(width, self._multiple)
         if pixels <= whole and pixels * _GENEROUS_BYTES_PER_PIXEL <= budget:
             return None
@@ -178,7 +192,7 @@ class Restorer:
             return None
         tile = min(preferred, math.isqrt(int(budget / self._bytes_per_pixel)))
         tile = max(SMALLEST_AUTO_TILE, tile - tile % self._multiple)
-        # No larger than the same number of tiles needs: what they would share beyond the overlap is work done twice.
+        # The smallest tile that needs no more tiles: what they share beyond the overlap is computed twice.
         needed = max(fitting_tile(length, tile, self._overlap(tile)) for length in (height, width))
         return max(SMALLEST_AUTO_TILE, _round_up(needed, self._multiple))
 
@@ -190,19 +204,21 @@ class Restorer:
             return 0
         if self.overlap is None:
             return min(DEFAULT_OVERLAP, tile // 4)
-        # A tile that had to shrink may be smaller than the overlap that was asked for.
+        # A tile that was made smaller when memory ran out may be smaller than the given overlap.
         return min(self.overlap, tile - 1) if tile == self.tile else min(self.overlap, tile // 2)
 
-    def _restore_rows(self, image: Pixels, tile: int | None, count: Callable[[], None]) -> Iterator[tuple[int, Floats]]:
-        """Yield (top, rows) from top to bottom, rows (n, W, 3) finished, in [0, 1].
+    def _restore_rows(
+        self, image: ImageArray, tile: int | None, count: Callable[[], None]
+    ) -> Iterator[tuple[int, FloatArray]]:
+        """Yield (top, rows) from top to bottom: finished rows, (n, W, 3) in [0, 1].
 
-        Holds one row of tiles in float32; every tile is blended over what lies left of it and above it. A blend of
-        equal values gives exactly that value, so tiling alone never changes a pixel.
+        Holds one row of tiles in float32. Each tile is blended over its left and upper neighbors; a blend of equal
+        values is exactly that value, so that tiling alone never changes a pixel.
         """
         H, W = image.shape[:2]
         tops, lefts = self._grid(H, W, tile)
         h, w = min(tile or H, H), min(tile or W, W)
-        above: Floats | None = None  # rows of the previous row of tiles that this one overlaps
+        above: FloatArray | None = None  # rows of the previous row of tiles that this one overlaps
         for i, top in enumerate(tops):
             band = np.empty((h, W, 3), np.float32)
             right = 0  # columns of the band that are filled
@@ -221,8 +237,8 @@ class Restorer:
             above = band[finished:].copy()
             yield top, band[:finished]
 
-    def _restore_tile(self, pixels: Pixels) -> Floats:
-        """(h, w, 3) of any type -> (h, w, 3) in [0, 1]; in smaller tiles where the device's memory demands it."""
+    def _restore_tile(self, pixels: ImageArray) -> FloatArray:
+        """(h, w, 3) of any type -> (h, w, 3) in [0, 1], in smaller tiles where the device is out of memory."""
         size = max(pixels.shape[:2])
         if self._largest_tile is None or size <= self._largest_tile:
             try:
@@ -230,7 +246,7 @@ class Restorer:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # Outside the handler, whose traceback would keep the tensors alive.
+            # Not in the handler: its traceback would keep the tensors alive.
             self._shrink(size)
         restored = np.empty(pixels.shape, np.float32)
         for top, rows in self._restore_rows(pixels, self._largest_tile, lambda: None):
@@ -243,9 +259,9 @@ class Restorer:
         if size <= SMALLEST_TILE:
             raise DeviceError(f"{self.device} is out of memory even for a tile of {size} pixels; try another device")
         self._largest_tile = max(SMALLEST_TILE, size // 2 // self._multiple * self._multiple)
-        self._say_once("memory", f"{self.device} is out of memory for a tile of {size}; going on with smaller tiles")
+        self._say_once("memory", f"{self.device} is out of memory for a tile of {size} pixels; using smaller tiles")
 
-    def _restore_whole(self, pixels: Pixels) -> Floats:
+    def _restore_whole(self, pixels: ImageArray) -> FloatArray:
         h, w = pixels.shape[:2]
         rainy = np.ascontiguousarray(pixels, np.float32)
         if pixels.dtype != np.float32:
@@ -255,14 +271,16 @@ class Restorer:
             padded = pad_to_multiple(x, self._multiple)
             y = self._averaged(padded, self._half)
             if self._half is not None and not torch.isfinite(y).all():
-                self._say_once("half", f"not finite in {self._half}; computing such tiles again in float32")
+                self._say_once(
+                    "half", f"{self.precision} gives values that are not finite; such tiles are computed in fp32"
+                )
                 y = self._averaged(padded, None)
             y = y[..., :h, :w].clamp(0, 1)
             if not torch.isfinite(y).all():
-                raise ImageError("the network's output is not finite: are the weights damaged?")
+                raise ImageError("the network's output is not finite; the checkpoint may be damaged")
             if self.strength < 1:
                 y = x.lerp(y, self.strength)
-            restored: Floats = y.squeeze(0).permute(1, 2, 0).cpu().numpy()
+            restored: FloatArray = y.squeeze(0).permute(1, 2, 0).cpu().numpy()
         return restored
 
     def _averaged(self, x: Tensor, half: torch.dtype | None) -> Tensor:
@@ -288,9 +306,9 @@ class Restorer:
 
 
 def pad_to_multiple(x: Tensor, multiple: int = SIZE_MULTIPLE) -> Tensor:
-    """(B, 3, h, w) -> h and w rounded up to multiples, at the right and bottom: reflected, then replicated.
+    """Pad (B, 3, h, w) at the right and bottom to sizes that are multiples of `multiple`.
 
-    Reflection gives at most h - 1 and w - 1 pixels; where that is not enough the last one is repeated.
+    Padding reflects the image, at most h - 1 and w - 1 pixels, and repeats the last pixel beyond that.
     """
     h, w = x.shape[-2:]
     below, right = _round_up(h, multiple) - h, _round_up(w, multiple) - w
@@ -310,99 +328,24 @@ def tile_starts(length: int, tile: int | None, overlap: int) -> list[int]:
 
 
 def fitting_tile(length: int, tile: int, overlap: int) -> int:
-    """The smallest tile of which no more are needed than of `tile`; at most `tile`."""
+    """The smallest tile that covers `length` with no more tiles than `tile` does."""
     number = len(tile_starts(length, tile, overlap))
     return math.ceil((length + (number - 1) * overlap) / number)
 
 
-def ramp(length: int) -> Floats:
-    """Weights of the new tile over `length` shared pixels: rising from 0 to 1 with level ends, 3 t^2 - 2 t^3."""
+def ramp(length: int) -> FloatArray:
+    """Weights of the new tile over `length` shared pixels: 3 t^2 - 2 t^3, which rises smoothly from 0 to 1."""
     t = (np.arange(length) + 0.5) / max(length, 1)
     return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
-def _blend_over(old: Floats, new: Floats, weights: Floats) -> None:
-    """Add weights * (new - old) to old, in place: exact where the two agree."""
+def _blend_over(old: FloatArray, new: FloatArray, weights: FloatArray) -> None:
+    """Add weights * (new - old) to old, in place; exact where the two are equal."""
     old += weights * (new - old)
 
 
-def measure_bytes_per_pixel(forward: Callable[[Tensor], Tensor], device: torch.device) -> float:
-    """Peak bytes of the tensors that a forward pass keeps alive, per pixel of its input.
-
-    Run on a small input: the attention maps, which do not grow with the image, are small beside it.
-    """
-    if device.type == "cuda":  # its allocator counts by itself, workspaces included
-        size = 256
-        x = torch.zeros(1, 3, size, size, device=device)
-        with torch.inference_mode():
-            before = torch.cuda.memory_allocated(device)
-            torch.cuda.reset_peak_memory_stats(device)
-            forward(x)
-            peak = torch.cuda.max_memory_allocated(device) - before
-        return max(1.0, peak / size**2)
-    size = 64
-    with torch.no_grad(), _PeakMemory() as memory:
-        forward(torch.zeros(1, 3, size, size, device=device))
-    return max(1.0, memory.peak / size**2)
-
-
-class _PeakMemory(TorchDispatchMode):
-    """Counts the bytes of the storages that are alive, and the most there were."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._live = 0
-        self._storages: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage()) not in self._storages:
-                self._storages.add(storage)
-                self._live += storage.nbytes()
-                self.peak = max(self.peak, self._live)
-                weakref.finalize(storage, self._release, storage.nbytes())
-        return result
-
-    def _release(self, size: int) -> None:
-        self._live -= size
-
-
-def _free_memory(device: torch.device) -> float:
-    """Bytes that this process may still take on the device."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return float(free + kept)
-    if device.type == "mps":
-        return float(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    # Processes that torchrun started on this machine share it.
-    return min(_available_memory(), _container_memory()) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def _available_memory() -> float:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return float(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return 4.0 * 2**30  # a guess for systems without /proc: half of a small machine
-
-
-def _container_memory() -> float:
-    """What the control group (a container, a batch job) has left; infinite where there is no limit."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text())
-        return float(limit - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # no such file, or "max"
-        return math.inf
-
-
 def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """Type of the autocast; None is float32."""
+    """Type for autocast; None: float32."""
     known: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision in known:
         return known[precision]
@@ -415,18 +358,7 @@ def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else None
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether that is what an exception of torch means."""
-    # The CPU and MPS allocators raise plain RuntimeErrors.
-    text = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "DefaultCPUAllocator" in text
-        or "out of memory" in text
-    )
-
-
-def _checked_tile(tile: Tile, multiple: int) -> Tile:
+def _checked_tile(tile: TileSize, multiple: int) -> TileSize:
     if tile is None or tile == "auto":
         return tile
     if isinstance(tile, bool) or not isinstance(tile, int | np.integer) or tile < SIZE_MULTIPLE:
@@ -434,7 +366,7 @@ def _checked_tile(tile: Tile, multiple: int) -> Tile:
     return _round_up(int(tile), multiple)
 
 
-def _checked_overlap(overlap: int | None, tile: Tile) -> int | None:
+def _checked_overlap(overlap: int | None, tile: TileSize) -> int | None:
     if overlap is None:
         return None
     if isinstance(overlap, bool) or not isinstance(overlap, int | np.integer) or overlap < 0:
@@ -444,7 +376,7 @@ def _checked_overlap(overlap: int | None, tile: Tile) -> int | None:
     return int(overlap)
 
 
-def _check_image(image: Pixels) -> None:
+def _check_image(image: ImageArray) -> None:
     if not isinstance(image, np.ndarray):
         raise ImageError(f"expected a numpy array of shape (H, W, 3), not a {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
