@@ -158,7 +158,7 @@ def composite(clean: Pixels, layer: Layer, look: Look, rng: np.random.Generator)
     veil, contrast, saturation = (rng.uniform(*ranges) for ranges in (look.veil, look.contrast, look.saturation))
     screen = rng.random() < look.screen
     if veil > 0:
-        haze = np.float32(veil) * _depth(*layer.shape, rng)[..., None]  # (H, W, 1)
+        haze = np.float32(veil) * _depth(layer.shape[0], layer.shape[1], rng)[..., None]  # (H, W, 1)
         air = 255 * rng.uniform(*AIRLIGHT) * (1 + 0.03 * rng.standard_normal(3)).astype(np.float32)
         image += haze * (np.minimum(air, 255) - image)
     if saturation != 1:
@@ -263,16 +263,16 @@ def _render_noise(ranges: RainRanges, height: int, width: int, rng: np.random.Ge
         (reach, math.ceil(reach + length)),
         interpolation=cv2.INTER_LINEAR,
     )
-    noise = cv2.blur(noise, (1, max(2, round(length))))
+    noise = np.asarray(cv2.blur(noise, (1, max(2, round(length)))), np.float32)
     center = reach / 2, (reach + length) / 2
     matrix = cv2.getRotationMatrix2D(center, angle, 1.0)
-    matrix[:, 2] += (width / 2 - center[0], height / 2 - center[1])
+    matrix[:, 2] += np.array([width / 2 - center[0], height / 2 - center[1]])
     turned: Any = cv2.warpAffine(noise, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
     field = np.asarray(turned, np.float32) / max(float(noise.std()), 1e-6)
     layer = np.maximum(field - np.float32(rng.uniform(-0.3, 0.7)), 0)
     layer = _blurred(layer, blur) * _gusts(gusts, height, width, rng)
     layer *= np.float32(amount / max(float(layer.mean()), 1e-6))
-    return np.minimum(layer, 255)
+    return np.asarray(np.minimum(layer, 255), np.float32)
 
 
 def _blurred(layer: Layer, sigma: float) -> Layer:

@@ -86,8 +86,10 @@ def merge(below: Table, above: Table) -> Table:
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("kind") in (None, old.get("kind"))
-        merged[key] = merge(old, value) if same_kind else value
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("kind") in (None, old.get("kind")):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
     return merged
 
 
