@@ -22,7 +22,7 @@ from drsformer_cli.evaluation.image_sets import training_uses, with_training_war
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from drsformer.inference import Precision, Tile
+    from drsformer.inference import Precision, TileSize
     from drsformer_cli.evaluation.evaluator import ImageScores
     from drsformer_cli.evaluation.image_sets import ImageSet, TrainingUse
     from drsformer_cli.metrics import Scorer
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Settings:
     """How the networks run; see `drsformer.derain` and `drsformer_cli.device`."""
 
-    tile: Tile
+    tile: TileSize
     overlap: int | None
     precision: Precision
     device: str
