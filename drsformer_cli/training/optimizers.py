@@ -18,20 +18,21 @@ if TYPE_CHECKING:
     from drsformer_cli.training.config import TrainingSection
 
 MOMENTUM = 0.95
-"""Of Muon."""
+"""Decay of Muon's momentum."""
 
 ADAMW_RMS = 0.2
-"""Root mean square of an AdamW step at learning rate 1, about, which Muon's steps are scaled to (Liu et al. 2025)."""
+"""About the root mean square of AdamW's steps at learning rate 1, to which Muon's are scaled (Liu et al. 2025)."""
 
 FEWEST_CHANNELS = 4
-"""On either side of a kernel for Muon: not the image's three colors, not depth-wise kernels nor channel pairs."""
+"""Fewest input and output channels of a kernel for Muon: not three colors, channel pairs or depth-wise kernels."""
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+_WIDE = 2  # times as many columns as rows from which iterating on the n x n Gram matrix is faster
 
 
 def make_optimizers(model: nn.Module, training: TrainingSection) -> tuple[Optimizer, ...]:
-    """What steps the parameters of a model, each of them in one of the optimizers."""
+    """The optimizers of `training.optimizer`; each parameter of the model is in exactly one of them."""
     kernels: dict[int, list[nn.Parameter]] = {3: [], 1: []}  # for Muon, by the matrices that they stack
     others = []
     queries_keys_values = {module.qkv.weight for module in model.modules() if isinstance(module, TKSA)}
@@ -48,15 +49,17 @@ def make_optimizers(model: nn.Module, training: TrainingSection) -> tuple[Optimi
 
 
 class Muon(Optimizer):
-    """Momentum whose steps are orthogonalised: kernels change along all directions alike.
+    """Momentum with orthogonalized steps, which change a kernel by the same amount in all directions.
 
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; scaled as by Liu et al., "Muon is
-    scalable for LLM training", arXiv 2502.16982, so that a learning rate for AdamW fits.
+    scalable for LLM training", arXiv 2502.16982, so that learning rates for AdamW can be used. `torch.optim.Muon`
+    accepts only parameters of two dimensions, orthogonalizes each as one matrix and always in bfloat16; kernels of
+    convolutions have four dimensions, and q, k and v are three matrices in one kernel.
 
     Args:
-        groups: Kernels (C_out, C_in, k, k); in each group `matrices`: how many matrices are stacked along C_out.
+        groups: Kernels (C_out, C_in, k, k); each group has `matrices`, the number of matrices stacked along C_out.
         lr: Learning rate.
-        weight_decay: Decoupled, as of AdamW.
+        weight_decay: Decoupled weight decay, as in AdamW.
     """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, weight_decay: float) -> None:
@@ -64,7 +67,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step; a closure is not supported."""
+        """Make one step; the closure is ignored."""
         del closure
         for group in self.param_groups:
             for kernel in group["params"]:
@@ -82,12 +85,28 @@ class Muon(Optimizer):
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
-    """U V^T of the matrix U S V^T, roughly: singular values of 0.7 to 1.2; Newton-Schulz iterations."""
-    a, b, c = _NEWTON_SCHULZ
+    """About U V^T of the matrix U S V^T, with singular values of 0.7 to 1.2, by Newton-Schulz iterations."""
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / x.norm().clamp_min(1e-7)
-    for _ in range(_ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x: Tensor = matrix.T if tall else matrix  # (n, m), n <= m
+    x = x / torch.linalg.vector_norm(x).clamp_min(1e-7)
+    if x.shape[1] < _WIDE * x.shape[0]:
+        for _ in range(_ITERATIONS):
+            x = _polynomial(x @ x.T) @ x
+    else:
+        # The same iterations without x: all are polynomials in the first gram, hence symmetric, and commute.
+        gram = x @ x.T  # (n, n)
+        product = polynomial = _polynomial(gram)
+        for _ in range(_ITERATIONS - 1):
+            gram = polynomial @ (polynomial @ gram)
+            polynomial = _polynomial(gram)
+            product = polynomial @ product
+        x = product @ x
     return x.T if tall else x
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """The polynomial a I + b G + c G^2 of the symmetric (n, n) matrix G."""
+    a, b, c = _NEWTON_SCHULZ
+    polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    polynomial.diagonal().add_(a)
+    return polynomial

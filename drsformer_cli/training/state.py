@@ -110,7 +110,8 @@ class State:
     def average(self, decay: float) -> None:
         """Move the averaged weights toward the present ones."""
         if self.ema is not None:
-            torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+            for averaged, present in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+                averaged.lerp_(present.detach(), 1 - decay)
 
     def finite(self) -> bool:
         """Whether all weights are numbers."""
