@@ -4,10 +4,11 @@ import pytest
 import torch
 from test_model import seeded_weights
 
-from drsformer import DRSformer, DRSformerConfig
-from drsformer.fast_training import RearrangedMSFN, rearrange
+from drsformer import DRSformer, DRSformerConfig, fast_training
+from drsformer.fast_training import DepthwiseConv2d, RearrangedMSFN, rearrange
 
 
+@pytest.mark.parametrize("chunk", [1, fast_training.CHUNK])  # sample by sample, or all at once
 @pytest.mark.parametrize(
     "values",
     [
@@ -15,16 +16,22 @@ from drsformer.fast_training import RearrangedMSFN, rearrange
         {"mefc": False, "norm_bias": False, "bias": True},
         {"mefc": False, "ffn_expansion_factor": 2.0},
         {"mefc": False, "ffn_expansion_factor": 0.13},  # one hidden channel at the first level
+        {"mefc": False, "stem": 2},
+        {"mefc": False, "stem": 4, "bias": True},
     ],
 )
-def test_outputs_and_gradients_are_the_same(values):
+def test_outputs_and_gradients_are_the_same(values, chunk, monkeypatch):
+    monkeypatch.setattr(fast_training, "CHUNK", chunk)
     config = DRSformerConfig(**{"dim": 8, "num_blocks": (1, 1, 1, 2), **values})
     plain, rearranged = DRSformer(config).double(), DRSformer(config).double()
     plain.load_state_dict(seeded_weights(plain, 3))
     rearrange(rearranged)
     rearranged.load_state_dict(plain.state_dict())
-    assert any(isinstance(module, RearrangedMSFN) for module in rearranged.modules())
-    x = torch.rand(2, 3, 16, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for kind in (RearrangedMSFN, DepthwiseConv2d):
+        assert any(isinstance(module, kind) for module in rearranged.modules())
+    multiple = config.size_multiple
+    size = (3, 3, 2 * multiple, 3 * multiple)
+    x = torch.rand(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected, output = plain(x), rearranged(x)
     assert (output - expected).abs().max() < 1e-10
     expected.square().sum().backward()
