@@ -1,5 +1,7 @@
 """The paper's ablations: each is built, trained, saved, and loaded as what it is."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_model import seeded_weights
@@ -40,6 +42,20 @@ def test_is_trained_saved_and_loaded(ablation, tmp_path):
         assert torch.equal(loaded(x), model(x))
     pixels = (x[0].permute(1, 2, 0).numpy() * 255).astype("uint8")
     assert derain(loaded, pixels).shape == pixels.shape
+
+
+@pytest.mark.parametrize(
+    "ablation", [Ablation(top_k=()), Ablation(mefc="final"), Ablation(feed_forward="gdfn")], ids=str
+)
+def test_the_stem_is_no_matter_to_it(ablation, tmp_path):
+    model = build(replace(CONFIG, stem=2), ablation).eval()
+    save_checkpoint(model, tmp_path / "a.pth")
+    loaded = load_checkpoint(tmp_path / "a.pth")
+    assert (loaded.config.stem, loaded.ablation) == (2, ablation)
+    x = torch.rand(1, 3, 16, 32)
+    with torch.inference_mode():
+        assert torch.equal(loaded(x), model(x))
+    assert derain(loaded, torch.zeros(19, 30, 3, dtype=torch.uint8).numpy()).shape == (19, 30, 3)
 
 
 def test_without_a_change_it_is_the_network_itself():

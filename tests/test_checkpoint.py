@@ -71,6 +71,8 @@ def test_other_precisions_become_float32(dtype, state, tmp_path):
         {"bias": True},
         {"ffn_expansion_factor": 2.0},
         {"ffn_expansion_factor": 1.37},
+        {"stem": 2},
+        {"stem": 4, "mefc": True},
     ],
 )
 def test_configuration_is_read_from_the_shapes(values, tmp_path):
@@ -84,6 +86,12 @@ def test_our_own_file_carries_its_configuration(tmp_path):
     config = DRSformerConfig(**{**TINY.to_dict(), "ffn_expansion_factor": 2.663})
     save_checkpoint(DRSformer(config), tmp_path / "own.pth")
     assert load_checkpoint(tmp_path / "own.pth").config == config
+
+
+def test_files_from_before_the_stem(state, tmp_path):
+    config = TINY.to_dict()
+    del config["stem"]
+    assert load_checkpoint(saved({"params": state, "config": config}, tmp_path)).config == TINY
 
 
 def test_half_precision_file_is_half_the_size(tiny, tmp_path):
@@ -130,6 +138,12 @@ def restormer(state):
         (lambda s: {**s, "output.weight": (s["output.weight"] * float("nan")).to(torch.float8_e5m2)}, "not finite"),
         (lambda s: {**s, "latent.0.attn.temperature": torch.ones(3, 1, 1)}, r"num_heads\[3\]"),
         (lambda s: {**s, "latent.0.attn.temperature": torch.tensor(1.0)}, "is a scalar"),
+        (lambda s: {**s, "patch_embed.proj.weight": torch.zeros(8, 5, 3, 3)}, "shape 8x5x3x3, expected 8x3x3x3"),
+        (lambda s: {**s, "patch_embed.proj.weight": torch.zeros(8, 0, 3, 3)}, "shape 8x0x3x3, expected 8x3x3x3"),
+        (lambda s: {**s, "patch_embed.proj.weight": torch.zeros(8)}, "shape 8, expected 8x3x3x3"),
+        (lambda s: {**s, "patch_embed.proj.weight": torch.zeros(8, 27, 3, 3)}, "stem must be one of 1, 2, 4, not 3"),
+        (lambda s: {**s, "patch_embed.proj.weight": torch.zeros(8, 12, 3, 3)}, "output.weight has shape 3x16x3x3"),
+        (lambda s: {"params": s, "config": {**TINY.to_dict(), "stem": 2}}, "config says stem = 2, its weights say 1"),
         (lambda s: {**s, "latent.900000.attn.attn1": torch.zeros(1)}, "blocks numbered up to 900000"),
         (lambda s: {"params": s, "config": {"dim": 16}}, "config says dim = 16"),
         (lambda s: {"params": s, "config": {"width": 16}}, "unknown configuration key 'width'"),
@@ -215,6 +229,8 @@ def test_check_for_one_network(tiny, tiny_file, tmp_path):
         check_checkpoint(tiny_file, replace(TINY, norm_bias=False))
     with pytest.raises(CheckpointError, match=r"^another network: num_heads = \(1, 2, 4, 8\), expected"):
         check_checkpoint(tiny_file, replace(TINY, num_heads=(2, 2, 4, 8)))
+    with pytest.raises(CheckpointError, match=r"^another network: stem = 1, expected 2$"):
+        check_checkpoint(tiny_file, replace(TINY, stem=2))
     with pytest.raises(CheckpointError, match=r"has shape .*, expected"):
         check_checkpoint(tiny_file, replace(TINY, ffn_expansion_factor=2.0))
     with pytest.raises(CheckpointError, match=r"^num_heads\[3\]"):

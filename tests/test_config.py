@@ -27,11 +27,21 @@ def test_presets_are_the_published_variants():
         ({"ffn_expansion_factor": 0.001}, "at least one hidden channel"),
         ({"bias": 1}, "bias must be"),
         ({"mefc": "yes"}, "mefc must be"),
+        ({"stem": 0}, "stem must be one of 1, 2, 4, not 0"),
+        ({"stem": 3}, "stem must be"),
+        ({"stem": True}, "stem must be"),
+        ({"stem": 2.0}, "stem must be"),
     ],
 )
 def test_impossible_values_are_named(values, message):
     with pytest.raises(ConfigError, match=message):
         DRSformerConfig(**values)
+
+
+@pytest.mark.parametrize(("stem", "multiple", "channels"), [(1, 8, 3), (2, 16, 12), (4, 32, 48)])
+def test_a_stem_changes_what_the_network_takes(stem, multiple, channels):
+    config = DRSformerConfig(stem=stem)
+    assert (config.size_multiple, config.image_channels) == (multiple, channels)
 
 
 def test_dictionary_and_back():
@@ -40,3 +50,9 @@ def test_dictionary_and_back():
     assert hash(config)
     with pytest.raises(ConfigError, match="unknown configuration key 'depth'"):
         DRSformerConfig.from_dict({"depth": 3})
+
+
+def test_dictionaries_from_before_the_stem_are_the_papers_network():
+    values = DRSformerConfig().to_dict()
+    del values["stem"]
+    assert DRSformerConfig.from_dict(values).stem == 1

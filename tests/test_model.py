@@ -67,13 +67,25 @@ def test_state_dict_key_by_key(variant, shared):
     assert {key: list(tensor.shape) for key, tensor in DRSformer(PRESETS[variant]).state_dict().items()} == expected
 
 
-@pytest.mark.parametrize("config", [{"mefc": True}, {"mefc": False}, {"mefc": False, "norm_bias": False, "bias": True}])
-@pytest.mark.parametrize("shape", [(1, 16, 8), (3, 16, 24), (2, 40, 8)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"mefc": True},
+        {"mefc": False},
+        {"mefc": False, "norm_bias": False, "bias": True},
+        {"mefc": False, "stem": 2},
+        {"mefc": True, "stem": 2, "bias": True},
+        {"mefc": False, "stem": 4},
+    ],
+)
+@pytest.mark.parametrize("shape", [(1, 2, 1), (3, 2, 3), (2, 5, 1)])
 def test_any_size_and_batch_with_gradients(config, shape):
     model = DRSformer(DRSformerConfig(**SMALL, **config)).double()
     model.load_state_dict(seeded_weights(model, 3))
-    B, H, W = shape
-    x = torch.rand(B, 3, H, W, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    B, rows, columns = shape
+    multiple = model.config.size_multiple
+    size = (B, 3, multiple * rows, multiple * columns)
+    x = torch.rand(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     literal = {key: tensor.detach().clone().requires_grad_() for key, tensor in model.state_dict().items()}
     expected = transcription.forward(literal, x)
     output = model(x)
@@ -96,3 +108,23 @@ def test_half_precision_stays_close():
 def test_other_sizes_are_refused(tiny, shape):
     with pytest.raises(ConfigError, match="multiples of 8"):
         tiny(torch.zeros(shape))
+
+
+def test_with_a_stem_fewer_sizes_are_accepted():
+    model = DRSformer(DRSformerConfig(**SMALL, mefc=False, stem=2))
+    with pytest.raises(ConfigError, match="H and W must be positive multiples of 16, not 16 and 24"):
+        model(torch.zeros(1, 3, 16, 24))
+
+
+def test_a_stem_works_on_every_second_pixel_of_a_smaller_image():
+    """With features switched off, the network is its residual; with the last convolution as an identity, shuffled."""
+    model = DRSformer(DRSformerConfig(**SMALL, mefc=False, stem=2)).eval()
+    seen = []
+    model.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    torch.nn.init.zeros_(model.output.weight)
+    x = torch.rand(1, 3, 32, 48)
+    with torch.inference_mode():
+        assert torch.equal(model(x), x)
+    (unshuffled,) = seen
+    assert unshuffled.shape == (1, 12, 16, 24)
+    assert torch.equal(unshuffled[0, 4 * 1 + 2 * 0 + 1], x[0, 1, 0::2, 1::2])  # green, even rows, odd columns

@@ -117,6 +117,11 @@ def test_model_section_changes_a_preset():
     section = configs.ModelSection(preset="small", dim=8, ablation=configs.AblationSection(attention="dense"))
     assert section.network() == DRSformerConfig(dim=8, num_blocks=(1, 1, 2, 3), mefc=False)
     assert section.ablation.ablation() == Ablation(top_k=())
+    assert configs.ModelSection(preset="small", dim=24, stem=2).network() == replace(PRESETS["small"], dim=24, stem=2)
+
+
+def test_patches_fit_the_stem():
+    assert configs.load("general", ["model.stem=2", "data.patch=48"]).model.network().size_multiple == 16
 
 
 @pytest.mark.parametrize(
@@ -125,6 +130,9 @@ def test_model_section_changes_a_preset():
         (["data.patch=100"], "data.patch: expected a multiple of 8, not 100"),
         (["data.patch=104"], "data.patch: expected a multiple of 16, 8 * model.stem, not 104"),
         (["stages=[{after=1, patch=104}]"], "stages.0.patch: expected a multiple of 16, 8 * model.stem, not 104"),
+        (["model.stem=4", "data.patch=48"], "data.patch: expected a multiple of 32"),
+        (["model.stem=3"], "model.stem must be one of 1, 2, 4, not 3"),
+        (["model.stem=2.0"], "model.stem: expected an integer"),
         (["model.grow=true"], "model.grow: expected weights to grow from"),
         (["model.dim=7"], "model.dim must be an even integer"),
         (["model.ablation.top_k=[0]"], "model.ablation.top_k must be shares above 0"),

@@ -9,6 +9,7 @@ import torch
 from drsformer import DRSformer, load_checkpoint
 from drsformer_cli.errors import UsageError
 from drsformer_cli.ranks import Ranks
+from drsformer_cli.training import optimizers
 from drsformer_cli.training.config import Config, DataSection, ModelSection, TrainingSection
 from drsformer_cli.training.loop import Step, _judge_losses, criterion
 from drsformer_cli.training.optimizers import ADAMW_RMS, Muon, make_optimizers
@@ -78,6 +79,19 @@ def test_muon_steps_are_orthogonal(matrices, shape):
         assert (step / max(step.shape) ** 0.5 - expected).norm() < 0.35 * expected.norm()
 
 
+@pytest.mark.parametrize("shape", [(24, 24), (24, 47), (24, 48), (24, 300), (300, 24)])
+def test_wide_matrices_are_orthogonalized_by_the_same_iterations(shape):
+    """Singular values from 1 to 1e-5, so that some are still growing after the last iteration."""
+    U, _, V = torch.linalg.svd(torch.randn(shape, dtype=torch.float64), full_matrices=False)
+    values = torch.logspace(0, -5, 24, dtype=torch.float64)
+    expected = values / values.norm()
+    for _ in range(5):
+        expected = 3.4445 * expected - 4.7750 * expected**3 + 2.0315 * expected**5
+    for dtype, bound in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
+        result = optimizers._orthogonal((U * values @ V).to(dtype))
+        assert (result - (U * expected @ V)).norm() < bound * expected.norm()
+
+
 def test_all_optimizers_wait_where_one_overflows():
     config = configuration(TINY, optimizer="muon", lr=0.01)
     begun = make_state(config, CPU)
@@ -107,6 +121,25 @@ def test_the_mean_of_another_loss_is_forgotten():
         assert (resumed.loss, resumed.loss_name) == (pytest.approx(expected), loss)
 
 
+def test_checkpoints_from_before_the_stem_resume():
+    run = configuration(TINY)
+    content = make_state(run, CPU).content(plain(run))
+    del content["config"]["stem"]
+    make_state(run, CPU, content)
+    with pytest.raises(UsageError, match=r"another network: config\.stem: 1 -> 2"):
+        make_state(configuration({**TINY, "stem": 2}), CPU, content)
+
+
+def test_averaged_weights_follow():
+    begun = state(TINY, ema=0.9)
+    for parameter in begun.model.parameters():
+        parameter.data += 1
+    before = [parameter.clone() for parameter in begun.ema.parameters()]
+    begun.average(0.9)
+    for averaged, old in zip(begun.ema.parameters(), before, strict=True):
+        torch.testing.assert_close(averaged, old + 0.1)
+
+
 def test_a_grown_network_begins_as_the_smaller_one(tiny_file):
     more = [1, 2, 1, 3]
     with pytest.raises(UsageError, match=r"config\.num_blocks: \[1, 1, 1, 1\] -> \[1, 2, 1, 3\]"):
@@ -119,5 +152,7 @@ def test_a_grown_network_begins_as_the_smaller_one(tiny_file):
     # What is new learns: its last layers have gradients.
     grown(x).sum().backward()
     assert grown.latent[2].ffn.project_out.weight.grad.abs().max() > 0
+    with pytest.raises(UsageError, match=r"config\.stem: 1 -> 2"):
+        state({**TINY, "stem": 2, "num_blocks": more, "weights": str(tiny_file), "grow": True})
     with pytest.raises(UsageError, match=r"config\.dim: 8 -> 16"):
         state({"preset": "small", "dim": 16, "num_blocks": more, "weights": str(tiny_file), "grow": True})

@@ -1,6 +1,6 @@
 """The same network rearranged for speed and memory on a CPU: `accelerate(model)`. Inference in float32 only.
 
-The definition to read is `model.py`; this file computes the same function from the same weights, to rounding.
+The definition to read is `model.py`; this file computes the same function from the same weights, up to rounding.
 
 * Everything is channels-last (NHWC), where depth-wise convolutions run two to four times faster than in NCHW. A pixel's
   channels lie side by side, so that a 1x1 is a matrix product that can add to what is there.
@@ -8,8 +8,8 @@ The definition to read is `model.py`; this file computes the same function from 
 * TKSA: q and k exist for a few rows at a time, in cache, and are summed up into scores and norms. The sparse maps and
   `project_out` become one C x C matrix, applied to v once.
 * MSFN: each grouped convolution, two channels in and one out, is a depth-wise one followed by adding the two; the
-  hidden channels are brought into that order once, in the 1x1 before, so that nothing is concatenated. They are worked
-  off in blocks that add into the last 1x1, so that the 2h-wide tensors never exist.
+  1x1 before writes the hidden channels in that order, so that nothing is concatenated. They are computed in blocks that
+  add to the result of the last 1x1, so that the 2h-wide tensors never exist.
 * MEFC: in place too. The last 1x1 of each expert, its gate weight and its part of the 1x1 over the concatenation become
   one matrix; experts are summed, not concatenated.
 
@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from drsformer.model import Experts, ExpertStep, LayerNorm, Operation, SparseTransformerBlock
 
 SMALLEST_BLOCK = 24
-"""Channel pairs of MSFN, about, that are computed at once at full resolution: so many, or a third of C if that is more.
+"""About how many channel pairs of MSFN are computed at once at full resolution: this, or a third of C if that is more.
 
-Smaller ones are slower, larger ones need more memory. Lower levels have fewer pixels and take proportionally more.
+Smaller blocks are slower, larger ones need more memory. Lower levels, and all levels of a network with a stem, have
+fewer pixels than the image and compute proportionally more pairs at once.
 """
 
 STRIP = 2**20
-"""Values that are computed at once where strips of the image are, 4 MB: few strips that fit into the cache."""
+"""Values per strip of the image, 4 MB, where strips are computed: few strips that fit into the cache."""
 
 HALVINGS = {
     "encoder_level1": 0,
@@ -46,24 +47,25 @@ HALVINGS = {
     "decoder_level2": 1,
     "decoder_level1": 0,
 }
-"""Halvings of H and W where each group of blocks works."""
+"""How often H and W are halved where each group of blocks works, not counting the stem."""
 
 
 def accelerate(model: DRSformer) -> DRSformer:
-    """A network that computes the same function, to rounding, from copies of the weights as they are now.
+    """A network that computes the same function, up to rounding, from copies of the current weights.
 
     Args:
-        model: Any DRSformer, on any device; it is left as it is.
+        model: Any DRSformer, on any device; it is not changed.
 
     Returns:
-        A network for inference without autocast: (B, 3, H, W) -> (B, 3, H, W). It has no state dict of the published
-        form.
+        A network for inference without autocast: (B, 3, H, W) -> (B, 3, H, W). Its state dict does not have the
+        published keys.
     """
     with torch.device("meta"):
         fast = DRSformer(model.config)
     fast.load_state_dict({key: tensor.clone() for key, tensor in model.state_dict().items()}, assign=True)
     for name, halvings in HALVINGS.items():
-        blocks = (FastBlock(block, 4**halvings) for block in getattr(fast, name))
+        shrinkage = (model.config.stem * 2**halvings) ** 2
+        blocks = (FastBlock(block, shrinkage) for block in getattr(fast, name))
         setattr(fast, name, nn.Sequential(_ToRows(), *blocks, _FromRows()))
     for name in ("encoder_level0", "refinement"):
         if isinstance(mefc := getattr(fast, name), MEFC):
@@ -90,7 +92,7 @@ class FastBlock(nn.Module):
     """Sparse Transformer block in place: adds TKSA(LN(x)), then MSFN(LN(x)), to rows."""
 
     def __init__(self, block: SparseTransformerBlock, shrinkage: int) -> None:
-        """Shrinkage: pixels of the image for one of the block's."""
+        """Shrinkage: pixels of the image per pixel of the block's input."""
         super().__init__()
         self.attn = FastTKSA(block.norm1, block.attn)
         channels = block.ffn.project_in.in_channels
@@ -148,7 +150,7 @@ class FastMSFN(nn.Module):
         self.blocks = nn.ModuleList()
         h = ffn.dwconv3x3_1.out_channels
         for half, second in enumerate((ffn.dwconv3x3_1, ffn.dwconv5x5_1)):
-            # An odd h makes a block one channel wider; vectors of 16 channels shall stay full.
+            # An odd h makes a block one channel wider; vectors of 16 channels are to stay full.
             starts = [i * (pairs - h % 2) for i in range(max(1, round(h / 2 / pairs)))]
             for start, stop in zip(starts, [*starts[1:], h // 2], strict=True):
                 self.blocks.append(_HiddenBlock(ffn, half, second, start, stop))
@@ -164,7 +166,7 @@ class FastMSFN(nn.Module):
 
 
 class _HiddenBlock(nn.Module):
-    """The way of some hidden channels through MSFN.
+    """Some of MSFN's hidden channels, from `project_in` to `project_out`.
 
     Of h hidden channels u, a = ReLU(3x3(u)) and b = ReLU(5x5(u)). Output j of the second convolution reads channels 2j
     and 2j + 1 of [a, b]: neighbors of a, or neighbors of b, or, where h is odd, the last of a and the first of b.
@@ -285,7 +287,7 @@ def _is_pointwise(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
 
 
 def _matrix(pointwise: nn.Conv2d) -> Tensor:
-    """Of a 1x1 convolution, from its inputs to its outputs: (outputs, inputs)."""
+    """The matrix of a 1x1 convolution, (outputs, inputs)."""
     weight = pointwise.weight.flatten(1)
     return weight if pointwise.groups == 1 else weight.flatten().diag()
 
@@ -299,7 +301,7 @@ def _depthwise(kernels: Tensor, bias: Tensor | None) -> nn.Conv2d:
 
 
 def _with_weight(weight: Tensor, bias: Tensor | None = None, groups: int = 1) -> nn.Conv2d:
-    """Convolution of stride 1 that keeps H and W, with these weights."""
+    """Convolution of stride 1 with these weights that keeps H and W."""
     out_channels, in_channels, size, _ = weight.shape
     conv = nn.Conv2d(
         in_channels * groups,

@@ -6,6 +6,8 @@ by one and concatenated. Functions over a state dict with the published keys; `d
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +17,8 @@ State = dict[str, Tensor]
 
 def forward(w: State, x: Tensor, heads: tuple[int, ...] = (1, 2, 4, 8)) -> Tensor:
     """Restore x (B, 3, H, W) with the weights w."""
-    level1 = conv(w, "patch_embed.proj", x)
+    stem = math.isqrt(w["patch_embed.proj.weight"].shape[1] // 3)
+    level1 = conv(w, "patch_embed.proj", F.pixel_unshuffle(x, stem))
     if any(key.startswith("encoder_level0.") for key in w):
         level1 = mefc(w, "encoder_level0", level1)
     level1 = blocks(w, "encoder_level1", level1, heads[0])
@@ -29,7 +32,7 @@ def forward(w: State, x: Tensor, heads: tuple[int, ...] = (1, 2, 4, 8)) -> Tenso
     y = blocks(w, "decoder_level1", torch.cat([up(w, "up2_1", y), level1], 1), heads[0])
     if any(key.startswith("refinement.") for key in w):
         y = mefc(w, "refinement", y)
-    return conv(w, "output", y) + x
+    return F.pixel_shuffle(conv(w, "output", y), stem) + x
 
 
 def conv(w: State, key: str, x: Tensor, groups: int = 1, dilation: int = 1) -> Tensor:
