@@ -4,11 +4,10 @@ import pytest
 import torch
 from test_model import seeded_weights
 
-from drsformer import DRSformer, DRSformerConfig, fast_training
+from drsformer import DRSformer, DRSformerConfig
 from drsformer.fast_training import DepthwiseConv2d, RearrangedMSFN, rearrange
 
 
-@pytest.mark.parametrize("chunk", [1, fast_training.CHUNK])  # sample by sample, or all at once
 @pytest.mark.parametrize(
     "values",
     [
@@ -20,8 +19,7 @@ from drsformer.fast_training import DepthwiseConv2d, RearrangedMSFN, rearrange
         {"mefc": False, "stem": 4, "bias": True},
     ],
 )
-def test_outputs_and_gradients_are_the_same(values, chunk, monkeypatch):
-    monkeypatch.setattr(fast_training, "CHUNK", chunk)
+def test_outputs_and_gradients_are_the_same(values):
     config = DRSformerConfig(**{"dim": 8, "num_blocks": (1, 1, 1, 2), **values})
     plain, rearranged = DRSformer(config).double(), DRSformer(config).double()
     plain.load_state_dict(seeded_weights(plain, 3))

@@ -4,7 +4,6 @@ The definition to read is `model.py`. Here everything is channels-last, and:
 
 * MSFN's grouped convolutions of channel pairs, which are slow both ways, become depth-wise ones followed by adding the
   two channels of a pair; weights are reordered instead of activations, so that nothing wide is concatenated.
-* MSFN works on a few samples of the batch at a time, whose hidden channels stay in the cache.
 * The input's gradient of a depth-wise convolution is computed as a convolution with the flipped kernel, which is
   somewhat faster than oneDNN's code for it.
 * The gradient of a 5x5 depth-wise kernel, which takes ten times as long as the convolution, is assembled from two of
@@ -23,9 +22,6 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from drsformer.model import MSFN, DRSformer
-
-CHUNK = 2**19
-"""Values that a hidden tensor of MSFN has at most, 2 MB, unless one sample has more: such tensors fit the cache."""
 
 
 def rearrange(model: DRSformer) -> None:
@@ -60,14 +56,12 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 class RearrangedMSFN(MSFN):
-    """MSFN with depth-wise convolutions only, a few samples at a time, (B, C, H, W) -> (B, C, H, W)."""
+    """MSFN with depth-wise convolutions only, (B, C, H, W) -> (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        _, _, H, W = x.shape
         first, second = self._halves(x.device)
-        samples = max(1, CHUNK // (self.dwconv3x3_1.out_channels * H * W))
-        y = torch.cat([first(some) + second(some) for some in x.split(samples)])
+        y = first(x) + second(x)
         return y if self.project_out.bias is None else y + self.project_out.bias.view(-1, 1, 1)
 
     def _halves(self, device: torch.device) -> list[_Half]:

@@ -2,12 +2,13 @@
 
     python tests/benchmarks/speed.py [ROUNDS [PRESET HEIGHT WIDTH]]
 
-Both run with the allocator as PyTorch finds it and with the setting of our commands, which speeds up either; each in a
-process of its own, in turn, A B C D A B C D. Times are medians of ROUNDS (5). Memory is what a process grows by at its
-highest during one forward pass, as Linux counts it, the median of PEAKS.
+Height and width are rounded up to the multiple that the network takes. Both run with PyTorch's default allocator and
+with the setting of our commands, which speeds up either; each in a process of its own, in turn, A B C D A B C D. Times
+are medians of ROUNDS (5). Memory is the peak growth of a process during one forward pass, as Linux counts it, the
+median of PEAKS.
 
-The two limits are what the rearranged network would need if it did nothing but its multiplications, at the rate of a
-large matrix product, or nothing but read the inputs and write the outputs of its operations, at the rate of a copy.
+The two limits are the time of the rearranged network's multiplications alone, at the rate of a large matrix product,
+and of reading the inputs and writing the outputs of its operations alone, at the rate of a copy.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from drsformer import PRESETS, DRSformer
 from drsformer.fast_inference import accelerate
 from drsformer_cli.device import keep_freed_memory
 
-CASES = (("small", 328, 488), ("plain", 256, 256), ("mefc", 256, 256))  # the first: 481x321, padded
+CASES = (("small", 321, 481), ("plain", 256, 256), ("mefc", 256, 256))
 
 NETWORKS = ("transcription", "fast")
 ALLOCATORS = ("default", "drsformer's")
@@ -49,6 +50,12 @@ def network(name, preset):
         return accelerate(model)
     state = model.state_dict()
     return lambda x: transcription.forward(state, x)
+
+
+def padded(preset, height, width):
+    """The case with sides that the network takes."""
+    multiple = PRESETS[preset].size_multiple
+    return preset, -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
 def seconds(function, *arguments):
@@ -77,7 +84,7 @@ def resident(kind):
 def print_peak(forward, height, width):
     """For a process of its own: bytes that it grows by at its highest."""
     with torch.inference_mode():
-        forward(torch.rand(1, 3, 32, 32))  # libraries are loaded
+        forward(torch.rand(1, 3, 32, 32))  # loads the libraries
         x = torch.rand(1, 3, height, width)
         gc.collect()
         before = resident("VmRSS")
@@ -149,6 +156,7 @@ def limits(preset, height, width, rounds):
 def main():
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     cases = [(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))] if len(sys.argv) > 4 else CASES
+    cases = [padded(*case) for case in cases]
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds")
     print("| preset | size | allocator | transcription | fast | ratio | memory | ratio |", "|" + "---|" * 8, sep="\n")
     ends = []
