@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING
 from drsformer_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
-
-    from drsformer.model import DRSformer
 
 
 def resolve_device(name: str) -> torch.device:
@@ -23,7 +19,7 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UsageError: The name is unknown or this machine has no such device.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -47,24 +43,10 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", wanted)
 
 
-def load_network(weights: Path, device: str, threads: int | None) -> DRSformer:
-    """The network of a weight file, on its device, with threads and allocator set for it.
-
-    Raises:
-        CheckpointError: The file is missing, damaged or foreign.
-        UsageError: There is no such device.
-    """
-    from drsformer.checkpoint import load_checkpoint  # noqa: PLC0415
-
-    keep_freed_memory()
-    set_threads(threads)
-    return load_checkpoint(weights).to(resolve_device(device))
-
-
 def set_threads(number: int | None) -> None:
     """Let torch use that many CPU threads; None leaves its own choice."""
     if number is not None:
-        import torch  # noqa: PLC0415
+        import torch
 
         torch.set_num_threads(number)
 

@@ -10,6 +10,7 @@ from conftest import TINY, photo
 from torch import nn
 
 from drsformer import ConfigError, DeviceError, DRSformer, ImageError, Restorer, derain, inference
+from drsformer.images import luma
 from drsformer.inference import fitting_tile, pad_to_multiple, tile_starts
 
 IDENTITY = nn.Identity()
@@ -36,6 +37,28 @@ def test_identity_with_every_other_setting(dtype):
     for tta, strength, precision in itertools.product((False, True), (0, 0.3, 1), ("fp32", "auto")):
         result = derain(IDENTITY, image, tile=24, tta=tta, strength=strength, precision=precision)
         assert np.array_equal(result, image)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shape", [(45, 61), (45, 61, 1), (45, 61, 2), (45, 61, 4)])
+def test_gray_and_alpha(general, dtype, shape):
+    values = np.random.default_rng(0).random(shape, np.float32)
+    image = values if dtype is np.float32 else (values * np.iinfo(dtype).max).astype(dtype)
+    before = image.copy()
+    assert np.array_equal(derain(IDENTITY, image, tile=24), image)
+
+    channels = image.reshape(*shape[:2], -1)
+    color = channels[..., :3] if channels.shape[2] == 4 else np.repeat(channels[..., :1], 3, axis=2)
+    expected = derain(general, np.ascontiguousarray(color))
+    result = derain(general, image)
+    assert (result.shape, result.dtype) == (shape, dtype)
+    assert np.array_equal(image, before)
+    if channels.shape[2] == 4:
+        assert np.array_equal(result[..., :3], expected)
+    else:
+        assert np.array_equal(result.reshape(channels.shape)[..., 0], luma(expected))
+    if channels.shape[2] in (2, 4):
+        assert np.array_equal(result[..., -1], image[..., -1])
 
 
 def test_views_of_arrays_are_arrays():
@@ -266,9 +289,11 @@ def test_wrong_settings(settings, message):
     ("image", "message"),
     [
         ([[1, 2]], "not a list"),
-        (np.zeros((4, 4), np.uint8), r"not \(4, 4\)"),
-        (np.zeros((4, 4, 4), np.uint8), r"not \(4, 4, 4\)"),
+        (np.zeros(4, np.uint8), r"shape \(H, W\), or \(H, W, C\) with 1 to 4 channels, not \(4,\)"),
+        (np.zeros((3, 40, 56), np.uint8), r"not \(3, 40, 56\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"not \(1, 4, 4, 3\)"),
         (np.zeros((0, 4, 3), np.uint8), r"not \(0, 4, 3\)"),
+        (np.zeros((4, 4, 0), np.uint8), r"not \(4, 4, 0\)"),
         (np.zeros((4, 4, 3)), "not float64"),
         (np.full((4, 4, 3), 255, np.float32), "found 255 to 255"),
         (np.full((4, 4, 3), np.nan, np.float32), "found nan"),

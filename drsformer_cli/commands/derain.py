@@ -109,18 +109,17 @@ def derain(
             _print_plan(todo.jobs, as_json=as_json)
         return
     report = _Report(model, as_json=as_json, quiet=quiet, single=len(todo.jobs) == 1)
-    weights = zoo.resolve(model, quiet=quiet)
     mine = ranks.share(todo.jobs)
     if mine:
         from drsformer.inference import Restorer
         from drsformer_cli import images
         from drsformer_cli.deraining import pipeline
-        from drsformer_cli.device import load_network
 
         console.show_log(verbose=verbose, quiet=quiet)
         images.allow_megapixels(max_megapixels)
+        loaded = zoo.load_model(model, device=device, threads=threads, quiet=quiet)
         restorer = Restorer(
-            load_network(weights, device, threads),
+            loaded.network,
             tile=options.parse_tile(tile),
             overlap=overlap,
             precision=precision,
@@ -128,7 +127,7 @@ def derain(
             tta=tta,
         )
         if verbose:
-            console.say(f"model {weights}, device {restorer.device}, rank {ranks.rank} of {ranks.size}")
+            console.say(f"model {loaded.checkpoint}, device {restorer.device}, rank {ranks.rank} of {ranks.size}")
         try:
             with console.progress_bar(visible=ranks.first and not quiet) as bar:
                 follow = _follower(bar, mine)

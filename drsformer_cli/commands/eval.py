@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from drsformer.files import atomic_write
+from drsformer.home import home
 from drsformer_cli import console, options
 from drsformer_cli.datasets import DATASETS, Protocol
 from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import IMAGE_ERRORS, ExitCode, UsageError, reason
 from drsformer_cli.evaluation.image_sets import MissingDatasetError, Request
 from drsformer_cli.formats import FORMAT_OF_ENDING
-from drsformer_cli.home import home
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:

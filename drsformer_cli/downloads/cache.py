@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 from drsformer.config import PRESETS
 from drsformer.errors import CheckpointError
 from drsformer.files import atomic_write, sha256_of
+from drsformer.home import home
 from drsformer_cli import console
 from drsformer_cli.downloads import http
 from drsformer_cli.errors import DownloadError, UsageError
-from drsformer_cli.home import home
 from drsformer_cli.lock import locked
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import drsformer
+from drsformer import pretrained
 from drsformer.errors import CheckpointError
 from drsformer_cli.datasets import DATASETS
 from drsformer_cli.downloads import cache, http
@@ -17,6 +17,8 @@ from drsformer_cli.errors import DownloadError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from drsformer.model import DRSformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,7 @@ _GENERAL = Model(
     ssim=0.9624,
     protocol="uint8-Y",
     paper="",
-    bundled=drsformer.GENERAL,
+    bundled=pretrained.GENERAL,
 )
 
 MODELS: Mapping[str, Model] = MappingProxyType(
@@ -150,25 +152,60 @@ METRICS = "metrics"
 """The name of the parameter files together."""
 
 
-def resolve(model: str, *, quiet: bool = False) -> Path:
-    """Weight file of a model's name, fetched where it is missing, or of a path.
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in memory.
+
+    Attributes:
+        network: In evaluation mode, on its device.
+        checkpoint: The file that it was loaded from.
+        training: What the checkpoint says of its training; None where it says nothing.
+    """
+
+    network: DRSformer
+    checkpoint: Path
+    training: object
+
+
+def load_model(model: str, *, device: str = "cpu", threads: int | None = None, quiet: bool = False) -> LoadedModel:
+    """Load what `--model` names, downloaded first if it is missing.
+
+    Args:
+        model: A name of `MODELS`, the name of another checkpoint in the cache, or a checkpoint file.
+        device: Device for the network, see `resolve_device`.
+        threads: CPU threads for the network. None: torch chooses.
+        quiet: Whether a download shows neither progress nor license.
 
     Raises:
-        CheckpointError: It is neither a name nor an existing file.
-        DownloadError: The named model cannot be fetched, or its cached file is not what it was.
+        CheckpointError: There is no such model or file, or the file is damaged or foreign.
+        DownloadError: The model cannot be downloaded, or its cached file is not what it was.
+        UsageError: There is no such device.
+    """
+    checkpoint = find_checkpoint(model, quiet=quiet)
+
+    from drsformer.checkpoint import load_with_training
+    from drsformer_cli.device import keep_freed_memory, resolve_device, set_threads
+
+    keep_freed_memory()
+    set_threads(threads)
+    network, training = load_with_training(checkpoint)
+    return LoadedModel(network.to(resolve_device(device)), checkpoint, training)
+
+
+def find_checkpoint(model: str, *, quiet: bool = False) -> Path:
+    """The checkpoint that `load_model` loads, downloaded first if it is missing.
+
+    Raises:
+        CheckpointError: There is no such model or file.
+        DownloadError: The model cannot be downloaded, or its cached file is not what it was.
     """
     if model in MODELS:
         row = MODELS[model]
         return row.bundled or cache.obtain(row, quiet=quiet)
-    path = Path(model)
-    try:
-        if path.is_file():
-            return path
-        if path.exists():
-            raise CheckpointError(f"--model {model}: is not a file; expected a weight file (.pth)")
-    except OSError as error:
-        raise CheckpointError(f"--model {model}: {error.strerror}") from None
-    raise CheckpointError(f"--model {model}: no such file, and no model of that name; {_meant(model, MODELS)}")
+    path = pretrained.find_checkpoint(model)
+    if path is None:
+        raise CheckpointError(f"{model}: no such file, and no model of that name; {_suggestion(model, MODELS)}")
+    return path
 
 
 def parameter_file(name: str, *, quiet: bool = False) -> Path:
@@ -190,12 +227,12 @@ def rows(names: list[str]) -> list[Published]:
     known[METRICS] = list(PARAMETER_FILES.values())
     for name in names:
         if name not in known:
-            raise DownloadError(f"{name}: no model of that name; {_meant(name, known)}")
+            raise DownloadError(f"{name}: no model of that name; {_suggestion(name, known)}")
     return list(dict.fromkeys(row for name in names for row in known[name]))
 
 
-def _meant(name: str, known: Mapping[str, object]) -> str:
-    """The nearest name, and all of them."""
-    near = get_close_matches(Path(name).stem.lower(), known, n=1)
-    guess = f"did you mean {near[0]}? " if near else ""
-    return f"{guess}known: {', '.join(known)}"
+def _suggestion(name: str, known: Mapping[str, object]) -> str:
+    """The most similar name, and all names."""
+    similar = get_close_matches(Path(name).stem.lower(), known, n=1)
+    question = f"did you mean {similar[0]}? " if similar else ""
+    return f"{question}known: {', '.join(known)}"

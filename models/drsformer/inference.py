@@ -1,6 +1,6 @@
 """A rainy image in, the restored image out: pad, tile, run the network, blend, clamp.
 
-Shapes: H, W of the image; h, w of a tile. Images are (H, W, 3); the network takes (1, 3, h, w).
+Shapes: H, W of the image; h, w of a tile. Colors are (H, W, 3); the network takes (1, 3, h, w).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from drsformer.config import SIZE_MULTIPLE, DRSformerConfig
 from drsformer.errors import ConfigError, DeviceError, ImageError
 from drsformer.fast_inference import accelerate
+from drsformer.images import luma
 from drsformer.memory import free_memory, is_out_of_memory, measure_bytes_per_pixel
 from drsformer.model import DRSformer
 
@@ -74,7 +75,9 @@ def derain(
 
     Args:
         model: The network, on the device that it should run on.
-        image: (H, W, 3) RGB of any size; uint8, uint16, or float32 in [0, 1].
+        image: Image of any size; uint8, uint16, or float32 in [0, 1]. (H, W, 3) RGB, (H, W, 4) RGB and alpha,
+            (H, W) or (H, W, 1) gray, or (H, W, 2) gray and alpha. The network gets gray as three equal channels, and
+            gray is the BT.601 luma of what it returns; alpha stays as it is.
         tile: Side of the square tiles in pixels, rounded up to a multiple of 8 times the network's stem. None: the
             image is processed whole. "auto": small images are processed whole, larger ones in tiles that fit the
             free memory.
@@ -164,12 +167,12 @@ class Restorer:
             if progress:
                 progress(done, len(rows) * len(columns))
 
-        peak = PEAK_VALUE[image.dtype]
         restored = np.empty_like(image)
-        for top, rows_done in self._restore_rows(image, tile, count):
+        for top, finished in self._restore_rows(_color_of(image), tile, count):
+            bottom = top + len(finished)
             if image.dtype != np.float32:
-                np.rint(np.multiply(rows_done, peak, out=rows_done), out=rows_done)
-            restored[top : top + len(rows_done)] = rows_done
+                np.rint(np.multiply(finished, PEAK_VALUE[image.dtype], out=finished), out=finished)
+            _put_color(finished.astype(image.dtype, copy=False), image[top:bottom], restored[top:bottom])
         return Restored(restored, tile if tile is not None and max(H, W) > tile else None)
 
     @property
@@ -379,14 +382,34 @@ def _checked_overlap(overlap: int | None, tile: TileSize) -> int | None:
 def _check_image(image: ImageArray) -> None:
     if not isinstance(image, np.ndarray):
         raise ImageError(f"expected a numpy array of shape (H, W, 3), not a {type(image).__name__}")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ImageError(f"expected an array of shape (H, W, 3), not {image.shape}")
+    if image.ndim not in (2, 3) or 0 in image.shape or (image.ndim == 3 and image.shape[2] > 4):
+        raise ImageError(f"expected an array of shape (H, W), or (H, W, C) with 1 to 4 channels, not {image.shape}")
     if image.dtype not in PEAK_VALUE:
         raise ImageError(f"expected uint8, uint16 or float32, not {image.dtype}")
     if image.dtype == np.float32:
         low, high = float(image.min()), float(image.max())
         if not (low >= 0 and high <= 1):  # also when one is NaN
             raise ImageError(f"expected float32 values in [0, 1], found {low:g} to {high:g}")
+
+
+def _color_of(image: ImageArray) -> ImageArray:
+    """(H, W) or (H, W, C) -> (H, W, 3), the same memory."""
+    channels = image[..., None] if image.ndim == 2 else image
+    if channels.shape[2] >= 3:
+        return channels[..., :3]
+    return np.broadcast_to(channels[..., :1], (*channels.shape[:2], 3))
+
+
+def _put_color(color: ImageArray, image: ImageArray, into: ImageArray) -> None:
+    """Write color, (H, W, 3), into an array of the shape of `image`, with alpha as `image` has it."""
+    if image.ndim == 2:
+        into[:] = luma(color)
+    elif image.shape[2] < 3:
+        into[..., 0] = luma(color)
+    else:
+        into[..., :3] = color
+    if image.ndim == 3 and image.shape[2] in (2, 4):
+        into[..., -1] = image[..., -1]
 
 
 def _round_up(size: int, multiple: int) -> int:
