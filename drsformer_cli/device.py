@@ -1,4 +1,4 @@
-"""Where the network runs: device, threads and the allocator."""
+"""Device, CPU threads and memory allocator of the network."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; under torchrun, `auto` and `cuda` take the rank's own.
+    """The device with this name: auto, cpu, cuda, cuda:N or mps. Under torchrun, auto and cuda are the rank's own.
 
     Raises:
-        UsageError: The name is unknown or this machine has no such device.
+        UsageError: The name is unknown, or this machine has no such device.
     """
     import torch
 
@@ -38,13 +38,13 @@ def resolve_device(name: str) -> torch.device:
     if wanted >= number:
         raise UsageError(f"--device {name}: this machine has {number} CUDA device{'s' * (number != 1)}, from cuda:0")
     torch.cuda.set_device(wanted)
-    # Convolutions default to TF32, which is 1e-3 away from the published results; float32 shall mean float32.
+    # cuDNN's default, TF32, differs from the published results by 1e-3.
     torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda", wanted)
 
 
 def set_threads(number: int | None) -> None:
-    """Let torch use that many CPU threads; None leaves its own choice."""
+    """Set the number of torch's CPU threads. None: torch chooses."""
     if number is not None:
         import torch
 

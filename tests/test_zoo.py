@@ -42,7 +42,7 @@ def test_another_checkpoint_in_the_cache(home, tiny_file):
     assert zoo.load_model("mine").checkpoint == home / "weights/mine.pth"
 
 
-def test_published_is_fetched_once(home, published, server, monkeypatch):
+def test_published_is_downloaded_once(home, published, server, monkeypatch):
     monkeypatch.setenv("DRSFORMER_MIRROR", server.url)
     path = zoo.load_model("rain200h", quiet=True).checkpoint
     assert zoo.find_checkpoint("rain200h") == path == home / "weights/rain200h.pth"

@@ -1,4 +1,4 @@
-"""Models by name, what `--model` stands for, and the parameter files of the metrics."""
+"""The published models and the parameter files of the metrics, and what `--model` loads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drsformer import pretrained
 from drsformer.errors import CheckpointError
 from drsformer_cli.datasets import DATASETS
 from drsformer_cli.downloads import cache, http
-from drsformer_cli.downloads.cache import Published
+from drsformer_cli.downloads.cache import PublishedFile
 from drsformer_cli.errors import DownloadError
 
 if TYPE_CHECKING:
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model(Published):
+class PublishedModel(PublishedFile):
     """A trained network.
 
     Attributes:
-        parameters: How many.
-        trained_on: The data set, or a word for the mixture.
-        tested_on: Where the scores were measured.
-        psnr: As reported, in dB.
-        ssim: As reported.
-        protocol: How luma was rounded for the scores: uint8-Y or float-Y.
-        paper: Where the scores stand.
-        bundled: The file inside this package; None: it is fetched.
+        parameters: Number of parameters.
+        trained_on: Data set, or a description of several.
+        tested_on: Data set of the scores.
+        psnr: PSNR in dB, as reported.
+        ssim: SSIM, as reported.
+        protocol: Protocol of the scores, uint8-Y or float-Y.
+        paper: Address of the paper that reports the scores.
+        bundled: The file in this package; None: it is downloaded.
     """
 
     parameters: int
@@ -47,7 +47,7 @@ class Model(Published):
 
     @property
     def path(self) -> Path:
-        """Where its weights lie, or would."""
+        """Path of the checkpoint, whether or not it exists."""
         return self.bundled or super().path
 
 
@@ -55,7 +55,7 @@ DEFAULT = "general"
 
 _PAPER = "https://arxiv.org/abs/2303.11950"
 
-# Parameters, and bytes of a float32 file with some room for other ways of saving it; 134.6 and 130.4 MB are published.
+# Parameters, and bytes of a float32 file with room for other ways to save it; 134.6 and 130.4 MB are published.
 _VARIANTS = {"mefc": (33_655_424, (128_000_000, 142_000_000)), "plain": (32_610_304, (124_000_000, 138_000_000))}
 
 # Name, data set, variant, Google Drive id.
@@ -68,11 +68,11 @@ _AUTHORS = (
 )
 
 
-def _published(name: str, data: str, variant: str, drive_id: str) -> Model:
+def _published(name: str, data: str, variant: str, drive_id: str) -> PublishedModel:
     parameters, size = _VARIANTS[variant]
     dataset = DATASETS[data]
     _, psnr, ssim = dataset.reported[0]
-    return Model(
+    return PublishedModel(
         name=name,
         file=f"weights/{name}.pth",
         size=size,
@@ -90,9 +90,9 @@ def _published(name: str, data: str, variant: str, drive_id: str) -> Model:
     )
 
 
-_GENERAL = Model(
+_GENERAL = PublishedModel(
     name="general",
-    file="",  # what concerns fetching is empty: it is bundled
+    file="",  # it is bundled: what concerns downloads is empty
     size=(0, 0),
     license="MIT",
     urls=(),
@@ -108,7 +108,7 @@ _GENERAL = Model(
     bundled=pretrained.GENERAL,
 )
 
-MODELS: Mapping[str, Model] = MappingProxyType(
+MODELS: Mapping[str, PublishedModel] = MappingProxyType(
     {row.name: row for row in (_GENERAL, *(_published(*facts) for facts in _AUTHORS))}
 )
 """Every model by name."""
@@ -136,20 +136,20 @@ _PARAMETER_FILES = (
 )
 
 
-def _parameter_file(url: str, size: int, sha256: str) -> Published:
+def _parameter_file(url: str, size: int, sha256: str) -> PublishedFile:
     name = url.rpartition("/")[2]
-    return Published(
+    return PublishedFile(
         name=name, file=f"metrics/{name}", size=(size, size), license="Apache-2.0", urls=(url,), page=url, sha256=sha256
     )
 
 
-PARAMETER_FILES: Mapping[str, Published] = MappingProxyType(
+PARAMETER_FILES: Mapping[str, PublishedFile] = MappingProxyType(
     {row.name: row for row in (_parameter_file(*facts) for facts in _PARAMETER_FILES)}
 )
-"""What NIQE and BRISQUE are computed with, by file name."""
+"""The parameter files of NIQE and BRISQUE, by file name."""
 
 METRICS = "metrics"
-"""The name of the parameter files together."""
+"""The name for all parameter files in `drsformer download`."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def load_model(model: str, *, device: str = "cpu", threads: int | None = None, q
 
     Raises:
         CheckpointError: There is no such model or file, or the file is damaged or foreign.
-        DownloadError: The model cannot be downloaded, or its cached file is not what it was.
+        DownloadError: The model cannot be downloaded, or its cached file has changed.
         UsageError: There is no such device.
     """
     checkpoint = find_checkpoint(model, quiet=quiet)
@@ -197,7 +197,7 @@ def find_checkpoint(model: str, *, quiet: bool = False) -> Path:
 
     Raises:
         CheckpointError: There is no such model or file.
-        DownloadError: The model cannot be downloaded, or its cached file is not what it was.
+        DownloadError: The model cannot be downloaded, or its cached file has changed.
     """
     if model in MODELS:
         row = MODELS[model]
@@ -209,21 +209,21 @@ def find_checkpoint(model: str, *, quiet: bool = False) -> Path:
 
 
 def parameter_file(name: str, *, quiet: bool = False) -> Path:
-    """The file of this name in `PARAMETER_FILES`, fetched where it is missing, with the published contents.
+    """A file of `PARAMETER_FILES`, downloaded first if it is missing.
 
     Raises:
-        DownloadError: It cannot be fetched, or its cached file is not what it was.
+        DownloadError: It cannot be downloaded, or its cached file has changed.
     """
     return cache.obtain(PARAMETER_FILES[name], quiet=quiet)
 
 
-def rows(names: list[str]) -> list[Published]:
-    """The models and parameter files of these names, each once.
+def rows(names: list[str]) -> list[PublishedFile]:
+    """The models and parameter files with these names, each once.
 
     Raises:
-        DownloadError: There is no such name.
+        DownloadError: A name is unknown.
     """
-    known: dict[str, list[Published]] = {name: [row] for name, row in {**MODELS, **PARAMETER_FILES}.items()}
+    known: dict[str, list[PublishedFile]] = {name: [row] for name, row in {**MODELS, **PARAMETER_FILES}.items()}
     known[METRICS] = list(PARAMETER_FILES.values())
     for name in names:
         if name not in known:

@@ -152,7 +152,7 @@ def score_all(
     with console.progress_bar(visible=bar) as progress:
         for evaluator in evaluators:
             cases = evaluator.image_set.cases
-            mine = ranks.share(cases)
+            mine = ranks.shard(cases)
             by_name: dict[str, list[ImageScores]] = {}
             with contextlib.closing(evaluator.score(mine)) as scores:
                 for of_case in progress.track(scores, total=len(mine), description=evaluator.image_set.name):
@@ -160,7 +160,7 @@ def score_all(
                     for candidate, score in zip(evaluator.candidates, of_case, strict=True):
                         scored(candidate, score)
             gathered = {name: of_case for of_rank in ranks.gather(by_name) for name, of_case in of_rank.items()}
-            if ranks.first:
+            if ranks.is_rank_0:
                 for i, candidate in enumerate(evaluator.candidates):
                     of_set = [gathered[case.name][i] for case in cases]
                     all_scores.append(SetScores(evaluator.image_set, candidate, of_set))
