@@ -1,10 +1,8 @@
-"""Device, CPU threads and memory allocator of the network."""
+"""Device and CPU threads of the network."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from drsformer_cli.errors import UsageError
@@ -49,20 +47,3 @@ def set_threads(number: int | None) -> None:
         import torch
 
         torch.set_num_threads(number)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next allocation instead of returning every large buffer to the system.
-
-    The network allocates and frees buffers of many megabytes; fetching their pages anew each time costs a third of the
-    time on a CPU. Does nothing on other C libraries.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    m_trim_threshold, m_mmap_max = -1, -4
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(m_mmap_max, 0)
-    mallopt(m_trim_threshold, 2**31 - 1)

@@ -66,8 +66,9 @@ def train(
         run, folder = ranks.on_rank_0(
             lambda: _plan(config, output, settings or [], ranks.world_size, resume=resume, check=check)
         )
-        from drsformer_cli import images  # noqa: PLC0415 - slow imports wait until there is work
-        from drsformer_cli.device import keep_freed_memory, resolve_device, set_threads  # noqa: PLC0415
+        from drsformer.memory import keep_freed_memory  # noqa: PLC0415 - slow imports wait until there is work
+        from drsformer_cli import images  # noqa: PLC0415
+        from drsformer_cli.device import resolve_device, set_threads  # noqa: PLC0415
         from drsformer_cli.training import sources  # noqa: PLC0415
 
         keep_freed_memory()

@@ -184,7 +184,8 @@ def load_model(model: str, *, device: str = "cpu", threads: int | None = None, q
     checkpoint = find_checkpoint(model, quiet=quiet)
 
     from drsformer.checkpoint import load_with_training
-    from drsformer_cli.device import keep_freed_memory, resolve_device, set_threads
+    from drsformer.memory import keep_freed_memory
+    from drsformer_cli.device import resolve_device, set_threads
 
     keep_freed_memory()
     set_threads(threads)

@@ -20,7 +20,7 @@ from drsformer.config import SIZE_MULTIPLE, DRSformerConfig
 from drsformer.errors import ConfigError, DeviceError, ImageError
 from drsformer.fast_inference import accelerate
 from drsformer.images import luma
-from drsformer.memory import free_memory, is_out_of_memory, measure_bytes_per_pixel
+from drsformer.memory import free_memory, is_out_of_memory, kept_memory, measure_bytes_per_pixel
 from drsformer.model import DRSformer
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ class Restorer:
     """`derain` for many images: the network is prepared once, and settings are checked once.
 
     Takes the settings and raises the errors of `derain`. Later changes of the model's weights have no effect.
+
+    On a CPU, glibc keeps the memory that the network needed for the next image; see `drsformer.memory.kept_memory`.
     """
 
     def __init__(
@@ -168,11 +170,12 @@ class Restorer:
                 progress(done, len(rows) * len(columns))
 
         restored = np.empty_like(image)
-        for top, finished in self._restore_rows(_color_of(image), tile, count):
-            bottom = top + len(finished)
-            if image.dtype != np.float32:
-                np.rint(np.multiply(finished, PEAK_VALUE[image.dtype], out=finished), out=finished)
-            _put_color(finished.astype(image.dtype, copy=False), image[top:bottom], restored[top:bottom])
+        with kept_memory() if self.device.type == "cpu" else contextlib.nullcontext():
+            for top, finished in self._restore_rows(_color_of(image), tile, count):
+                bottom = top + len(finished)
+                if image.dtype != np.float32:
+                    np.rint(np.multiply(finished, PEAK_VALUE[image.dtype], out=finished), out=finished)
+                _put_color(finished.astype(image.dtype, copy=False), image[top:bottom], restored[top:bottom])
         return Restored(restored, tile if tile is not None and max(H, W) > tile else None)
 
     @property
