@@ -76,7 +76,7 @@ def keep_freed_memory() -> None:
     """Have glibc keep freed memory for later allocations, in the whole process and from now on.
 
     glibc returns large buffers to the system as soon as they are freed. A network allocates and frees buffers of many
-    megabytes; on a CPU, getting their pages back each time takes a tenth to a third of the computation.
+    megabytes; on a CPU, getting their pages back each time takes a tenth to a third of the time.
 
     Does nothing with other C libraries, or if the environment tunes glibc's malloc already.
     """
