@@ -109,11 +109,18 @@ def test_tiff_of_16_bits(tmp_path):
     assert np.array_equal(read_image(path), color)
 
 
+def test_the_preview_of_a_raw_file_is_refused(tmp_path):
+    data = tiff(noise((5, 7), np.uint16))
+    for name, content in (("a.dng", data), ("a.NEF", data), ("a.tif", tiff(noise((5, 7), np.uint16), t254=1))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match="is a raw file, of which this would read the preview"):
+            read_image(tmp_path / name)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_tiff_of_16_bits_is_upright_or_refused(tmp_path, orientation):
     color = noise((5, 7, 3), np.uint16)
     (tmp_path / "a.tif").write_bytes(tiff(color, t274=orientation))
-    high = ImageOps.exif_transpose(Image.fromarray((color >> 8).astype(np.uint8)))
     exif = Image.Exif()
     exif[0x0112] = orientation
     high = Image.fromarray((color >> 8).astype(np.uint8))

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 _FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
 
+_RAW_ENDINGS = {
+    *(".dng", ".nef", ".nrw", ".cr2", ".arw", ".srf", ".sr2", ".pef", ".srw", ".3fr", ".fff", ".iiq", ".mos", ".mef"),
+    *(".erf", ".kdc", ".dcr", ".rw2", ".rwl", ".orf", ".gpr"),
+}
+_SUBFILE_TYPE, _DNG_VERSION = 254, 50706
+
 _CONVERTED = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB", "CMYK": "RGB", "LAB": "RGB"}
 
 # What Pillow's decoders raise when a file is damaged.
@@ -34,8 +40,8 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     """Read an image for `derain`: upright, with as many bits as the file has.
 
     EXIF orientation is applied. Palettes, CMYK and YCbCr are converted to RGB, 1 bit to gray; colors are not managed:
-    an ICC profile changes nothing. AVIF of more than 8 bits is read as 8 bits. Metadata are not read; the command
-    `drsformer derain` keeps them.
+    an ICC profile or an HDR transfer function changes nothing. AVIF of more than 8 bits is read as 8 bits. Metadata are
+    not read; the command `drsformer derain` keeps them.
 
     Args:
         path: A JPEG, PNG, TIFF, WebP, BMP or AVIF file; the format is recognized by content.
@@ -45,8 +51,8 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
         file has 16 bits.
 
     Raises:
-        ImageError: The file is not such an image, is damaged, has several frames or pages, is larger than Pillow
-            allows, or has pixels that these types cannot hold.
+        ImageError: The file is not such an image, is damaged, has several frames or pages, is a camera's raw file, is
+            larger than Pillow allows, or has pixels that these types cannot hold.
         OSError: The file cannot be opened.
     """
     path = Path(path)
@@ -83,6 +89,11 @@ def _array(opened: Image.Image, path: Path) -> ImageArray:
         raise ImageError(f"has {frames} frames or pages; expected a single image")
     raw_mode = _raw_mode(opened)
     is_tiff = opened.format == "TIFF"
+    if is_tiff:
+        tags = getattr(opened, "tag_v2", {})
+        is_preview = tags.get(_SUBFILE_TYPE, 0) & 1  # the image itself is in another directory
+        if is_preview or _DNG_VERSION in tags or path.suffix.lower() in _RAW_ENDINGS:
+            raise ImageError("is a raw file, of which this would read the preview; develop it first")
     opened.load()  # turns TIFF upright; PNG may have its EXIF behind the pixels
     orientation = 1 if is_tiff else opened.getexif().get(ExifTags.Base.Orientation, 1)
     if opened.mode.startswith("I;16"):
