@@ -1,29 +1,23 @@
-"""Where the network runs: device, threads and the allocator."""
+"""Device and CPU threads of the network."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from drsformer_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
-
-    from drsformer.model import DRSformer
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; under torchrun, `auto` and `cuda` take the rank's own.
+    """The device with this name: auto, cpu, cuda, cuda:N or mps. Under torchrun, auto and cuda are the rank's own.
 
     Raises:
-        UsageError: The name is unknown or this machine has no such device.
+        UsageError: The name is unknown, or this machine has no such device.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -42,45 +36,14 @@ def resolve_device(name: str) -> torch.device:
     if wanted >= number:
         raise UsageError(f"--device {name}: this machine has {number} CUDA device{'s' * (number != 1)}, from cuda:0")
     torch.cuda.set_device(wanted)
-    # Convolutions default to TF32, which is 1e-3 away from the published results; float32 shall mean float32.
+    # cuDNN's default, TF32, differs from the published results by 1e-3.
     torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda", wanted)
 
 
-def load_network(weights: Path, device: str, threads: int | None) -> DRSformer:
-    """The network of a weight file, on its device, with threads and allocator set for it.
-
-    Raises:
-        CheckpointError: The file is missing, damaged or foreign.
-        UsageError: There is no such device.
-    """
-    from drsformer.checkpoint import load_checkpoint  # noqa: PLC0415
-
-    keep_freed_memory()
-    set_threads(threads)
-    return load_checkpoint(weights).to(resolve_device(device))
-
-
 def set_threads(number: int | None) -> None:
-    """Let torch use that many CPU threads; None leaves its own choice."""
+    """Set the number of torch's CPU threads. None: torch chooses."""
     if number is not None:
-        import torch  # noqa: PLC0415
+        import torch
 
         torch.set_num_threads(number)
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next allocation instead of returning every large buffer to the system.
-
-    The network allocates and frees buffers of many megabytes; fetching their pages anew each time costs a third of the
-    time on a CPU. Does nothing on other C libraries.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    m_trim_threshold, m_mmap_max = -1, -4
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(m_mmap_max, 0)
-    mallopt(m_trim_threshold, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""A lock between processes that the system releases however its holder ends."""
+"""A lock between processes, which the system releases even if its holder is killed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 POLL_SECONDS = 0.2
+"""Wait between two attempts to get the lock."""
 
 
 @contextlib.contextmanager
 def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of this file, which stays behind: removing it would let two processes lock two files of one name.
+    """Hold the lock of a file. The file is not removed: two processes could then lock two files of the same name.
 
     Args:
-        path: Created where it does not exist.
+        path: The file; created if it does not exist.
         on_wait: Called once when another process holds the lock.
 
     Raises:

@@ -37,7 +37,7 @@ Tile = Annotated[
     typer.Option(
         "--tile",
         metavar="auto|none|N",
-        help="Side of the tiles in pixels; none: the whole image at once; auto: a tile that fits the free memory.",
+        help="Side of the tiles in pixels, best 192 or more; none: the whole image; auto: what fits the free memory.",
         callback=_checked_tile,
     ),
 ]
@@ -63,7 +63,7 @@ Threads = Annotated[
     ),
 ]
 Tta = Annotated[
-    bool, typer.Option("--tta", help="Average over 8 flips and rotations: a little better, 8 times slower.")
+    bool, typer.Option("--tta", help="Average over the image and its 3 flips: a little better, 4 times slower.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more about each image.")]

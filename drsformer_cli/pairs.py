@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from drsformer.errors import ImageError
+from drsformer.home import home
 from drsformer_cli.datasets import folder_names, plain
 from drsformer_cli.errors import IMAGE_ERRORS, UsageError, reason
 from drsformer_cli.formats import FORMAT_OF_ENDING
-from drsformer_cli.home import home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

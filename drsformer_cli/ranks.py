@@ -1,4 +1,4 @@
-"""Several processes under torchrun: which one this is, and how they talk."""
+"""Several processes under torchrun: the rank of this one, and communication between them."""
 
 from __future__ import annotations
 
@@ -18,93 +18,93 @@ T = TypeVar("T")
 
 
 class Ranks:
-    """The processes that torchrun started, or this one alone.
+    """The processes that torchrun started, or this process alone.
 
     Attributes:
-        rank: Number of this process, from 0.
-        size: How many there are.
+        rank: Rank of this process, from 0.
+        world_size: Number of processes.
 
     Raises:
-        UsageError: The environment describes no group of processes.
+        UsageError: The environment is not one of torchrun.
     """
 
     def __init__(self) -> None:
         try:
             self.rank = int(os.environ.get("RANK", "0"))
-            self.size = int(os.environ.get("WORLD_SIZE", "1"))
-            if self.size > 1:
-                import torch.distributed as dist  # noqa: PLC0415
+            self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+            if self.world_size > 1:
+                import torch.distributed as dist
 
-                # Ranks wait for each other only at the end, which may be far away for the first to get there.
+                # Ranks wait for each other only at the end, which the first may reach long before the last.
                 dist.init_process_group("gloo", timeout=dt.timedelta(days=7))
         except ValueError as error:
             raise UsageError(f"RANK and WORLD_SIZE are set, but not by torchrun: {error}") from None
 
     @property
-    def first(self) -> bool:
-        """Whether this process speaks for all."""
+    def is_rank_0(self) -> bool:
+        """Whether this process has rank 0, which speaks for all."""
         return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> list[T]:
-        """This rank's part of the items."""
-        return list(items[self.rank :: self.size])
+    def shard(self, items: Sequence[T]) -> list[T]:
+        """This rank's share of the items."""
+        return list(items[self.rank :: self.world_size])
 
     def broadcast(self, value: T) -> T:
-        """The first rank's value, for all."""
-        if self.size > 1:
-            import torch.distributed as dist  # noqa: PLC0415
+        """The value of rank 0, on all ranks."""
+        if self.world_size > 1:
+            import torch.distributed as dist
 
             values = [value]
             dist.broadcast_object_list(values, src=0)
             value = values[0]
         return value
 
-    def agree(self, decide: Callable[[], T]) -> T:
-        """What the first rank decides, for all; its errors are raised on the first and end the others quietly.
+    def on_rank_0(self, function: Callable[[], T]) -> T:
+        """Call a function on rank 0, and return its result on all ranks.
 
         Raises:
-            DRSformerError: What `decide` raised; an OSError becomes a UsageError.
-            typer.Exit: On the other ranks, since the first has said it.
+            DRSformerError: On rank 0, raised by `function`; an OSError becomes a UsageError.
+            typer.Exit: On the other ranks, when rank 0 raises an error: it reports it for all.
         """
-        decided: T | DRSformerError | None = None
-        if self.first:
+        result: T | DRSformerError | None = None
+        if self.is_rank_0:
             try:
-                decided = decide()
+                result = function()
             except DRSformerError as error:
-                decided = error
+                result = error
             except OSError as error:  # a name that is too long, a folder that may not be searched
-                decided = UsageError(f"{error.filename}: {reason(error)}")
-        agreed = self.broadcast(decided)
-        if isinstance(agreed, DRSformerError):
-            if self.first:
-                raise agreed
-            raise typer.Exit(exit_code(agreed))
-        return cast("T", agreed)
+                result = UsageError(f"{error.filename}: {reason(error)}")
+        result = self.broadcast(result)
+        if isinstance(result, DRSformerError):
+            if self.is_rank_0:
+                raise result
+            raise typer.Exit(exit_code(result))
+        return cast("T", result)
 
-    def total(self, values: Sequence[float]) -> list[float]:
-        """Sums over the ranks, one for each of the values, on every rank."""
-        if self.size == 1:
+    def all_reduce(self, values: Sequence[float]) -> list[float]:
+        """The sum of each value over all ranks, on all ranks."""
+        if self.world_size == 1:
             return list(values)
-        import torch  # noqa: PLC0415
-        import torch.distributed as dist  # noqa: PLC0415
+        import torch
+        import torch.distributed as dist
 
         sums = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(sums)
         return [float(value) for value in sums]
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value in order, on the first rank; an empty list on the others."""
-        if self.size == 1:
+        """The values of all ranks, in order, on rank 0; an empty list on the other ranks."""
+        if self.world_size == 1:
             return [value]
-        import torch.distributed as dist  # noqa: PLC0415
+        import torch.distributed as dist
 
-        values: list[T | None] | None = [None] * self.size if self.first else None
+        values: list[T | None] | None = [None] * self.world_size if self.is_rank_0 else None
         dist.gather_object(value, values, dst=0)
         return [item for item in values if item is not None] if values else []
 
     def close(self) -> None:
-        """Leave the group."""
-        if self.size > 1:
-            import torch.distributed as dist  # noqa: PLC0415
+        """Leave the process group."""
+        if self.world_size > 1:
+            import torch.distributed as dist
 
             dist.destroy_process_group()

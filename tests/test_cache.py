@@ -22,7 +22,7 @@ from drsformer_cli.errors import DownloadError, UsageError
 
 @pytest.fixture
 def obtain(home, published, server):
-    """Fetch the tiny network from the server."""
+    """Download the tiny network from the server."""
     return partial(cache.obtain, published, mirror=server.url)
 
 
@@ -111,7 +111,7 @@ def test_without_a_record_everything_is_checked_again(cached, published, damage)
     damage(cached.with_suffix(".json"))
     cached.write_bytes(b"\0" * cached.stat().st_size)
     with pytest.raises(
-        DownloadError, match=r"weights/rain200h.pth: not a checkpoint.*--force rain200h fetches it anew"
+        DownloadError, match=r"weights/rain200h.pth: not a checkpoint.*--force rain200h downloads it again"
     ):
         cache.verified(published)
 
@@ -173,9 +173,7 @@ def test_nothing_else_gets_in(home, published, obtain, server, tmp_path, wrong, 
     before = files(home)
     (tmp_path / "file").write_bytes(wrong(body, tmp_path))
     server.body = (tmp_path / "file").read_bytes()
-    with pytest.raises(
-        DownloadError, match=f"^rain200h: {server.url}/rain200h.pth: .*{message}.*; to place it by hand"
-    ):
+    with pytest.raises(DownloadError, match=f"^rain200h: {server.url}/rain200h.pth: .*{message}.*; to add it by hand"):
         obtain(force=True)
     with pytest.raises(DownloadError, match=f"^rain200h: {tmp_path}/file: .*{message}"):
         cache.install(published, tmp_path / "file")
@@ -200,7 +198,7 @@ def test_sources_in_order(home, published, server):
     assert [path for path, _ in server.asked] == ["/first", "/second?id=7"]
     assert cache.record(row).source == f"{server.url}/second?id=7"
     server.always = misbehaving.status(403)
-    with pytest.raises(DownloadError, match=r"first: answers 403 .*second.*: answers 403 .*; to place it by hand"):
+    with pytest.raises(DownloadError, match=r"first: answers 403 .*second.*: answers 403 .*; to add it by hand"):
         cache.obtain(row, force=True)
 
 
@@ -212,7 +210,9 @@ def test_certificates_that_are_not_there(obtain, monkeypatch):
 
 def test_offline(home, published, obtain, server, monkeypatch):
     monkeypatch.setenv("DRSFORMER_OFFLINE", "1")
-    with pytest.raises(DownloadError, match=r"^rain200h is missing and DRSFORMER_OFFLINE .*drsformer download --from"):
+    with pytest.raises(
+        DownloadError, match=r"^rain200h is not cached, and DRSFORMER_OFFLINE is set; .*drsformer download --from"
+    ):
         obtain()
     assert server.asked == []
     monkeypatch.setenv("DRSFORMER_OFFLINE", "0")
@@ -283,7 +283,7 @@ def test_a_cache_that_cannot_be_written(home, cached, published, obtain, monkeyp
     monkeypatch.setattr(cache, "locked", refuse)
     monkeypatch.setattr(cache, "atomic_write", refuse)
     assert obtain() == cached
-    with pytest.raises(DownloadError, match=r"^rain200h: somewhere: Read-only file system \(the cache is .*home, DRS"):
+    with pytest.raises(DownloadError, match=r"^rain200h: somewhere: Read-only file system \(the cache is .*home; DRS"):
         obtain(force=True)
 
 

@@ -1,5 +1,6 @@
 """`drsformer download`, as a user runs it."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -56,9 +58,9 @@ def files(home):
 CACHED = ["rain200h.json", "rain200h.pth"]
 
 
-def test_fetched_verified_and_used(download, run, home, server, tmp_path, monkeypatch):
+def test_downloaded_verified_and_used(download, run, home, server, tmp_path, monkeypatch):
     answer = download("rain200h", "rain200h")
-    assert (answer.code, answer.out) == (0, f"rain200h: fetched, {home}/weights/rain200h.pth\n")
+    assert (answer.code, answer.out) == (0, f"rain200h: downloaded, {home}/weights/rain200h.pth\n")
     assert answer.err.count("\n") == 1
     assert "MB, verified; license: none stated by the authors, assume research use" in answer.err
     assert files(home) == CACHED
@@ -72,7 +74,7 @@ def test_fetched_verified_and_used(download, run, home, server, tmp_path, monkey
     assert len(server.asked) == 1
 
 
-def test_derain_fetches(run, home, published, server, tmp_path, monkeypatch):
+def test_derain_downloads(run, home, published, server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRSFORMER_MIRROR", server.url)
     Image.fromarray(photo()).save("a.png")
@@ -89,7 +91,7 @@ def test_derain_fetches(run, home, published, server, tmp_path, monkeypatch):
         (misbehaving.shorter_than_said, "the connection broke; ", False),
         (misbehaving.longer_than_said, "not a checkpoint, or a damaged one", False),
         (misbehaving.endless, "sends more than", False),
-        (page("<html>hello</html>"), "answers with a web page instead of the file", False),
+        (page("<html>hello</html>"), "answers with a web page, not the file", False),
         (page(misbehaving.QUOTA), "refused: Too many users have viewed or downloaded this file recently.[31m;", False),
         (page(misbehaving.QUOTA, 403), "refused: Too many users have viewed or downloaded this file recently.", False),
         (status(404), "answers 404 Not Found", False),
@@ -108,8 +110,9 @@ def test_a_fault_is_one_line_and_code_4(download, home, server, fault, message, 
     answer = download("rain200h", "--force")
     assert (answer.code, answer.out) == (4, "")
     assert answer.err.startswith(f"drsformer: rain200h: {server.url}/rain200h.pth: {message}")
+    page_of_model = zoo.MODELS["rain200h"].page
     assert answer.err.endswith(
-        f"; to place it by hand, fetch {zoo.MODELS['rain200h'].page} and run: drsformer download --from FILE rain200h\n"
+        f"; to add it by hand, download {page_of_model} and run: drsformer download --from FILE rain200h\n"
     )
     assert answer.err.count("\n") == 1
     assert answer.err[:-1].isprintable()
@@ -136,7 +139,7 @@ def test_survivable_faults(download, home, server):
 def test_no_network(run, home, published, server):
     answer = run("download", "rain200h", "--mirror", "http://me:secret@127.0.0.1:9/a?key=secret", "--json")
     assert answer.code == 4
-    assert answer.err.startswith("drsformer: rain200h: http://127.0.0.1:9/a/rain200h.pth: Connection refused; to place")
+    assert answer.err.startswith("drsformer: rain200h: http://127.0.0.1:9/a/rain200h.pth: Connection refused; to add")
     assert set(json.loads(answer.out)) == {"name", "error"}
     assert "secret" not in answer.err + answer.out
 
@@ -149,9 +152,7 @@ def test_offline(run, home, monkeypatch):
     ):
         answer = run(*arguments)
         assert (answer.code, answer.out, answer.err.count("\n")) == (4, "", 1)
-        assert (
-            "spa is missing and DRSFORMER_OFFLINE forbids to fetch it; to place it by hand, fetch https" in answer.err
-        )
+        assert "spa is not cached, and DRSFORMER_OFFLINE is set; to add it by hand, download https" in answer.err
 
 
 def test_one_that_fails_leaves_the_others_alone(download, home, server):
@@ -162,7 +163,7 @@ def test_one_that_fails_leaves_the_others_alone(download, home, server):
     assert "bytes, expected 124000000 to 138000000" in rows[0]["error"]
     assert rows[1] | {"date": ""} == {
         "name": "rain200h",
-        "status": "fetched",
+        "status": "downloaded",
         "path": str(home / "weights/rain200h.pth"),
         "size": len(server.body),
         "sha256": hashlib.sha256(server.body).hexdigest(),
@@ -193,7 +194,7 @@ def test_list(run, download, home):
 def test_verify(run, download, home):
     assert run("download", "--verify").out == ""
     answer = run("download", "--verify", "rain200h")
-    assert (answer.code, answer.err) == (4, "drsformer: rain200h: is not cached\n")
+    assert (answer.code, answer.err) == (4, "drsformer: rain200h is not cached\n")
     download("rain200h")
     path = home / "weights/rain200h.pth"
     assert run("download", "--verify").out == f"rain200h: verified, {path}\n"
@@ -242,7 +243,7 @@ def test_from(run, home, published, tiny_file, tmp_path):
         ([], 2, "expected a NAME or --all"),
         (["rain200"], 4, "rain200: no model of that name; did you mean rain200l? known: general"),
         (["--list", "--verify"], 2, "expected one of them"),
-        (["--from", "x", "metrics"], 2, "--from takes one file, expected one of niqe_pris_params.npz, brisque"),
+        (["--from", "x", "metrics"], 2, "--from takes a single file; expected one of niqe_pris_params.npz, brisque"),
         (["--from", "x"], 2, "expected a NAME"),
         (["--remove", "general"], 2, "general is part of the package"),
         (["spa", "--mirror", "here"], 2, "mirror here: expected http://HOST/FOLDER"),
@@ -259,8 +260,10 @@ def test_bundled_and_dry_run(run, home):
     answer = run("download", "general", "spa", "metrics", "--dry-run")
     lines = answer.out.splitlines()
     assert lines[0].startswith("general: bundled, ")
-    assert lines[1] == f"spa: would be fetched from {http.DRIVE}, {home}/weights/spa.pth"
-    assert lines[2].startswith("niqe_pris_params.npz: would be fetched from https://raw.githubusercontent.com/XPixel")
+    assert lines[1] == f"spa: would be downloaded from {http.DRIVE}, {home}/weights/spa.pth"
+    assert lines[2].startswith(
+        "niqe_pris_params.npz: would be downloaded from https://raw.githubusercontent.com/XPixel"
+    )
     assert len(lines) == 5
     assert not home.exists()
 
@@ -272,7 +275,7 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
-def test_two_processes_fetch_once(start, home, server):
+def test_two_processes_download_once(start, home, server):
     server.always = partial(honest, pause=0.005)
     processes = [start("rain200h") for _ in range(2)]
     answers = [process.communicate(timeout=60) for process in processes]
@@ -305,17 +308,27 @@ def test_interrupt_keeps_what_came(start, home, server):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert process.returncode in {130, -signal.SIGINT}
-    assert errors == f"rain200h: {part.stat().st_size} bytes are kept, the same command goes on from there\n"
+    assert errors == f"rain200h: {part.stat().st_size} bytes are kept; run the same command again to resume\n"
+
+
+def read_to_the_end(terminal):
+    """What a process writes until it ends: a terminal holds only 4 kB that nobody reads."""
+    output = b""
+    with contextlib.suppress(OSError):  # nobody has its other end open any more
+        while data := os.read(terminal, 10_000):
+            output += data
+    return output
 
 
 def test_bar_on_a_terminal(home, server, start):
     terminal, end = pty.openpty()
     server.always = partial(honest, pause=0.002)
-    with start("rain200h", "--json", stderr=end) as process:
-        out, _ = process.communicate(timeout=20)
-    os.close(end)
-    shown = os.read(terminal, 100_000).decode()
+    with ThreadPoolExecutor(1) as reader, start("rain200h", "--json", stderr=end) as process:
+        os.close(end)
+        reading = reader.submit(read_to_the_end, terminal)
+        out, _ = process.communicate(timeout=60)
     os.close(terminal)
-    assert json.loads(out)["status"] == "fetched"
+    shown = reading.result().decode()
+    assert json.loads(out)["status"] == "downloaded"
     assert "%" in shown
     assert "MB, verified" in shown

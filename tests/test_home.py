@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from drsformer_cli.errors import UsageError
-from drsformer_cli.home import home
+from drsformer import ConfigError
+from drsformer.home import home
 
 
 def test_the_user_decides(monkeypatch, tmp_path):
@@ -17,7 +17,7 @@ def test_the_user_decides(monkeypatch, tmp_path):
 
 def test_no_such_user(monkeypatch):
     monkeypatch.setenv("DRSFORMER_HOME", "~nobody-of-that-name/rain")
-    with pytest.raises(UsageError, match="no such user"):
+    with pytest.raises(ConfigError, match="there is no such user"):
         home()
 
 

@@ -13,7 +13,7 @@ import pytest
 from misbehaving import honest, page, redirect, status
 
 from drsformer_cli.downloads import http
-from drsformer_cli.downloads.http import Part
+from drsformer_cli.downloads.http import PartialFile
 from drsformer_cli.errors import DownloadError
 
 SIZE = (1000, 300_000)
@@ -21,7 +21,7 @@ SIZE = (1000, 300_000)
 
 @pytest.fixture
 def part(tmp_path):
-    return Part(tmp_path / "file.part")
+    return PartialFile(tmp_path / "file.part")
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def server(server):
 
 @pytest.fixture
 def bring(server, part):
-    """Fetch from the server; its address and the limits may be others."""
+    """Download from the server, or from another address or with other limits."""
 
     def bring(url=None, size=SIZE, progress=lambda done, total: None):
-        http.fetch(url or f"{server.url}/file", part, size, progress)
+        http.download(url or f"{server.url}/file", part, size, progress)
         return part.path.read_bytes()
 
     return bring
@@ -49,7 +49,7 @@ def cut(length):
     return partial(honest, cut=length)
 
 
-def test_one_request_and_no_note_of_secrets(server, part, bring):
+def test_one_request_and_no_secrets_on_disk(server, part, bring):
     reports = []
     url = server.url.replace("//", "//me:secret@") + "/file?token=secret"
     assert bring(url, progress=lambda done, total: reports.append((done, total))) == server.body
@@ -58,10 +58,10 @@ def test_one_request_and_no_note_of_secrets(server, part, bring):
     assert (len(server.asked), path) == (1, "/file?token=secret")
     assert headers["Authorization"].startswith("Basic")
     assert headers["Accept-Encoding"] == "identity"
-    assert "secret" not in part.note.read_text()
+    assert "secret" not in part.version_path.read_text()
 
 
-def test_goes_on_after_every_cut(server, bring):
+def test_resumes_after_every_cut(server, bring):
     server.always = cut(10_000)
     assert bring() == server.body
     assert ranges(server) == [None, *(f"bytes={n}-" for n in range(10_000, 100_000, 10_000))]
@@ -109,16 +109,16 @@ def test_another_version_starts_over(server, part, bring):
 @pytest.mark.parametrize(
     "note", ["{}", "[1]", "not json", '{"source": "http://other/file", "validator": "x", "total": 1}']
 )
-def test_bytes_of_unknown_origin_are_not_continued(server, part, bring, note):
+def test_bytes_of_unknown_origin_are_not_resumed(server, part, bring, note):
     part.path.write_bytes(b"x" * 5000)
-    part.note.write_text(note)
+    part.version_path.write_text(note)
     assert bring() == server.body
     assert ranges(server) == [None]
 
 
-def test_bytes_that_cannot_be_told_from_another_version_are_not_continued_later(server, part, bring):
+def test_bytes_without_a_validator_are_not_resumed_later(server, part, bring):
     part.path.write_bytes(b"x" * 5000)
-    part.note.write_text(json.dumps({"source": f"{server.url}/file", "validator": None, "total": 100_000}))
+    part.version_path.write_text(json.dumps({"source": f"{server.url}/file", "validator": None, "total": 100_000}))
     assert bring() == server.body
     assert ranges(server) == [None]
 
@@ -139,7 +139,7 @@ def test_killed_between_the_last_byte_and_the_name(server, part, bring):
         (status(500), "answers 500 Internal Server Error", http.ATTEMPTS),
         (status(429, Retry_After=3600), "429 Too Many Requests and asks to come back in 3600 seconds", 1),
         (status(503, Retry_After="Wed, 21 Oct 2099 07:28:00 GMT"), "503 Service Unavailable and asks to come", 1),
-        (page("<html><p>hello</p></html>"), "answers with a web page instead of the file", 1),
+        (page("<html><p>hello</p></html>"), "answers with a web page, not the file", 1),
         (page("\n <!-- hello -->", kind="text/plain"), "answers with a web page", 1),
         (page("Nothing here."), "answers with a web page", 1),
         (
@@ -152,8 +152,8 @@ def test_killed_between_the_last_byte_and_the_name(server, part, bring):
         (page(misbehaving.FORM.format(action="ftp://host/x")), "redirects to ftp://host/x, expected http or https", 1),
         (redirect("/file"), "redirects more than 10 times", 10),
         (redirect("file:///etc/passwd"), "redirects to file:///etc/passwd, expected http or https", 1),
-        (redirect("http://[::1"), "redirects to something that is no address", 1),
-        (redirect("http://:80:80/"), "cannot be asked", 1),
+        (redirect("http://[::1"), "redirects to an invalid address", 1),
+        (redirect("http://:80:80/"), "cannot be requested", 1),
         (partial(honest, Content_Encoding="gzip"), "encoded as 'gzip'", 1),
         (misbehaving.endless, "sends more than 300000 bytes", 1),
         (partial(misbehaving.without_length, data=b"\0" * 10), "the connection broke", http.ATTEMPTS),
@@ -169,7 +169,7 @@ def test_gives_up(server, part, bring, fault, message, requests, monkeypatch):
     assert len(server.asked) == requests
     assert str(error.value).isprintable()
     assert not part.path.exists()
-    assert not part.note.exists()
+    assert not part.version_path.exists()
 
 
 def test_cut_again_and_again_without_ranges(server, part, bring):
@@ -229,7 +229,7 @@ def test_no_network(bring):
 
 def test_no_room(server, part, bring, monkeypatch):
     monkeypatch.setattr(http.shutil, "disk_usage", lambda folder: SimpleNamespace(free=99_999))
-    with pytest.raises(DownloadError, match="has 99999 bytes left, 100000 are needed"):
+    with pytest.raises(DownloadError, match="has 99999 bytes left; 100000 are needed"):
         bring()
     assert part.size == 0
 
@@ -244,9 +244,9 @@ def test_disk_that_fills_up(server, part, bring):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert error.value.errno == errno.EFBIG
     assert not part.path.exists()
-    assert not part.note.exists()
+    assert not part.version_path.exists()
 
 
 def test_drive_url():
     assert http.drive_url("a b") == f"{http.DRIVE}?id=a+b&export=download&confirm=t"
-    assert http.shown(http.drive_url("a b")) == http.DRIVE
+    assert http.without_secrets(http.drive_url("a b")) == http.DRIVE

@@ -10,6 +10,7 @@ from conftest import TINY, photo
 from torch import nn
 
 from drsformer import ConfigError, DeviceError, DRSformer, ImageError, Restorer, derain, inference
+from drsformer.images import luma
 from drsformer.inference import fitting_tile, pad_to_multiple, tile_starts
 
 IDENTITY = nn.Identity()
@@ -36,6 +37,28 @@ def test_identity_with_every_other_setting(dtype):
     for tta, strength, precision in itertools.product((False, True), (0, 0.3, 1), ("fp32", "auto")):
         result = derain(IDENTITY, image, tile=24, tta=tta, strength=strength, precision=precision)
         assert np.array_equal(result, image)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shape", [(45, 61), (45, 61, 1), (45, 61, 2), (45, 61, 4)])
+def test_gray_and_alpha(general, dtype, shape):
+    values = np.random.default_rng(0).random(shape, np.float32)
+    image = values if dtype is np.float32 else (values * np.iinfo(dtype).max).astype(dtype)
+    before = image.copy()
+    assert np.array_equal(derain(IDENTITY, image, tile=24), image)
+
+    channels = image.reshape(*shape[:2], -1)
+    color = channels[..., :3] if channels.shape[2] == 4 else np.repeat(channels[..., :1], 3, axis=2)
+    expected = derain(general, np.ascontiguousarray(color))
+    result = derain(general, image)
+    assert (result.shape, result.dtype) == (shape, dtype)
+    assert np.array_equal(image, before)
+    if channels.shape[2] == 4:
+        assert np.array_equal(result[..., :3], expected)
+    else:
+        assert np.array_equal(result.reshape(channels.shape)[..., 0], luma(expected))
+    if channels.shape[2] in (2, 4):
+        assert np.array_equal(result[..., -1], image[..., -1])
 
 
 def test_views_of_arrays_are_arrays():
@@ -191,15 +214,28 @@ def test_half_precision_is_close(general):
     assert 0 < np.abs(full - half).mean() < 1
 
 
-def test_tta_averages_the_eight_symmetries(tiny):
+def test_tta_averages_the_four_flips(general):
     image = photo(24, 32).astype(np.float32) / 255
-    expected = []
-    for flip, turns in itertools.product((False, True), range(4)):
-        turned = np.rot90(image[:, ::-1] if flip else image, turns)
-        back = np.rot90(derain(tiny, np.ascontiguousarray(turned), tile=None), -turns)
-        expected.append(back[:, ::-1] if flip else back)
+    flips = [np.s_[:, :], np.s_[:, ::-1], np.s_[::-1], np.s_[::-1, ::-1]]
+    results = [derain(general, image[flip], tile=None)[flip] for flip in flips]
     # Sizes are multiples of 8, and nothing is clamped: the order of clamp and mean does not matter.
-    assert np.allclose(derain(tiny, image, tile=None, tta=True), np.mean(expected, axis=0), atol=0.02)
+    assert 0 < min(map(np.min, results)) < max(map(np.max, results)) < 1
+    averaged = derain(general, image, tile=None, tta=True)
+    assert np.allclose(averaged, np.mean(results, axis=0), atol=1e-6)
+    assert not np.allclose(averaged, results[0], atol=1e-4)
+
+
+def test_tta_never_turns_the_rain():
+    """Each pass sees an image as wide and as high as the original."""
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x):
+            seen.append(tuple(x.shape[-2:]))
+            return x
+
+    derain(Spy(), photo(24, 32), tile=None, tta=True)
+    assert seen == [(24, 32)] * 4
 
 
 def test_a_subclass_keeps_its_own_forward():
@@ -228,10 +264,30 @@ def test_auto_tile_follows_the_free_memory(general, monkeypatch):
     monkeypatch.setattr(inference, "free_memory", lambda device: 64 * 2**30)
     assert restorer.choose_tile(481, 321) is None
     assert restorer.choose_tile(3000, 4000) == 368  # 9 x 12 tiles, as 384 needs
-    monkeypatch.setattr(inference, "free_memory", lambda device: 100 * 2**20)
-    assert 64 < restorer.choose_tile(481, 321) < 200
+    monkeypatch.setattr(inference, "free_memory", lambda device: 300 * 2**20)
+    assert 192 < restorer.choose_tile(481, 321) < 320
     monkeypatch.setattr(inference, "free_memory", lambda device: 2**20)
-    assert restorer.choose_tile(481, 321) == 64
+    assert restorer.choose_tile(481, 321) == 192
+
+
+@pytest.mark.parametrize(
+    ("model", "tile", "warned"),
+    [
+        (IDENTITY, 128, True),
+        (IDENTITY, 192, False),
+        (IDENTITY, "auto", False),
+        (IDENTITY, None, False),
+        (LimitedMemory(200 * 200), 400, False),
+        (LimitedMemory(100 * 100), 400, True),
+    ],
+)
+def test_small_tiles_are_warned_of_once(model, tile, warned, caplog):
+    restorer = Restorer(model, tile=tile)
+    with caplog.at_level(logging.WARNING, "drsformer"):
+        restorer(photo(100, 120))  # no larger than a tile, or not much
+        restorer(photo(400, 500))
+        restorer(photo(400, 500))
+    assert sum("less than 192" in record.message for record in caplog.records) == warned
 
 
 def test_the_tile_is_part_of_the_answer():
@@ -266,9 +322,11 @@ def test_wrong_settings(settings, message):
     ("image", "message"),
     [
         ([[1, 2]], "not a list"),
-        (np.zeros((4, 4), np.uint8), r"not \(4, 4\)"),
-        (np.zeros((4, 4, 4), np.uint8), r"not \(4, 4, 4\)"),
+        (np.zeros(4, np.uint8), r"shape \(H, W\), or \(H, W, C\) with 1 to 4 channels, not \(4,\)"),
+        (np.zeros((3, 40, 56), np.uint8), r"not \(3, 40, 56\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"not \(1, 4, 4, 3\)"),
         (np.zeros((0, 4, 3), np.uint8), r"not \(0, 4, 3\)"),
+        (np.zeros((4, 4, 0), np.uint8), r"not \(4, 4, 0\)"),
         (np.zeros((4, 4, 3)), "not float64"),
         (np.full((4, 4, 3), 255, np.float32), "found 255 to 255"),
         (np.full((4, 4, 3), np.nan, np.float32), "found nan"),

@@ -408,12 +408,12 @@ def test_a_batch_that_cannot_be_shared_is_refused(run, folder, monkeypatch):
 
 
 class FakeRanks:
-    """The first of two, that asks no other."""
+    """Rank 0 of two, without communication."""
 
-    first, size = True, 2
+    is_rank_0, world_size = True, 2
 
-    def agree(self, decide):
-        return decide()
+    def on_rank_0(self, function):
+        return function()
 
 
 def test_general_is_trained_from_ones_own_photos(run, folder):

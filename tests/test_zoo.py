@@ -1,9 +1,11 @@
 """Models and parameter files by name."""
 
 import hashlib
+import shutil
 
 import pytest
 import torch
+from conftest import TINY
 
 import drsformer
 from drsformer import PRESETS, CheckpointError, DRSformer
@@ -28,15 +30,22 @@ def test_the_table_holds_what_is_published():
 
 
 def test_bundled_and_files(tiny_file):
-    assert zoo.resolve("general") == drsformer.GENERAL
-    assert zoo.resolve(str(tiny_file)) == tiny_file
+    assert zoo.find_checkpoint("general") == drsformer.GENERAL
+    assert zoo.find_checkpoint(str(tiny_file)) == tiny_file
+    loaded = zoo.load_model(str(tiny_file), device="cpu", threads=1)
+    assert (loaded.network.config, loaded.checkpoint) == (TINY, tiny_file)
 
 
-def test_published_is_fetched_once(home, published, server, monkeypatch):
+def test_another_checkpoint_in_the_cache(home, tiny_file):
+    (home / "weights").mkdir(parents=True)
+    shutil.copyfile(tiny_file, home / "weights/mine.pth")
+    assert zoo.load_model("mine").checkpoint == home / "weights/mine.pth"
+
+
+def test_published_is_downloaded_once(home, published, server, monkeypatch):
     monkeypatch.setenv("DRSFORMER_MIRROR", server.url)
-    path = zoo.resolve("rain200h", quiet=True)
-    assert drsformer.load_checkpoint(path)
-    assert zoo.resolve("rain200h") == path == home / "weights/rain200h.pth"
+    path = zoo.load_model("rain200h", quiet=True).checkpoint
+    assert zoo.find_checkpoint("rain200h") == path == home / "weights/rain200h.pth"
     assert len(server.asked) == 1
 
 
@@ -53,7 +62,7 @@ def test_published_is_fetched_once(home, published, server, monkeypatch):
 def test_unknown_names(name, guess):
     known = "known: general, rain200l, rain200h, did, ddn, spa"
     with pytest.raises(CheckpointError, match="no such file, and no model of that name") as error:
-        zoo.resolve(name)
+        zoo.load_model(name)
     assert str(error.value).endswith(f"did you mean {guess}? {known}" if guess else f"; {known}")
     with pytest.raises(DownloadError, match="no model of that name"):
         zoo.rows([name])

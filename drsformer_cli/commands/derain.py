@@ -90,7 +90,7 @@ def derain(
     """
     ranks = Ranks()
     # Before any rank writes what another would find.
-    todo = ranks.agree(
+    todo = ranks.on_rank_0(
         lambda: plan(
             inputs,
             output,
@@ -102,25 +102,24 @@ def derain(
         ),
     )
     _check_streams(todo.jobs, results=as_json or dry_run)
-    if ranks.first and not quiet:
+    if ranks.is_rank_0 and not quiet:
         _say_what_is_left_out(todo)
     if dry_run:
-        if ranks.first:
+        if ranks.is_rank_0:
             _print_plan(todo.jobs, as_json=as_json)
         return
     report = _Report(model, as_json=as_json, quiet=quiet, single=len(todo.jobs) == 1)
-    weights = zoo.resolve(model, quiet=quiet)
-    mine = ranks.share(todo.jobs)
+    mine = ranks.shard(todo.jobs)
     if mine:
         from drsformer.inference import Restorer
         from drsformer_cli import images
         from drsformer_cli.deraining import pipeline
-        from drsformer_cli.device import load_network
 
         console.show_log(verbose=verbose, quiet=quiet)
         images.allow_megapixels(max_megapixels)
+        loaded = zoo.load_model(model, device=device, threads=threads, quiet=quiet)
         restorer = Restorer(
-            load_network(weights, device, threads),
+            loaded.network,
             tile=options.parse_tile(tile),
             overlap=overlap,
             precision=precision,
@@ -128,9 +127,9 @@ def derain(
             tta=tta,
         )
         if verbose:
-            console.say(f"model {weights}, device {restorer.device}, rank {ranks.rank} of {ranks.size}")
+            console.say(f"model {loaded.checkpoint}, device {restorer.device}, rank {ranks.rank} of {ranks.world_size}")
         try:
-            with console.progress_bar(visible=ranks.first and not quiet) as bar:
+            with console.progress_bar(visible=ranks.is_rank_0 and not quiet) as bar:
                 follow = _follower(bar, mine)
                 work = pipeline.derain(mine, restorer, quality=quality, overwrite=overwrite, progress=follow)
                 with contextlib.closing(work):
@@ -141,7 +140,7 @@ def derain(
             raise
     outcomes = ranks.gather(report.outcome)
     ranks.close()
-    if ranks.first:
+    if ranks.is_rank_0:
         report.summarize(outcomes)
         raise typer.Exit(_exit_code(outcomes))
 

@@ -1,4 +1,4 @@
-"""`drsformer download`: published weights and metric parameters into the cache, and what lies there."""
+"""`drsformer download`: download published checkpoints and metric parameters, and manage their cache."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import typer
 from drsformer.errors import DRSformerError
 from drsformer_cli import console, options
 from drsformer_cli.downloads import cache, http, zoo
-from drsformer_cli.downloads.zoo import Model
+from drsformer_cli.downloads.zoo import PublishedModel
 from drsformer_cli.errors import DownloadError, ExitCode, UsageError, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from drsformer_cli.downloads.cache import Published
+    from drsformer_cli.downloads.cache import PublishedFile
 
     Facts = dict[str, object]
 
@@ -25,30 +25,35 @@ if TYPE_CHECKING:
 def download(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help=f"Models, or {zoo.METRICS}: the parameter files of NIQE and BRISQUE."),
+        typer.Argument(
+            metavar="[NAME]...",
+            help=f"{', '.join(zoo.MODELS)}, or {zoo.METRICS}: the parameter files of NIQE and BRISQUE.",
+        ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every name.")] = False,
-    listing: Annotated[bool, typer.Option("--list", help="Show what there is, and what of it is cached.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash what is cached again.")] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Remove these names from the cache.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All names.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List all names, and which of them are cached.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Verify cached files by their hashes.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove files from the cache.")] = False,
     file: Annotated[
-        str | None, typer.Option("--from", metavar="FILE", help="Take this file, fetched by hand, as NAME.")
+        str | None, typer.Option("--from", metavar="FILE", help="Use this file, downloaded by hand, as NAME.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Fetch what is cached too, and accept that it has changed.")
+        bool, typer.Option("--force", help="Download files even if they are cached, and accept that they have changed.")
     ] = False,
     mirror: Annotated[
         str | None,
-        typer.Option("--mirror", metavar="URL", help="Fetch from URL/NAME.pth instead; else DRSFORMER_MIRROR."),
+        typer.Option(
+            "--mirror", metavar="URL", help="Download from URL/NAME.pth. Default: DRSFORMER_MIRROR, or the publishers."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a name on stdout.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each name on stdout.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Fetch published weights, verify them and keep them.
+    """Download published checkpoints, verify them and keep them in a cache.
 
-    A name in `derain --model` fetches what is missing too. What came before an interruption is kept and continued. A
-    file enters the cache only as the network that it is published as, and is not accepted when it changes later.
+    `derain --model NAME` downloads what is missing, too. Interrupted downloads are resumed. Only files that hold the
+    published network enter the cache, and files that change later are refused.
 
     Exit codes: 0 all done; 2 wrong usage, nothing was done; 4 weights unavailable; 130 interrupted, 143 terminated.
 
@@ -68,12 +73,12 @@ def download(
         raise UsageError("expected a NAME or --all; --list shows the names")
     task = _Task(verify, remove, Path(file) if file is not None else None, force, mirror, dry_run, quiet)
     task.check(chosen)
-    raise typer.Exit(_each(chosen, task.run, as_json=as_json, quiet=quiet))
+    raise typer.Exit(_run_all(chosen, task.run, as_json=as_json, quiet=quiet))
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What is to be done with each name."""
+    """What to do with each name."""
 
     verify: bool
     remove: bool
@@ -83,16 +88,16 @@ class _Task:
     dry_run: bool
     quiet: bool
 
-    def check(self, rows: list[Published]) -> None:
-        """Refuse what is impossible before anything is done."""
+    def check(self, rows: list[PublishedFile]) -> None:
+        """Refuse wrong usage before anything is done."""
         bundled = [row.name for row in rows if _bundled(row)]
         if bundled and (self.remove or self.file is not None):
             raise UsageError(f"{bundled[0]} is part of the package and stays as it is")
         if self.file is not None and len(rows) > 1:
-            raise UsageError(f"--from takes one file, expected one of {', '.join(row.name for row in rows)}")
+            raise UsageError(f"--from takes a single file; expected one of {', '.join(row.name for row in rows)}")
 
-    def run(self, row: Published) -> str:
-        """Do it, and say what was done, or what would be."""
+    def run(self, row: PublishedFile) -> str:
+        """Do it; returns what was done, or would be."""
         if _bundled(row):
             return "bundled"
         if self.verify:
@@ -101,29 +106,29 @@ class _Task:
             return self._removed(row)
         if self.file is not None:
             return self._installed(row, self.file)
-        return self._fetched(row)
+        return self._downloaded(row)
 
-    def _verified(self, row: Published) -> str:
+    def _verified(self, row: PublishedFile) -> str:
         if cache.verified(row, rehash=True) is None:
-            raise DownloadError(f"{row.name}: is not cached")
+            raise DownloadError(f"{row.name} is not cached")
         return "verified"
 
-    def _removed(self, row: Published) -> str:
+    def _removed(self, row: PublishedFile) -> str:
         if self.dry_run:
             return "would be removed" if cache.state(row) != "absent" else "was not cached"
         return "removed" if cache.remove(row) else "was not cached"
 
-    def _installed(self, row: Published, file: Path) -> str:
+    def _installed(self, row: PublishedFile, file: Path) -> str:
         if self.dry_run:
             return f"would be installed from {file}"
         cache.install(row, file, force=self.force, quiet=self.quiet)
         return "installed"
 
-    def _fetched(self, row: Published) -> str:
-        status = "cached" if _present(row) and not self.force else "fetched"
+    def _downloaded(self, row: PublishedFile) -> str:
+        status = "cached" if _present(row) and not self.force else "downloaded"
         if self.dry_run:
-            urls = ", ".join(map(http.shown, cache.urls_of(row, self.mirror)))
-            return status if status == "cached" else f"would be fetched from {urls}"
+            urls = ", ".join(map(http.without_secrets, cache.urls_of(row, self.mirror)))
+            return status if status == "cached" else f"would be downloaded from {urls}"
         cache.obtain(row, mirror=self.mirror, force=self.force, quiet=self.quiet)
         return status
 
@@ -131,20 +136,20 @@ class _Task:
 _PRESENT = ("cached", "unverified")
 
 
-def _bundled(row: Published) -> bool:
-    return isinstance(row, Model) and row.bundled is not None
+def _bundled(row: PublishedFile) -> bool:
+    return isinstance(row, PublishedModel) and row.bundled is not None
 
 
-def _present(row: Published) -> bool:
+def _present(row: PublishedFile) -> bool:
     return cache.state(row) in _PRESENT
 
 
-def _each(rows: list[Published], act: Callable[[Published], str], *, as_json: bool, quiet: bool) -> ExitCode:
-    """Do one after the other and report; one that fails leaves the others alone."""
+def _run_all(rows: list[PublishedFile], run: Callable[[PublishedFile], str], *, as_json: bool, quiet: bool) -> ExitCode:
+    """Run for each name, and report; the other names follow where one fails."""
     code = ExitCode.DONE
     for row in rows:
         try:
-            status = act(row)
+            status = run(row)
         except UsageError:
             raise
         except DRSformerError as error:
@@ -160,7 +165,7 @@ def _each(rows: list[Published], act: Callable[[Published], str], *, as_json: bo
     return code
 
 
-def _file_facts(row: Published) -> Facts:
+def _file_facts(row: PublishedFile) -> Facts:
     known = cache.record(row)
     return {
         "path": str(row.path),
@@ -171,21 +176,21 @@ def _file_facts(row: Published) -> Facts:
     }
 
 
-def _size(row: Published) -> int:
-    """Bytes of the file, about as many as are published where there is none yet."""
+def _size(row: PublishedFile) -> int:
+    """Bytes of the file; if it is not there, about as many as are published."""
     if row.path.is_file():
         return row.path.stat().st_size
-    return 4 * row.parameters if isinstance(row, Model) else row.size[0]
+    return 4 * row.parameters if isinstance(row, PublishedModel) else row.size[0]
 
 
-def _state(row: Published) -> str:
+def _state(row: PublishedFile) -> str:
     return "bundled" if _bundled(row) else cache.state(row)
 
 
 _FACTS = ("license", "variant", "parameters", "trained_on", "tested_on", "psnr", "ssim", "protocol", "paper")
 
 
-def _list(rows: list[Published], *, as_json: bool) -> None:
+def _list(rows: list[PublishedFile], *, as_json: bool) -> None:
     if as_json:
         for row in rows:
             state = _state(row)
@@ -196,7 +201,7 @@ def _list(rows: list[Published], *, as_json: bool) -> None:
     lines = [("name", "trained on", "variant", "size", "cached", "PSNR / SSIM", "license")]
     for row in rows:
         size = f"{_size(row) / 1e6:.1f} MB" if _size(row) > 1e6 else f"{_size(row) / 1e3:.0f} kB"
-        if isinstance(row, Model):
+        if isinstance(row, PublishedModel):
             score = f"{row.psnr:.2f} / {row.ssim:.4f} on {row.tested_on}, {row.protocol}"
             lines.append((row.name, row.trained_on, row.variant or "", size, _state(row), score, row.license))
         else:

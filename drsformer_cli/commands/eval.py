@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from drsformer.files import atomic_write
+from drsformer.home import home
 from drsformer_cli import console, options
 from drsformer_cli.datasets import DATASETS, Protocol
 from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import IMAGE_ERRORS, ExitCode, UsageError, reason
 from drsformer_cli.evaluation.image_sets import MissingDatasetError, Request
 from drsformer_cli.formats import FORMAT_OF_ENDING
-from drsformer_cli.home import home
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -145,15 +145,15 @@ def evaluate(
     scorers = run.load_scorers(image_sets, quiet=quiet)
     evaluators = run.make_evaluators(image_sets, candidates or [Candidate(str(results))], uses, scorers, save)
     if save:
-        ranks.agree(lambda: run.prepare_to_save(save, evaluators, overwrite=overwrite))
+        ranks.on_rank_0(lambda: run.prepare_to_save(save, evaluators, overwrite=overwrite))
     try:
-        all_scores = run.score_all(evaluators, ranks, bar=ranks.first and not quiet, scored=say)
+        all_scores = run.score_all(evaluators, ranks, bar=ranks.is_rank_0 and not quiet, scored=say)
     except (KeyboardInterrupt, SystemExit):
-        if save and ranks.first:
+        if save and ranks.is_rank_0:
             console.say(f"images in {save} are kept: run the same command again to resume")
         raise
     ranks.close()
-    if not ranks.first:
+    if not ranks.is_rank_0:
         return
     _print(all_scores, as_json=as_json, quiet=quiet)
     written = True
@@ -189,11 +189,11 @@ def _gather(request: Request, ranks: Ranks) -> list[ImageSet]:
 
     allow_megapixels(None)
     try:
-        image_sets = ranks.agree(request.gather)
+        image_sets = ranks.on_rank_0(request.gather)
     except MissingDatasetError as error:
         console.say(error.advice)
         raise
-    for image_set in image_sets if ranks.first else []:
+    for image_set in image_sets if ranks.is_rank_0 else []:
         console.errors(image_set.name, image_set.problems, _MOST_PROBLEMS_SHOWN)
     return image_sets
 

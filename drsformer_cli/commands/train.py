@@ -63,26 +63,29 @@ def train(
     """
     ranks = Ranks()
     try:
-        run, folder = ranks.agree(lambda: _plan(config, output, settings or [], ranks.size, resume=resume, check=check))
-        from drsformer_cli import images  # noqa: PLC0415 - slow imports wait until there is work
-        from drsformer_cli.device import keep_freed_memory, resolve_device, set_threads  # noqa: PLC0415
+        run, folder = ranks.on_rank_0(
+            lambda: _plan(config, output, settings or [], ranks.world_size, resume=resume, check=check)
+        )
+        from drsformer.memory import keep_freed_memory  # noqa: PLC0415 - slow imports wait until there is work
+        from drsformer_cli import images  # noqa: PLC0415
+        from drsformer_cli.device import resolve_device, set_threads  # noqa: PLC0415
         from drsformer_cli.training import sources  # noqa: PLC0415
 
         keep_freed_memory()
         set_threads(threads)
         images.allow_megapixels(None)
         place = resolve_device(device)
-        with console.progress_bar(visible=ranks.first) as bar:
+        with console.progress_bar(visible=ranks.is_rank_0) as bar:
             task = bar.add_task("reading images", total=None)
             data = sources.load(
                 run, config or str(folder.path), lambda done, total: bar.update(task, completed=done, total=total)
             )
-        if ranks.first:
+        if ranks.is_rank_0:
             _say_data(data)
-        with folder.alone() if ranks.first and not check else contextlib.nullcontext():
+        with folder.alone() if ranks.is_rank_0 and not check else contextlib.nullcontext():
             code = _run(run, folder, data, place, ranks, resume=resume, check=check)
     except DRSformerError as error:
-        if not ranks.first:
+        if not ranks.is_rank_0:
             raise typer.Exit(exit_code(error)) from None  # the first rank says it
         raise _listed(error) from None
     raise typer.Exit(code)
@@ -158,7 +161,7 @@ def _run(
     from drsformer_cli.training.toml_config import differences, plain  # noqa: PLC0415
 
     resumed = folder.latest() if resume else None
-    if ranks.first:
+    if ranks.is_rank_0:
         begin = resumed["training"]["step"] + 1 if resumed else 1
         console.say(f"{describe_batch(config, begin, ranks)}, on {device}")
         for change in differences(resumed["training"]["run"], plain(config)) if resumed else []:
@@ -175,7 +178,7 @@ def _run(
             f"{device} is out of memory: lower training.batch or data.patch, or raise training.accumulate"
         ) from None
     ranks.close()
-    if ranks.first:
+    if ranks.is_rank_0:
         last = folder.checkpoints()[-1:]
         state = "done" if code == ExitCode.DONE else "stopped; --resume goes on from the latest checkpoint"
         console.result(f"{folder.path}: {state}" + "".join(f", {path.name}" for path in last))
@@ -195,19 +198,19 @@ def _check(config: Config, folder: RunFolder, data: Data, device: torch.device, 
     firsts = config.stage_steps()
     hours = 0.0
     for first, end in zip(firsts, [*firsts[1:], config.training.steps + 1], strict=True):
-        for step, batch in zip((first, first), data.samples.batches([first, first], ranks.share), strict=True):
+        for step, batch in zip((first, first), data.samples.batches([first, first], ranks.shard), strict=True):
             watch.restart()  # what counts is the second: the first one prepares
             loss = float(step_of(step, batch))
             watch.count(config.at(step).training.batch)
         row = watch.row()
         seconds = config.at(first).training.batch / row["samples_per_second"]
         hours += (end - first) * seconds / 3600
-        if ranks.first:
+        if ranks.is_rank_0:
             console.say(
                 f"from step {first}: {describe_batch(config, first, ranks)}; a step takes {seconds:.2f} s and "
                 f"{row['memory_mb']:.0f} MB, loss {loss:.4f}"
             )
-    if ranks.first:
+    if ranks.is_rank_0:
         samples = [data.samples.sample(1, index) for index in range(16)]  # each (2, P, P, 3)
         rows = [
             sheet.row("rainy, clean, ...", [part for pair in samples[i : i + 4] for part in pair])

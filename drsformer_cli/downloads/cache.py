@@ -1,4 +1,4 @@
-"""The cache of published files: how one gets in, and why it is trusted afterwards."""
+"""The cache of published files: verified when they enter, and again when they seem to have changed."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from urllib.parse import urlsplit
 from drsformer.config import PRESETS
 from drsformer.errors import CheckpointError
 from drsformer.files import atomic_write, sha256_of
+from drsformer.home import home
 from drsformer_cli import console
 from drsformer_cli.downloads import http
 from drsformer_cli.errors import DownloadError, UsageError
-from drsformer_cli.home import home
 from drsformer_cli.lock import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-State = Literal["cached", "unverified", "partial", "absent"]
+CacheState = Literal["cached", "unverified", "partial", "absent"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
-    """A file that others publish.
+class PublishedFile:
+    """A file that can be downloaded.
 
     Attributes:
         name: What the user calls it.
-        file: Its place below the home of downloads.
-        size: The fewest and the most bytes that it may have.
+        file: Path in the cache, relative to `home()`.
+        size: Smallest and largest number of bytes that it may have.
         license: As its publishers state it.
-        urls: Where it is, in the order to try.
-        page: Where a person fetches it with a browser.
-        sha256: Where one is known.
-        variant: The preset of the network that it must hold; None: it is no checkpoint.
+        urls: Addresses, in the order in which they are tried.
+        page: Page to download it from with a browser.
+        sha256: Its SHA-256; None: unknown.
+        variant: Name of the preset of the network that it must hold; None: it is not a checkpoint.
     """
 
     name: str
@@ -53,18 +53,18 @@ class Published:
 
     @property
     def path(self) -> Path:
-        """Where it lies in the cache, or would."""
+        """Path in the cache, whether or not it exists."""
         return home() / self.file
 
     @property
     def by_hand(self) -> str:
-        """What a person can do without this program's connection."""
-        return f"to place it by hand, fetch {self.page} and run: drsformer download --from FILE {self.name}"
+        """Advice for when the download does not work."""
+        return f"to add it by hand, download {self.page} and run: drsformer download --from FILE {self.name}"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What was verified, written beside the file: a later change of the file shows."""
+    """What was verified; kept beside the file, so that later changes are noticed."""
 
     size: int
     sha256: str
@@ -73,8 +73,8 @@ class Record:
     mtime_ns: int
 
 
-def record(row: Published) -> Record | None:
-    """The record of a cached file; None where there is none that can be read."""
+def record(row: PublishedFile) -> Record | None:
+    """The record of a cached file; None: it has no valid one."""
     try:
         found = Record(**json.loads(_record_path(row).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -82,8 +82,8 @@ def record(row: Published) -> Record | None:
     return found if isinstance(found.sha256, str) else None
 
 
-def state(row: Published) -> State:
-    """What the cache holds, at a glance: nothing is read but sizes and dates."""
+def state(row: PublishedFile) -> CacheState:
+    """What the cache holds, judged by sizes and dates only."""
     with _file_errors(row):
         if row.path.is_file():
             known = record(row)
@@ -91,13 +91,13 @@ def state(row: Published) -> State:
         return "partial" if _part(row).size else "absent"
 
 
-def verified(row: Published, *, rehash: bool = False) -> Path | None:
-    """The cached file, None where there is none. It is hashed again when its size or date changed, or on demand.
+def verified(row: PublishedFile, *, rehash: bool = False) -> Path | None:
+    """The cached file, or None. It is hashed again if its size or date changed, or if `rehash` is True.
 
-    A file without a record, as a person may copy it there, is checked like one that was fetched.
+    A file without a record, copied there by hand, is verified like a download.
 
     Raises:
-        DownloadError: It is not what was verified before, or cannot be read.
+        DownloadError: It differs from what was verified before, or cannot be read.
     """
     with _file_errors(row):
         if not row.path.exists():
@@ -106,56 +106,56 @@ def verified(row: Published, *, rehash: bool = False) -> Path | None:
         if known is not None and _looks_unchanged(row, known) and not rehash:
             return row.path
         try:
-            sha256 = _check(row, row.path) if known is None else _compared(sha256_of(row.path), known)
+            sha256 = _verify(row, row.path) if known is None else _compared(sha256_of(row.path), known)
         except (DownloadError, CheckpointError) as error:
-            remedy = f"drsformer download --force {row.name} fetches it anew"
+            remedy = f"drsformer download --force {row.name} downloads it again"
             raise DownloadError(f"{row.name}: {row.path}: {error}; {remedy}") from None
         source, date = (known.source, known.date) if known else (str(row.path), _now())
-        with contextlib.suppress(OSError):  # a cache that cannot be written serves as well
+        with contextlib.suppress(OSError):  # a cache that cannot be written is still of use
             _write_record(row, sha256, source, date)
         return row.path
 
 
-def obtain(row: Published, *, mirror: str | None = None, force: bool = False, quiet: bool = False) -> Path:
-    """The cached file, fetched first where it is missing; several processes that need it fetch it once.
+def obtain(row: PublishedFile, *, mirror: str | None = None, force: bool = False, quiet: bool = False) -> Path:
+    """The cached file, downloaded first if it is missing. Several processes that need it download it once.
 
     Args:
         row: The file.
-        mirror: Folder to fetch from, and from nowhere else; None: `DRSFORMER_MIRROR`, else the row's addresses.
-        force: Whether to fetch it though it is there, and to accept that it differs from what was verified before.
+        mirror: The only folder to download from. None: `DRSFORMER_MIRROR`, or the file's own addresses.
+        force: Whether to download it even if it is cached, and to accept that it has changed.
         quiet: Whether to show neither progress nor license.
 
     Raises:
-        DownloadError: It cannot be fetched, or what came is not this file; an old one stays.
-        UsageError: The mirror is no address.
+        DownloadError: It cannot be downloaded, or is not this file; a cached one is kept.
+        UsageError: The mirror is not an address.
     """
     if not force and (found := verified(row)) is not None:
         return found
     if os.environ.get("DRSFORMER_OFFLINE", "").lower() not in {"", "0", "false", "no"}:
-        raise DownloadError(f"{row.name} is missing and DRSFORMER_OFFLINE forbids to fetch it; {row.by_hand}")
+        raise DownloadError(f"{row.name} is not cached, and DRSFORMER_OFFLINE is set; {row.by_hand}")
     urls = urls_of(row, mirror)
-    with _alone(row, quiet=quiet):
+    with _locked(row, quiet=quiet):
         if not force and (found := verified(row)) is not None:  # by another process meanwhile
             return found
         problems = []
         for url in urls:
-            source = url if url in row.urls else http.shown(url)
+            source = url if url in row.urls else http.without_secrets(url)
             try:
                 with _named(row, source):
-                    _fetch(row, url, quiet=quiet)
+                    _download(row, url, quiet=quiet)
                     return _admit(row, source, force=force, quiet=quiet)
             except DownloadError as error:
                 problems.append(str(error))
         raise DownloadError(f"{'; '.join(problems)}; {row.by_hand}")
 
 
-def install(row: Published, file: Path, *, force: bool = False, quiet: bool = False) -> Path:
-    """Take a file into the cache that a person fetched.
+def install(row: PublishedFile, file: Path, *, force: bool = False, quiet: bool = False) -> Path:
+    """Copy a file into the cache that was downloaded by hand.
 
     Raises:
-        DownloadError: It is not what it should be; an old one stays.
+        DownloadError: It is not this file; a cached one is kept.
     """
-    with _alone(row, quiet=quiet), _named(row, str(file)):
+    with _locked(row, quiet=quiet), _named(row, str(file)):
         if not file.is_file():
             raise DownloadError("is not a file" if file.exists() else "no such file")
         if not row.size[0] <= file.stat().st_size <= row.size[1]:
@@ -164,9 +164,9 @@ def install(row: Published, file: Path, *, force: bool = False, quiet: bool = Fa
         return _admit(row, str(file), force=force, quiet=quiet)
 
 
-def _copy(file: Path, part: http.Part) -> None:
+def _copy(file: Path, part: http.PartialFile) -> None:
     http.check_free_space(part.path.parent, file.stat().st_size)
-    part.note.unlink(missing_ok=True)  # nothing goes on from half a copy
+    part.version_path.unlink(missing_ok=True)  # no download resumes from half a copy
     try:
         shutil.copyfile(file, part.path)
     except shutil.SameFileError:
@@ -176,21 +176,21 @@ def _copy(file: Path, part: http.Part) -> None:
         raise
 
 
-def remove(row: Published) -> bool:
-    """Remove everything that belongs to the file; whether there was anything."""
-    with _alone(row, quiet=True):
+def remove(row: PublishedFile) -> bool:
+    """Remove the file and all that belongs to it; returns whether anything was there."""
+    with _locked(row, quiet=True):
         part = _part(row)
-        found = [path for path in (row.path, _record_path(row), part.path, part.note) if path.exists()]
+        found = [path for path in (row.path, _record_path(row), part.path, part.version_path) if path.exists()]
         for path in found:
             path.unlink()
     return bool(found)
 
 
-def urls_of(row: Published, mirror: str | None) -> tuple[str, ...]:
-    """Where to fetch from: the mirror that the user names, else the row's addresses.
+def urls_of(row: PublishedFile, mirror: str | None) -> tuple[str, ...]:
+    """Addresses to download from: in the mirror if one is given, or the file's own.
 
     Raises:
-        UsageError: The mirror is no address.
+        UsageError: The mirror is not an address.
     """
     mirror = mirror or os.environ.get("DRSFORMER_MIRROR")
     if not mirror:
@@ -203,31 +203,31 @@ def urls_of(row: Published, mirror: str | None) -> tuple[str, ...]:
     raise UsageError(f"mirror {without_password}: expected http://HOST/FOLDER or https://HOST/FOLDER")
 
 
-def _fetch(row: Published, url: str, *, quiet: bool) -> None:
+def _download(row: PublishedFile, url: str, *, quiet: bool) -> None:
     part = _part(row)
     with console.progress_bar(visible=not quiet) as bar:
         task = bar.add_task(row.name, total=row.size[1])
         try:
-            http.fetch(url, part, row.size, lambda done, total: bar.update(task, completed=done, total=total))
+            http.download(url, part, row.size, lambda done, total: bar.update(task, completed=done, total=total))
         except KeyboardInterrupt:
-            if kept := part.keep(http.shown(url)):
+            if kept := part.keep(http.without_secrets(url)):
                 console.say(f"{row.name}: {kept} {http.KEPT}")
             raise
 
 
-def _admit(row: Published, source: str, *, force: bool, quiet: bool) -> Path:
-    """Verify what is complete and let it take the place of the cached file, or remove it."""
+def _admit(row: PublishedFile, source: str, *, force: bool, quiet: bool) -> Path:
+    """Verify a complete download and move it into the cache, or remove it."""
     part, known = _part(row), record(row)
     try:
         with part.path.open("rb+") as file:
             os.fsync(file.fileno())
-        sha256 = _check(row, part.path)
+        sha256 = _verify(row, part.path)
         if known is not None and not force:
             _compared(sha256, known, "; --force accepts it")
-        # In this order a process that is killed leaves a file without a record, which is checked before it is used.
+        # In this order, a killed process leaves a file without a record, which is verified before it is used.
         _record_path(row).unlink(missing_ok=True)
         part.path.replace(row.path)
-        part.note.unlink(missing_ok=True)
+        part.version_path.unlink(missing_ok=True)
         _write_record(row, sha256, source, _now())
     except (DownloadError, CheckpointError, OSError):
         part.discard()
@@ -237,8 +237,8 @@ def _admit(row: Published, source: str, *, force: bool, quiet: bool) -> Path:
     return row.path
 
 
-def _check(row: Published, path: Path) -> str:
-    """The file's sha256, once it is clear that it is what the row says."""
+def _verify(row: PublishedFile, path: Path) -> str:
+    """Check that a file is the published one; returns its SHA-256."""
     size = path.stat().st_size
     if not row.size[0] <= size <= row.size[1]:
         raise DownloadError(http.wrong_size(size, row.size))
@@ -246,14 +246,14 @@ def _check(row: Published, path: Path) -> str:
     if row.sha256 not in {None, sha256}:
         raise DownloadError(f"has sha256 {sha256}, expected {row.sha256}")
     if row.variant is not None:
-        from drsformer.checkpoint import check_checkpoint  # noqa: PLC0415 - torch is slow to import
+        from drsformer.checkpoint import check_checkpoint
 
         check_checkpoint(path, PRESETS[row.variant])
     return sha256
 
 
 def _compared(sha256: str, known: Record, remedy: str = "") -> str:
-    """The hash, if it is the one that was verified before."""
+    """Check that a SHA-256 is the one that was verified before; returns it."""
     if sha256 != known.sha256:
         difference = f"sha256 {sha256[:12]}..., expected {known.sha256[:12]}..."
         raise DownloadError(f"differs from what was verified on {known.date} ({difference}){remedy}")
@@ -264,20 +264,20 @@ def _now() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
-def _part(row: Published) -> http.Part:
-    return http.Part(row.path.with_name(f"{row.path.name}.part"))
+def _part(row: PublishedFile) -> http.PartialFile:
+    return http.PartialFile(row.path.with_name(f"{row.path.name}.part"))
 
 
-def _record_path(row: Published) -> Path:
+def _record_path(row: PublishedFile) -> Path:
     return row.path.with_suffix(".json")
 
 
-def _looks_unchanged(row: Published, known: Record) -> bool:
+def _looks_unchanged(row: PublishedFile, known: Record) -> bool:
     status = row.path.stat()
     return (status.st_size, status.st_mtime_ns) == (known.size, known.mtime_ns)
 
 
-def _write_record(row: Published, sha256: str, source: str, date: str) -> None:
+def _write_record(row: PublishedFile, sha256: str, source: str, date: str) -> None:
     status = row.path.stat()
     facts = Record(status.st_size, sha256, source, date, status.st_mtime_ns)
     with atomic_write(_record_path(row)) as file:
@@ -285,12 +285,12 @@ def _write_record(row: Published, sha256: str, source: str, date: str) -> None:
 
 
 @contextlib.contextmanager
-def _alone(row: Published, *, quiet: bool) -> Iterator[None]:
-    """The folder of a file exists and no other process changes it."""
+def _locked(row: PublishedFile, *, quiet: bool) -> Iterator[None]:
+    """Create the folder of a file, and lock the file against other processes."""
 
     def on_wait() -> None:
         if not quiet:
-            console.say(f"{row.name}: another process is at it, waiting")
+            console.say(f"{row.name}: waiting for another process that downloads it")
 
     with _file_errors(row), locked(home() / "locks" / f"{row.name}.lock", on_wait):
         row.path.parent.mkdir(parents=True, exist_ok=True)
@@ -298,8 +298,8 @@ def _alone(row: Published, *, quiet: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _named(row: Published, source: str) -> Iterator[None]:
-    """Errors say which file from where."""
+def _named(row: PublishedFile, source: str) -> Iterator[None]:
+    """Add the name and the source of the file to errors."""
     try:
         yield
     except (DownloadError, CheckpointError) as error:
@@ -307,12 +307,13 @@ def _named(row: Published, source: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _file_errors(row: Published) -> Iterator[None]:
+def _file_errors(row: PublishedFile) -> Iterator[None]:
+    """Turn an OSError into a DownloadError that says where the cache is."""
     try:
         yield
     except OSError as error:
-        if error.strerror is None:  # as requests puts it when the certificates of the environment are missing
+        if error.strerror is None:  # from requests, if REQUESTS_CA_BUNDLE does not exist
             raise DownloadError(f"{row.name}: {error}") from None
         where = error.filename or row.path.parent
-        hint = f"the cache is {home()}, DRSFORMER_HOME moves it"
+        hint = f"the cache is {home()}; DRSFORMER_HOME changes that"
         raise DownloadError(f"{row.name}: {where}: {error.strerror} ({hint})") from None

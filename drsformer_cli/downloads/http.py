@@ -30,18 +30,18 @@ DRIVE = "https://drive.usercontent.google.com/download"
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
 STALL_SECONDS, STALL_BYTES = 60.0, 60 * 1024
-"""Less than so many bytes in that time, and the connection counts as broken."""
+"""A connection that brings fewer bytes than this in this time counts as broken."""
 
 ATTEMPTS = 4
-"""Failures in a row; one that brought a hundredth of the file is none."""
+"""Failures in a row after which a download gives up. One that brought a hundredth of the file does not count."""
 
 BACK_OFF_SECONDS = 1.0
-"""Wait after the first failure in a row; it doubles each time."""
+"""Wait after the first failure in a row; each further wait is twice as long."""
 
 LONGEST_WAIT_SECONDS = 60.0
-"""Whoever asks for more in Retry-After is not waited for."""
+"""A download gives up if Retry-After asks for more."""
 
-KEPT = "bytes are kept, the same command goes on from there"
+KEPT = "bytes are kept; run the same command again to resume"
 
 _MAX_HOPS = 10
 _CHUNK = 2**18
@@ -53,25 +53,31 @@ _HEADERS = {
 
 
 def drive_url(file_id: str) -> str:
-    """The direct form, which skips the question whether a file over 100 MB may come unscanned."""
+    """The address of a file on Google Drive, in the form that skips the page which warns of files over 100 MB."""
     return f"{DRIVE}?{urlencode({'id': file_id, 'export': 'download', 'confirm': 't'})}"
 
 
-def shown(url: str) -> str:
-    """The address without what may be secret in it: user, password and query."""
+def without_secrets(url: str) -> str:
+    """The address without user, password and query."""
     parts = urlsplit(url)
     return printable(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
 
 
 def printable(text: str, length: int = 200) -> str:
-    """Foreign text on one line, without what could steer a terminal."""
+    """Text from elsewhere on one line, without control characters."""
     line = "".join(character for character in " ".join(text.split()) if character.isprintable())
     return line if len(line) <= length else f"{line[:length]}..."
 
 
 @dataclass(frozen=True)
 class _Version:
-    """What a partial file is a part of."""
+    """The version of the file that a partial file belongs to.
+
+    Attributes:
+        source: Address, without secrets.
+        validator: ETag or date for If-Range; None: the server gave none.
+        total: Bytes of the whole file; None: unknown.
+    """
 
     source: str
     validator: str | None
@@ -79,14 +85,14 @@ class _Version:
 
 
 @dataclass(frozen=True)
-class Part:
-    """The file that a download grows in, with a note beside it of what it is a part of."""
+class PartialFile:
+    """The file that a download grows in; a JSON file beside it holds the version that it belongs to."""
 
     path: Path
 
     @property
-    def note(self) -> Path:
-        """Where the version is written down."""
+    def version_path(self) -> Path:
+        """Path of the JSON file."""
         return self.path.with_name(f"{self.path.name}.json")
 
     @property
@@ -97,27 +103,27 @@ class Part:
     def discard(self) -> None:
         """Remove both files."""
         self.path.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
+        self.version_path.unlink(missing_ok=True)
 
     def begin(self, version: _Version) -> None:
-        """Forget what came before and write down what comes now."""
+        """Start over, with this version."""
         self.discard()
-        self.note.write_text(json.dumps(asdict(version)), encoding="utf-8")
+        self.version_path.write_text(json.dumps(asdict(version)), encoding="utf-8")
 
     def version(self, source: str) -> _Version | None:
-        """What the bytes so far are a part of; None when a download from this source cannot go on from them."""
+        """The version that the bytes so far belong to; None: a download from this source cannot resume from them."""
         if not self.size:
             return None
         try:
-            version = _Version(**json.loads(self.note.read_text(encoding="utf-8")))
+            version = _Version(**json.loads(self.version_path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):  # another program wrote it, or none
             return None
         return version if version.source == source else None
 
     def keep(self, source: str) -> int:
-        """Bytes that a later download from there can go on from.
+        """Number of bytes that a later download from this source can resume from.
 
-        They are removed where the source gives no validator: by then it may well have another file.
+        Without a validator they are removed: by then, the source may have another version.
         """
         version = self.version(source)
         if version is None or version.validator is None:
@@ -126,29 +132,29 @@ class Part:
 
 
 class _TemporaryError(Exception):
-    """Worth another attempt, after that many seconds or the usual wait."""
+    """Another attempt may succeed, after `wait` seconds. None: after the usual wait."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
         self.wait = wait
 
 
-def fetch(url: str, part: Part, size: tuple[int, int], progress: Progress) -> None:
-    """Complete `part`, going on from what it holds. The caller verifies what came.
+def download(url: str, part: PartialFile, size: tuple[int, int], progress: Progress) -> None:
+    """Download into `part`, resuming from what it holds. The caller verifies the file.
 
-    Plain http is spoken where `url` itself begins with it. Proxies are those of the environment.
+    Plain http is used only if `url` begins with it. Proxies are those of the environment.
 
     Args:
-        url: Where the file is, or a page of Google Drive that asks for a confirmation first.
-        part: Kept when the connection fails, so that a later call can go on; removed when what comes is wrong.
-        size: The fewest and the most bytes that the file may have.
-        progress: Called with the bytes so far and, where known, their final number.
+        url: Address of the file, or of a page of Google Drive that asks for a confirmation first.
+        part: Kept when the connection fails, so that a later call can resume; removed when the content is wrong.
+        size: Smallest and largest number of bytes that the file may have.
+        progress: Called with the number of bytes so far and of all bytes, None if unknown.
 
     Raises:
-        DownloadError: The server cannot be reached, refuses, or sends something else; the caller says which.
-        OSError: The part cannot be written; it is removed.
+        DownloadError: The server cannot be reached, refuses, or sends something else. The caller adds its address.
+        OSError: `part` cannot be written; it is removed.
     """
-    failures, most = 0, part.keep(shown(url))
+    failures, most = 0, part.keep(without_secrets(url))
     while True:
         try:
             with _network_errors():
@@ -157,16 +163,16 @@ def fetch(url: str, part: Part, size: tuple[int, int], progress: Progress) -> No
             failures = 0 if part.size - most > size[0] / 100 else failures + 1
             most = max(most, part.size)
             if failures == ATTEMPTS:
-                kept = part.keep(shown(url))
+                kept = part.keep(without_secrets(url))
                 raise DownloadError(f"{error}{f'; {kept} {KEPT}' if kept else ''}") from None
             time.sleep(BACK_OFF_SECONDS * 2 ** max(failures - 1, 0) if error.wait is None else error.wait)
         else:
             return
 
 
-def _attempt(url: str, part: Part, size: tuple[int, int], progress: Progress) -> None:
-    """One connection."""
-    version = part.version(shown(url))
+def _attempt(url: str, part: PartialFile, size: tuple[int, int], progress: Progress) -> None:
+    """One request."""
+    version = part.version(without_secrets(url))
     offset = part.size if version else 0
     headers = dict(_HEADERS)
     if version:
@@ -175,11 +181,13 @@ def _attempt(url: str, part: Part, size: tuple[int, int], progress: Progress) ->
         headers["Range"] = f"bytes={offset}-"
         if version.validator:
             headers["If-Range"] = version.validator
-    with _session() as session, _answer(session, url, headers) as (response, chunks):
+    with _session() as session, _open(session, url, headers) as (response, chunks):
         if response.headers.get("Content-Encoding", "").lower() not in {"", "identity"}:
-            raise DownloadError(f"sends the file encoded as {response.headers['Content-Encoding']!r:.20}, unasked")
+            raise DownloadError(
+                f"sends the file encoded as {response.headers['Content-Encoding']!r:.20}; expected no encoding"
+            )
         if response.status_code == HTTPStatus.OK:
-            offset, version = 0, _Version(shown(url), _validator(response), _content_length(response))
+            offset, version = 0, _Version(without_secrets(url), _validator(response), _content_length(response))
             part.begin(version)
         elif version is None or not _continues(response, offset, version.total):
             part.discard()
@@ -194,7 +202,7 @@ def _attempt(url: str, part: Part, size: tuple[int, int], progress: Progress) ->
 
 def _write(
     chunks: Iterable[bytes],
-    part: Part,
+    part: PartialFile,
     offset: int,
     total: int | None,
     size: tuple[int, int],
@@ -208,7 +216,7 @@ def _write(
                     break
                 file.write(chunk)
                 progress(offset, total)
-    except OSError:  # a full disk; what came so far would keep it full
+    except OSError:  # a full disk: the part is removed so that it does not stay full
         part.discard()
         raise
     if offset > (total or size[1]):
@@ -219,38 +227,38 @@ def _write(
 
 
 def wrong_size(found: int, size: tuple[int, int]) -> str:
-    """What a file of another size is told."""
+    """The error message for a file of another size."""
     expected = f"{size[0]}" if size[0] == size[1] else f"{size[0]} to {size[1]}"
     return f"{found} bytes, expected {expected}"
 
 
 def check_free_space(folder: Path, needed: int) -> None:
-    """Refuse to fill a disk.
+    """Check that a disk has room.
 
     Raises:
-        DownloadError: It has fewer bytes left.
+        DownloadError: It has fewer than `needed` bytes left.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise DownloadError(f"{folder} has {free} bytes left, {needed} are needed")
+        raise DownloadError(f"{folder} has {free} bytes left; {needed} are needed")
 
 
 def _session() -> requests.Session:
-    """A session that leaves redirects to us: requests reads their bodies to the end, and goes from https to http."""
-    import requests  # noqa: PLC0415 - `--help` needs none
+    """A session that does not follow redirects: requests would read their whole bodies, and follow https to http."""
+    import requests
 
     class Session(requests.Session):
         def get_redirect_target(self, resp: requests.Response) -> None:
-            """There is none."""
+            """Return None: no redirect is followed."""
 
     return Session()
 
 
 @contextlib.contextmanager
-def _answer(
+def _open(
     session: requests.Session, url: str, headers: dict[str, str]
 ) -> Iterator[tuple[requests.Response, Iterable[bytes]]]:
-    """An answer of 200, 206 or 416 and its body, past redirects and past the question of Google Drive."""
+    """The response with status 200, 206 or 416 and its body, after redirects and the confirmation of Google Drive."""
     schemes = ("http", "https") if urlsplit(url).scheme == "http" else ("https",)
     timeout = CONNECT_SECONDS, READ_SECONDS
     for _ in range(_MAX_HOPS):
@@ -262,7 +270,7 @@ def _answer(
                 if response.status_code in {200, 206, 416} and not _is_page(response, head):
                     yield response, chain([head], chunks)
                     return
-                page = _Page((head + _first_bytes(chunks, _MAX_PAGE)).decode("utf-8", "replace"))
+                page = _DrivePage((head + _first_bytes(chunks, _MAX_PAGE)).decode("utf-8", "replace"))
                 if page.target is None or response.status_code != HTTPStatus.OK:
                     raise _refusal(response, page)
                 target = page.target
@@ -275,14 +283,14 @@ def _next_url(url: str, target: str, schemes: tuple[str, ...]) -> str:
         url = urljoin(url, target)
         scheme = urlsplit(url).scheme
     except ValueError:
-        raise DownloadError("redirects to something that is no address") from None
+        raise DownloadError("redirects to an invalid address") from None
     if scheme not in schemes:
-        raise DownloadError(f"redirects to {shown(url)}, expected {' or '.join(schemes)}")
+        raise DownloadError(f"redirects to {without_secrets(url)}, expected {' or '.join(schemes)}")
     return url
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """The body as it arrives, undecoded."""
+    """The body as it arrives, not decoded."""
     read = getattr(response.raw, "read1", response.raw.read)  # urllib3 1 has no read1
     since, seen = time.monotonic(), 0
     while chunk := read(_CHUNK):
@@ -295,7 +303,7 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
 
 
 def _first_bytes(chunks: Iterator[bytes], number: int) -> bytes:
-    """At least so many bytes, where there are as many."""
+    """The first bytes, at least `number` unless the body is shorter."""
     head = b""
     for chunk in chunks:
         head += chunk
@@ -311,11 +319,11 @@ def _is_page(response: requests.Response, head: bytes) -> bool:
     return "html" in kind or head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<")
 
 
-class _Page(HTMLParser):
-    """What Google Drive's pages ask (`#download-form`) or say (`uc-error-subcaption`).
+class _DrivePage(HTMLParser):
+    """A page of Google Drive: a form to confirm the download (`#download-form`), or a refusal (`uc-error-subcaption`).
 
     Attributes:
-        caption: The text of a refusal, or nothing.
+        caption: The text of a refusal, or "".
     """
 
     def __init__(self, text: str) -> None:
@@ -325,17 +333,17 @@ class _Page(HTMLParser):
         self._fields: dict[str, str] = {}
         self._in_form = False
         self._caption_tag: str | None = None
-        self.feed(text.replace("<![", ""))  # an unknown one of these is an AssertionError in Python 3.11
+        self.feed(text.replace("<![", ""))  # in Python 3.11, unknown declarations raise an AssertionError
 
     @property
     def target(self) -> str | None:
-        """Where the form leads when it is sent as it is; None where the page has none."""
+        """The address that the form leads to; None: the page has no form."""
         if self._action is None or not self._fields:
             return self._action
         return f"{self._action.partition('?')[0]}?{urlencode(self._fields)}"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keep the form's address and its hidden inputs."""
+        """Record the form's address and hidden inputs."""
         values = {name: value or "" for name, value in attrs}
         if tag == "form":
             self._in_form = values.get("id") == "download-form"
@@ -347,24 +355,24 @@ class _Page(HTMLParser):
             self._caption_tag = tag
 
     def handle_endtag(self, tag: str) -> None:
-        """Leave the form or the refusal."""
+        """End the form or the refusal."""
         self._in_form = self._in_form and tag != "form"
         if tag == self._caption_tag:
             self._caption_tag = None
 
     def handle_data(self, data: str) -> None:
-        """Keep the text of a refusal."""
+        """Record the text of a refusal."""
         if self._caption_tag is not None:
             self.caption += data
 
 
-def _refusal(response: requests.Response, page: _Page) -> Exception:
-    """The error for an answer without the file."""
+def _refusal(response: requests.Response, page: _DrivePage) -> Exception:
+    """The error for a response that is not the file."""
     status = response.status_code
     if page.caption.strip():
         return DownloadError(f"refused: {printable(page.caption)}")
     if status == HTTPStatus.OK:
-        return DownloadError("answers with a web page instead of the file")
+        return DownloadError("answers with a web page, not the file")
     phrase = f" {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else ""
     if status != HTTPStatus.TOO_MANY_REQUESTS and status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return DownloadError(f"answers {status}{phrase}")
@@ -375,8 +383,8 @@ def _refusal(response: requests.Response, page: _Page) -> Exception:
 
 
 def _retry_after(value: str) -> float | None:
-    """Seconds to wait, from a number or a date; None where it says neither."""
-    from email.utils import mktime_tz, parsedate_tz  # noqa: PLC0415 - `--help` is quicker without
+    """Seconds to wait, from a number or a date; None if it is neither."""
+    from email.utils import mktime_tz, parsedate_tz
 
     if value.isdecimal():
         return float(value)
@@ -393,13 +401,13 @@ def _content_length(response: requests.Response) -> int | None:
 
 
 def _validator(response: requests.Response) -> str | None:
-    """What If-Range takes: a strong ETag, else the date."""
+    """The value for If-Range: a strong ETag, or the date."""
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
 
 def _continues(response: requests.Response, offset: int, total: int | None) -> bool:
-    """Whether the body begins where the part ends, of a file of the same size."""
+    """Whether the body begins where the partial file ends, and the file still has the same size."""
     found = re.fullmatch(r"bytes (\d{1,15})-\d{1,15}/(\d{1,15})", response.headers.get("Content-Range", "").strip())
     if response.status_code != HTTPStatus.PARTIAL_CONTENT or found is None:
         return False
@@ -408,9 +416,9 @@ def _continues(response: requests.Response, offset: int, total: int | None) -> b
 
 @contextlib.contextmanager
 def _network_errors() -> Iterator[None]:
-    """What requests raises, in our words: its own would show user, password and query of the address."""
-    import requests  # noqa: PLC0415
-    from urllib3.exceptions import HTTPError  # noqa: PLC0415 - of the raw body, which requests does not translate
+    """Turn the errors of requests into ours: its messages contain user, password and query of the address."""
+    import requests
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
@@ -423,11 +431,11 @@ def _network_errors() -> Iterator[None]:
     except (requests.ConnectionError, HTTPError) as error:
         raise _TemporaryError(_cause(error)) from None
     except requests.RequestException as error:
-        raise DownloadError(f"cannot be asked ({type(error).__name__})") from None
+        raise DownloadError(f"cannot be requested ({type(error).__name__})") from None
 
 
 def _cause(error: BaseException) -> str:
-    """What the system said at the bottom of it."""
+    """The message of the system error behind it."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     return (error.strerror if isinstance(error, OSError) else None) or "the connection broke"

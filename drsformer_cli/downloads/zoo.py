@@ -1,4 +1,4 @@
-"""Models by name, what `--model` stands for, and the parameter files of the metrics."""
+"""The published models and the parameter files of the metrics, and what `--model` loads."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import drsformer
+from drsformer import pretrained
 from drsformer.errors import CheckpointError
 from drsformer_cli.datasets import DATASETS
 from drsformer_cli.downloads import cache, http
-from drsformer_cli.downloads.cache import Published
+from drsformer_cli.downloads.cache import PublishedFile
 from drsformer_cli.errors import DownloadError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from drsformer.model import DRSformer
+
 
 @dataclass(frozen=True, kw_only=True)
-class Model(Published):
+class PublishedModel(PublishedFile):
     """A trained network.
 
     Attributes:
-        parameters: How many.
-        trained_on: The data set, or a word for the mixture.
-        tested_on: Where the scores were measured.
-        psnr: As reported, in dB.
-        ssim: As reported.
-        protocol: How luma was rounded for the scores: uint8-Y or float-Y.
-        paper: Where the scores stand.
-        bundled: The file inside this package; None: it is fetched.
+        parameters: Number of parameters.
+        trained_on: Data set, or a description of several.
+        tested_on: Data set of the scores.
+        psnr: PSNR in dB, as reported.
+        ssim: SSIM, as reported.
+        protocol: Protocol of the scores, uint8-Y or float-Y.
+        paper: Address of the paper that reports the scores.
+        bundled: The file in this package; None: it is downloaded.
     """
 
     parameters: int
@@ -45,7 +47,7 @@ class Model(Published):
 
     @property
     def path(self) -> Path:
-        """Where its weights lie, or would."""
+        """Path of the checkpoint, whether or not it exists."""
         return self.bundled or super().path
 
 
@@ -53,7 +55,7 @@ DEFAULT = "general"
 
 _PAPER = "https://arxiv.org/abs/2303.11950"
 
-# Parameters, and bytes of a float32 file with some room for other ways of saving it; 134.6 and 130.4 MB are published.
+# Parameters, and bytes of a float32 file with room for other ways to save it; 134.6 and 130.4 MB are published.
 _VARIANTS = {"mefc": (33_655_424, (128_000_000, 142_000_000)), "plain": (32_610_304, (124_000_000, 138_000_000))}
 
 # Name, data set, variant, Google Drive id.
@@ -66,11 +68,11 @@ _AUTHORS = (
 )
 
 
-def _published(name: str, data: str, variant: str, drive_id: str) -> Model:
+def _published(name: str, data: str, variant: str, drive_id: str) -> PublishedModel:
     parameters, size = _VARIANTS[variant]
     dataset = DATASETS[data]
     _, psnr, ssim = dataset.reported[0]
-    return Model(
+    return PublishedModel(
         name=name,
         file=f"weights/{name}.pth",
         size=size,
@@ -88,9 +90,9 @@ def _published(name: str, data: str, variant: str, drive_id: str) -> Model:
     )
 
 
-_GENERAL = Model(
+_GENERAL = PublishedModel(
     name="general",
-    file="",  # what concerns fetching is empty: it is bundled
+    file="",  # it is bundled: what concerns downloads is empty
     size=(0, 0),
     license="MIT",
     urls=(),
@@ -103,10 +105,10 @@ _GENERAL = Model(
     ssim=0.9624,
     protocol="uint8-Y",
     paper="",
-    bundled=drsformer.GENERAL,
+    bundled=pretrained.GENERAL,
 )
 
-MODELS: Mapping[str, Model] = MappingProxyType(
+MODELS: Mapping[str, PublishedModel] = MappingProxyType(
     {row.name: row for row in (_GENERAL, *(_published(*facts) for facts in _AUTHORS))}
 )
 """Every model by name."""
@@ -134,68 +136,104 @@ _PARAMETER_FILES = (
 )
 
 
-def _parameter_file(url: str, size: int, sha256: str) -> Published:
+def _parameter_file(url: str, size: int, sha256: str) -> PublishedFile:
     name = url.rpartition("/")[2]
-    return Published(
+    return PublishedFile(
         name=name, file=f"metrics/{name}", size=(size, size), license="Apache-2.0", urls=(url,), page=url, sha256=sha256
     )
 
 
-PARAMETER_FILES: Mapping[str, Published] = MappingProxyType(
+PARAMETER_FILES: Mapping[str, PublishedFile] = MappingProxyType(
     {row.name: row for row in (_parameter_file(*facts) for facts in _PARAMETER_FILES)}
 )
-"""What NIQE and BRISQUE are computed with, by file name."""
+"""The parameter files of NIQE and BRISQUE, by file name."""
 
 METRICS = "metrics"
-"""The name of the parameter files together."""
+"""The name for all parameter files in `drsformer download`."""
 
 
-def resolve(model: str, *, quiet: bool = False) -> Path:
-    """Weight file of a model's name, fetched where it is missing, or of a path.
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network in memory.
+
+    Attributes:
+        network: In evaluation mode, on its device.
+        checkpoint: The file that it was loaded from.
+        training: What the checkpoint says of its training; None where it says nothing.
+    """
+
+    network: DRSformer
+    checkpoint: Path
+    training: object
+
+
+def load_model(model: str, *, device: str = "cpu", threads: int | None = None, quiet: bool = False) -> LoadedModel:
+    """Load what `--model` names, downloaded first if it is missing.
+
+    Args:
+        model: A name of `MODELS`, the name of another checkpoint in the cache, or a checkpoint file.
+        device: Device for the network, see `resolve_device`.
+        threads: CPU threads for the network. None: torch chooses.
+        quiet: Whether a download shows neither progress nor license.
 
     Raises:
-        CheckpointError: It is neither a name nor an existing file.
-        DownloadError: The named model cannot be fetched, or its cached file is not what it was.
+        CheckpointError: There is no such model or file, or the file is damaged or foreign.
+        DownloadError: The model cannot be downloaded, or its cached file has changed.
+        UsageError: There is no such device.
+    """
+    checkpoint = find_checkpoint(model, quiet=quiet)
+
+    from drsformer.checkpoint import load_with_training
+    from drsformer.memory import keep_freed_memory
+    from drsformer_cli.device import resolve_device, set_threads
+
+    keep_freed_memory()
+    set_threads(threads)
+    network, training = load_with_training(checkpoint)
+    return LoadedModel(network.to(resolve_device(device)), checkpoint, training)
+
+
+def find_checkpoint(model: str, *, quiet: bool = False) -> Path:
+    """The checkpoint that `load_model` loads, downloaded first if it is missing.
+
+    Raises:
+        CheckpointError: There is no such model or file.
+        DownloadError: The model cannot be downloaded, or its cached file has changed.
     """
     if model in MODELS:
         row = MODELS[model]
         return row.bundled or cache.obtain(row, quiet=quiet)
-    path = Path(model)
-    try:
-        if path.is_file():
-            return path
-        if path.exists():
-            raise CheckpointError(f"--model {model}: is not a file; expected a weight file (.pth)")
-    except OSError as error:
-        raise CheckpointError(f"--model {model}: {error.strerror}") from None
-    raise CheckpointError(f"--model {model}: no such file, and no model of that name; {_meant(model, MODELS)}")
+    path = pretrained.find_checkpoint(model)
+    if path is None:
+        raise CheckpointError(f"{model}: no such file, and no model of that name; {_suggestion(model, MODELS)}")
+    return path
 
 
 def parameter_file(name: str, *, quiet: bool = False) -> Path:
-    """The file of this name in `PARAMETER_FILES`, fetched where it is missing, with the published contents.
+    """A file of `PARAMETER_FILES`, downloaded first if it is missing.
 
     Raises:
-        DownloadError: It cannot be fetched, or its cached file is not what it was.
+        DownloadError: It cannot be downloaded, or its cached file has changed.
     """
     return cache.obtain(PARAMETER_FILES[name], quiet=quiet)
 
 
-def rows(names: list[str]) -> list[Published]:
-    """The models and parameter files of these names, each once.
+def rows(names: list[str]) -> list[PublishedFile]:
+    """The models and parameter files with these names, each once.
 
     Raises:
-        DownloadError: There is no such name.
+        DownloadError: A name is unknown.
     """
-    known: dict[str, list[Published]] = {name: [row] for name, row in {**MODELS, **PARAMETER_FILES}.items()}
+    known: dict[str, list[PublishedFile]] = {name: [row] for name, row in {**MODELS, **PARAMETER_FILES}.items()}
     known[METRICS] = list(PARAMETER_FILES.values())
     for name in names:
         if name not in known:
-            raise DownloadError(f"{name}: no model of that name; {_meant(name, known)}")
+            raise DownloadError(f"{name}: no model of that name; {_suggestion(name, known)}")
     return list(dict.fromkeys(row for name in names for row in known[name]))
 
 
-def _meant(name: str, known: Mapping[str, object]) -> str:
-    """The nearest name, and all of them."""
-    near = get_close_matches(Path(name).stem.lower(), known, n=1)
-    guess = f"did you mean {near[0]}? " if near else ""
-    return f"{guess}known: {', '.join(known)}"
+def _suggestion(name: str, known: Mapping[str, object]) -> str:
+    """The most similar name, and all names."""
+    similar = get_close_matches(Path(name).stem.lower(), known, n=1)
+    question = f"did you mean {similar[0]}? " if similar else ""
+    return f"{question}known: {', '.join(known)}"

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from drsformer.checkpoint import load_with_training
 from drsformer.errors import ImageError
 from drsformer.files import sha256_of
 from drsformer.inference import Restorer
 from drsformer_cli import console, sheet
-from drsformer_cli.device import keep_freed_memory, resolve_device, set_threads
 from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import UsageError
 from drsformer_cli.evaluation import report
@@ -73,21 +71,20 @@ def load_models(
         DownloadError: A model cannot be downloaded.
         UsageError: There is no such device.
     """
-    paths = {name: zoo.resolve(model, quiet=quiet) for name, model in models.items()}
-    keep_freed_memory()
-    set_threads(settings.threads)
+    for model in models.values():  # all downloads come first
+        zoo.find_checkpoint(model, quiet=quiet)
     candidates, uses = [], {}
-    for name, path in paths.items():
-        network, training = load_with_training(path)
+    for name, model in models.items():
+        loaded = zoo.load_model(model, device=settings.device, threads=settings.threads)
         restorer = Restorer(
-            network.to(resolve_device(settings.device)),
+            loaded.network,
             tile=settings.tile,
             overlap=settings.overlap,
             precision=settings.precision,
             tta=settings.tta,
         )
         facts: dict[str, object] = {
-            "checkpoint": sha256_of(path),
+            "checkpoint": sha256_of(loaded.checkpoint),
             "device": restorer.device.type,
             "precision": restorer.precision,
             "tile": "none" if settings.tile is None else str(settings.tile),
@@ -95,7 +92,7 @@ def load_models(
             "tta": settings.tta,
         }
         candidates.append(Candidate(name, restorer, facts))
-        uses[name] = training_uses(training)
+        uses[name] = training_uses(loaded.training)
     return candidates, uses
 
 
@@ -155,7 +152,7 @@ def score_all(
     with console.progress_bar(visible=bar) as progress:
         for evaluator in evaluators:
             cases = evaluator.image_set.cases
-            mine = ranks.share(cases)
+            mine = ranks.shard(cases)
             by_name: dict[str, list[ImageScores]] = {}
             with contextlib.closing(evaluator.score(mine)) as scores:
                 for of_case in progress.track(scores, total=len(mine), description=evaluator.image_set.name):
@@ -163,7 +160,7 @@ def score_all(
                     for candidate, score in zip(evaluator.candidates, of_case, strict=True):
                         scored(candidate, score)
             gathered = {name: of_case for of_rank in ranks.gather(by_name) for name, of_case in of_rank.items()}
-            if ranks.first:
+            if ranks.is_rank_0:
                 for i, candidate in enumerate(evaluator.candidates):
                     of_set = [gathered[case.name][i] for case in cases]
                     all_scores.append(SetScores(evaluator.image_set, candidate, of_set))

@@ -61,7 +61,7 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
     Args:
         config: The run.
         data: What it reads.
-        folder: Where it writes, by the first rank only.
+        folder: Where it writes, by rank 0 only.
         device: Of this process.
         ranks: All processes.
         resumed: Checkpoint to go on from.
@@ -74,15 +74,15 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
     validation, output = config.validation, config.output
     state = make_state(config, device, resumed)
     step_of = Step(config, state, device, ranks)
-    if ranks.first:
+    if ranks.is_rank_0:
         folder.write_config(toml_config.plain(config))
-    report = Report(folder.path, state.step) if ranks.first else None
+    report = Report(folder.path, state.step) if ranks.is_rank_0 else None
     losses: list[Tensor] = []
     watch = Watch(device)
-    new_stages = config.stage_steps()[1:] if ranks.first else []
+    new_stages = config.stage_steps()[1:] if ranks.is_rank_0 else []
     first, last = state.step + 1, config.training.steps
-    batches = data.samples.batches(range(first, last + 1), ranks.share)
-    with Stop() as stop, contextlib.closing(batches), console.progress_bar(visible=ranks.first) as bar:
+    batches = data.samples.batches(range(first, last + 1), ranks.shard)
+    with Stop() as stop, contextlib.closing(batches), console.progress_bar(visible=ranks.is_rank_0) as bar:
         task = bar.add_task("", total=last, completed=state.step)
         for step in range(first, last + 1):
             with watch.waiting():
@@ -93,7 +93,7 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
             if step + 1 in new_stages:
                 console.say(f"step {step}: a new stage begins: {describe_batch(config, step + 1, ranks)}")
 
-            stopping = ranks.total([stop.code is not None])[0] > 0
+            stopping = ranks.all_reduce([stop.code is not None])[0] > 0
             ending = stopping or step == last
             logging, measuring, saving = (
                 ending or (every and step % every == 0)
@@ -129,7 +129,7 @@ class Step:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = config.training.tf32
         self.half = half_precision(config.training.precision, device)
         self.network: Any = torch.compile(state.model) if config.training.compile else state.model
-        self.together = ranks.size > 1
+        self.together = ranks.world_size > 1
         if self.together:
             self.network = _distributed(self.network, device)
 
@@ -197,23 +197,24 @@ def describe_batch(config: Config, step: int, ranks: Ranks) -> str:
     """What a batch of the step consists of."""
     at = config.at(step)
     parts = at.training.accumulate
-    each = at.training.batch // ranks.size // parts
+    each = at.training.batch // ranks.world_size // parts
+    processes = f"{ranks.world_size} process{'es' * (ranks.world_size != 1)}"
     return (
-        f"batch {at.training.batch}: {ranks.size} process{'es' * (ranks.size != 1)} x {parts} in turn x {each} of "
+        f"batch {at.training.batch}: {processes} x {parts} in turn x {each} of "
         f"{at.data.patch}x{at.data.patch}, loss {at.training.loss}"
     )
 
 
 def _judge_losses(state: State, losses: list[Tensor], ranks: Ranks, config: Config) -> None:
     """Take the losses since the last time into the running mean, and stop where they went wrong."""
-    values = ranks.total(torch.stack(losses).tolist())
+    values = ranks.all_reduce(torch.stack(losses).tolist())
     first = state.step - len(losses) + 1
     losses.clear()
     for step, total in enumerate(values, first):
         training = config.at(step).training
         if state.loss_name != training.loss:  # the mean of another loss says nothing of this one
             state.loss_name, state.loss, state.lowest_loss = training.loss, None, math.inf
-        loss = total / ranks.size
+        loss = total / ranks.world_size
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {step}: lower training.lr, clip harder (training.clip), or, on a GPU, "
@@ -261,7 +262,7 @@ def _judge_scores(scores: Scores, state: State, training: TrainingSection) -> No
 
 
 def _keep_if_best(state: State, scores: Scores, config: Config, folder: RunFolder, report: Report | None) -> None:
-    if report is None:  # the first rank keeps it
+    if report is None:  # rank 0 has it
         return
     row = scores.row()
     best = row["psnr"] > state.best
@@ -285,7 +286,7 @@ def _save(state: State, config: Config, folder: RunFolder, ranks: Ranks, *, must
     """Write a checkpoint; one that cannot be written costs only itself, unless it is the last."""
     if not state.finite():
         raise TrainingError(f"weights are no numbers after step {state.step}: lower training.lr; nothing was saved")
-    if not ranks.first:
+    if not ranks.is_rank_0:
         return
     try:
         folder.save(state.step, state.content(toml_config.plain(config)), config.output.keep)

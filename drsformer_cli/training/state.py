@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from drsformer.ablations import build
-from drsformer.checkpoint import describe, load_checkpoint
+from drsformer.checkpoint import describe
 from drsformer.config import DRSformerConfig
 from drsformer.errors import CheckpointError
 from drsformer.fast_training import rearrange
@@ -152,9 +152,9 @@ def make_state(config: Config, device: torch.device, resumed: dict[str, Any] | N
 def _start(model: DRSformer, section: ModelSection) -> None:
     """Begin with the weights that the configuration names."""
     try:
-        start = load_checkpoint(zoo.resolve(section.weights))
+        start = zoo.load_model(section.weights).network
     except CheckpointError as error:
-        raise CheckpointError(f"model.weights: {str(error).removeprefix('--model ')}") from None
+        raise CheckpointError(f"model.weights: {error}") from None
     expected = describe(model)
     if section.grow and all(map(le, start.config.num_blocks, model.config.num_blocks)):
         expected["config"]["num_blocks"] = start.config.num_blocks

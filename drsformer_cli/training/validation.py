@@ -81,7 +81,7 @@ def validate(
     restorer = Restorer(model)
     scores: list[Score] = []
     shown: list[Pixels] = []
-    for image in ranks.share(images):
+    for image in ranks.shard(images):
         if stopped():
             break
         rainy, clean = image.read()

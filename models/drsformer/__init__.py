@@ -2,23 +2,26 @@
 
     import drsformer
 
-    model = drsformer.load_checkpoint(drsformer.GENERAL)
-    clean = drsformer.derain(model, rainy)  # numpy H x W x 3: uint8, uint16, or float32 in [0, 1]
+    model = drsformer.load_model("general")
+    rainy = drsformer.read_image("rainy.jpg")  # uint8 or uint16, (H, W, 3); gray and alpha too
+    restored = drsformer.derain(model, rainy)
 
 torch is imported with the first name that needs it.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from drsformer.config import PRESETS, DRSformerConfig
 from drsformer.errors import CheckpointError, ConfigError, DeviceError, DRSformerError, ImageError
+from drsformer.pretrained import GENERAL, load_model
 
 if TYPE_CHECKING:
     from drsformer.checkpoint import load_checkpoint, save_checkpoint
-    from drsformer.inference import Restorer, derain
+    from drsformer.images import read_image
+    from drsformer.inference import Restored, Restorer, derain
     from drsformer.model import DRSformer
 
 __all__ = [
@@ -31,20 +34,22 @@ __all__ = [
     "DRSformerError",
     "DeviceError",
     "ImageError",
+    "Restored",
     "Restorer",
     "derain",
     "load_checkpoint",
+    "load_model",
+    "read_image",
     "save_checkpoint",
 ]
 
-GENERAL = Path(__file__).with_name("weights") / "general.pth"
-"""Weight file of the bundled model; its card lies beside it."""
-
 _LAZY = {
     "DRSformer": "drsformer.model",
+    "Restored": "drsformer.inference",
     "Restorer": "drsformer.inference",
     "derain": "drsformer.inference",
     "load_checkpoint": "drsformer.checkpoint",
+    "read_image": "drsformer.images",
     "save_checkpoint": "drsformer.checkpoint",
 }
 
@@ -52,8 +57,6 @@ _LAZY = {
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib  # noqa: PLC0415
-
     return getattr(importlib.import_module(_LAZY[name]), name)
 
 

@@ -1,8 +1,8 @@
-"""What can go wrong, as exceptions with a one-line message: what, which value, what was expected."""
+"""Errors with a one-line message: what, which value, what was expected. Free of torch."""
 
 
 class DRSformerError(Exception):
-    """Base of every error that a user can cause or must act upon."""
+    """Base class of all errors that a user can cause, or must act on."""
 
 
 class ConfigError(DRSformerError, ValueError):
@@ -10,7 +10,7 @@ class ConfigError(DRSformerError, ValueError):
 
 
 class CheckpointError(DRSformerError):
-    """A weight file is missing, damaged, foreign or does not fit the network."""
+    """A checkpoint is missing, damaged, foreign, or does not fit the network."""
 
 
 class ImageError(DRSformerError):
@@ -18,4 +18,4 @@ class ImageError(DRSformerError):
 
 
 class DeviceError(DRSformerError):
-    """A device is absent, or out of memory even for the smallest tile."""
+    """A device does not exist, or is out of memory even for the smallest tile."""

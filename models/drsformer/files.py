@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their hashes."""
+"""Files that are written completely or not at all, and their hashes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[IO[bytes]]:
-    """A binary file that is written beside `path` and takes its name when the block ends without an exception.
+    """Open a temporary binary file beside `path`, and rename it to `path` when the block ends without an exception.
 
-    A failure, an interrupt included, removes the temporary file and leaves an existing `path` as it was.
+    If the block raises, KeyboardInterrupt included, the temporary file is removed, and an existing `path` is kept.
 
     Args:
-        path: The final name.
-        overwrite: Whether an existing file may be replaced.
+        path: Final path.
+        overwrite: Whether to replace an existing file.
 
     Raises:
         FileExistsError: `path` exists when the block ends, and `overwrite` is False.
         OSError: The file cannot be created or written.
     """
     target = Path(path)
-    # Short and of its own, so that it fits where a long name barely does; hidden, so that no folder scan picks it up.
+    # Short, so that it fits where a long name barely does; hidden, so that scans of the folder skip it.
     temporary = target.with_name(f".{secrets.token_hex(8)}.part")
     file = temporary.open("xb")
     try:
@@ -45,10 +45,10 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex.
+    """The SHA-256 of a file, in hex.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,10 +1,15 @@
-"""Memory: how much a network needs, how much a device has left, and how to tell that it ran out."""
+"""Memory: how much a network needs, how much a device has left, how to tell that it ran out, and how to keep it."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import os
+import sys
+import threading
 import weakref
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _FREE_WITHOUT_PROC = 4.0 * 2**30  # a guess for systems without /proc: half of a small machine
 
@@ -67,12 +72,68 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for later allocations, in the whole process and from now on.
+
+    glibc returns large buffers to the system as soon as they are freed. A network allocates and frees buffers of many
+    megabytes; on a CPU, getting their pages back each time takes a tenth to a third of the time.
+
+    Does nothing with other C libraries, or if the environment tunes glibc's malloc already.
+    """
+    if (mallopt := _mallopt()) is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        _kept.set()
+
+
+@contextlib.contextmanager
+def kept_memory() -> Iterator[None]:
+    """Have glibc keep the memory that is freed in the block: as much as the block needed at once, for the next block.
+
+    Buffers of more than 32 MB that are allocated elsewhere are returned to the system when they are freed, as always.
+    See `keep_freed_memory`, after which this does nothing.
+    """
+    mallopt = None if _kept.is_set() else _mallopt()
+    if mallopt is None:
+        yield
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that glibc adjusts it to by itself, until one of these is set
+    try:
+        yield
+    finally:
+        mallopt(_M_MMAP_MAX, 2**16)  # glibc's default
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # from malloc.h
+_TUNED_BY = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
+
+_kept = threading.Event()
+
+
+@cache
+def _mallopt() -> Callable[[int, int], int] | None:
+    """The function mallopt of glibc; None: this is another C library, or the environment tunes malloc already."""
+    tuned = any(name in os.environ for name in _TUNED_BY) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if tuned or not sys.platform.startswith("linux"):
+        return None
+    try:
+        return ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return None
+
+
 class _PeakMemory(TorchDispatchMode):
     """Counts the bytes of the storages that are alive.
 
     Attributes:
         peak: The most bytes that were alive at once.
     """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and torch would take a second to import Dynamo
 
     def __init__(self) -> None:
         super().__init__()

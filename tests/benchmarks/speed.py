@@ -33,7 +33,7 @@ from benchmarks import transcription
 
 from drsformer import PRESETS, DRSformer
 from drsformer.fast_inference import accelerate
-from drsformer_cli.device import keep_freed_memory
+from drsformer.memory import keep_freed_memory
 
 CASES = (("small", 321, 481), ("plain", 256, 256), ("mefc", 256, 256))
 

@@ -21,7 +21,7 @@ from benchmarks import transcription
 
 from drsformer import PRESETS, DRSformer
 from drsformer.fast_training import rearrange
-from drsformer_cli.device import keep_freed_memory
+from drsformer.memory import keep_freed_memory
 
 CASES = (("small", 8, 128), ("small", 4, 64))
 

@@ -1,0 +1,174 @@
+"""Images as arrays: `read_image`, and gray from RGB. Free of torch."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from drsformer.errors import ImageError
+
+if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import NDArray
+
+    ImageArray = NDArray[Any]  # uint8, uint16 or float32
+
+_FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
+
+_RAW_ENDINGS = {
+    *(".dng", ".nef", ".nrw", ".cr2", ".arw", ".srf", ".sr2", ".pef", ".srw", ".3fr", ".fff", ".iiq", ".mos", ".mef"),
+    *(".erf", ".kdc", ".dcr", ".rw2", ".rwl", ".orf", ".gpr"),
+}
+_SUBFILE_TYPE, _DNG_VERSION = 254, 50706
+
+_CONVERTED = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB", "CMYK": "RGB", "LAB": "RGB"}
+
+# What Pillow's decoders raise when a file is damaged.
+_DECODER_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError,
+    struct.error, zlib.error,
+)  # fmt: skip
+
+
+def read_image(path: str | os.PathLike[str]) -> ImageArray:
+    """Read an image for `derain`: upright, with as many bits as the file has.
+
+    EXIF orientation is applied. Palettes, CMYK and YCbCr are converted to RGB, 1 bit to gray; colors are not managed:
+    an ICC profile or an HDR transfer function changes nothing. AVIF of more than 8 bits is read as 8 bits. Metadata are
+    not read; the command `drsformer derain` keeps them.
+
+    Args:
+        path: A JPEG, PNG, TIFF, WebP, BMP or AVIF file; the format is recognized by content.
+
+    Returns:
+        (H, W, 3) RGB, (H, W, 4) RGB and alpha, (H, W) gray, or (H, W, 2) gray and alpha; uint8, or uint16 where the
+        file has 16 bits.
+
+    Raises:
+        ImageError: The file is not such an image, is damaged, has several frames or pages, is a camera's raw file, is
+            larger than Pillow allows, or has pixels that these types cannot hold.
+        OSError: The file cannot be opened.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path, formats=_FORMATS) as opened:
+            return _array(opened, path)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: not an image; expected JPEG, PNG, TIFF, WebP, BMP or AVIF") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{path}: larger than PIL.Image.MAX_IMAGE_PIXELS allows") from None
+    except _DECODER_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{path}: damaged image: {reason}") from None
+
+
+def luma(rgb: ImageArray) -> ImageArray:
+    """Luma of ITU-R BT.601, (H, W, 3) -> (H, W) of the same type. Where the channels are equal, it is their value."""
+    if rgb.dtype == np.float32:
+        red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+        exact: ImageArray = green + np.float32(0.299) * (red - green) + np.float32(0.114) * (blue - green)
+        return exact.clip(0, 1, out=exact)
+    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    rounded: ImageArray = np.rint(rgb.astype(np.float32) @ weights).astype(rgb.dtype)
+    return rounded
+
+
+def _array(opened: Image.Image, path: Path) -> ImageArray:
+    frames = getattr(opened, "n_frames", 1)
+    if frames > 1 and opened.format != "MPO":  # a camera's JPEG: the other images are previews
+        raise ImageError(f"has {frames} frames or pages; expected a single image")
+    raw_mode = _raw_mode(opened)
+    is_tiff = opened.format == "TIFF"
+    if is_tiff:
+        tags = getattr(opened, "tag_v2", {})
+        is_preview = tags.get(_SUBFILE_TYPE, 0) & 1  # the image itself is in another directory
+        if is_preview or _DNG_VERSION in tags or path.suffix.lower() in _RAW_ENDINGS:
+            raise ImageError("is a raw file, of which this would read the preview; develop it first")
+    opened.load()  # turns TIFF upright; PNG may have its EXIF behind the pixels
+    orientation = 1 if is_tiff else opened.getexif().get(ExifTags.Base.Orientation, 1)
+    if opened.mode.startswith("I;16"):
+        pixels = _gray16(opened, raw_mode)
+    elif opened.mode in ("I", "F"):
+        raise ImageError(f"has 32-bit pixels (mode {opened.mode}); expected 8 or 16 bits")
+    elif ";16" in raw_mode or (is_tiff and _tiff_bits(opened) > 8):
+        pixels = _color16(opened, path, raw_mode)
+    else:
+        pixels = np.asarray(_simplified(opened, raw_mode))
+    return np.ascontiguousarray(_upright(pixels, orientation))
+
+
+def _raw_mode(opened: Image.Image) -> str:
+    """Pillow's name of the layout of the pixels in the file, such as RGB;16B; "" where the decoder has none."""
+    tiles = getattr(opened, "tile", None) or [(None, None, None, "")]
+    arguments = tiles[0][3]
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _tiff_bits(opened: Image.Image) -> int:
+    """Bits of a sample."""
+    return int(max(getattr(opened, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (8,))))
+
+
+def _gray16(opened: Image.Image, raw_mode: str) -> ImageArray:
+    if "transparency" in opened.info:
+        raise ImageError("has 16 bits and a transparent color, which is not supported")
+    pixels: ImageArray = np.asarray(opened).astype(np.uint16)  # in the machine's byte order
+    if opened.format == "TIFF":
+        if _tiff_bits(opened) != 16:  # Pillow leaves 12 bits in 0..4095
+            raise ImageError(f"has {_tiff_bits(opened)} bits a channel ({raw_mode}); expected 8 or 16")
+        if getattr(opened, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0:  # 0 is white
+            pixels = 65535 - pixels
+    return pixels
+
+
+def _color16(opened: Image.Image, path: Path, raw_mode: str) -> ImageArray:
+    """16-bit color or gray with alpha. Pillow keeps the high bytes; OpenCV decodes all, and must agree on these."""
+    import cv2
+
+    if "transparency" in opened.info:
+        raise ImageError("has 16 bits and a transparent color, which is not supported")
+    high = np.asarray(opened)
+    decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is not None and decoded.dtype == np.uint16 and decoded.ndim == 3:
+        pixels: ImageArray = decoded[..., [2, 1, 0, 3][: decoded.shape[2]]]  # from BGR or BGRA
+        if pixels.shape == high.shape and np.array_equal(pixels >> 8, high):
+            return pixels[..., [0, 3]] if raw_mode.startswith("LA") else pixels  # both read LA as RGBA
+    raise ImageError("has more than 8 bits a channel in a layout that is not supported; try 16-bit PNG")
+
+
+def _simplified(opened: Image.Image, raw_mode: str) -> Image.Image:
+    """An image of mode L, LA, RGB or RGBA."""
+    mode = opened.mode
+    if mode in ("P", "PA"):
+        return opened.convert("RGBA" if mode == "PA" or "transparency" in opened.info else "RGB")
+    if "transparency" in opened.info and mode in ("1", "L", "RGB"):  # one color of a PNG is transparent
+        if raw_mode != mode:  # Pillow compares it with scaled values
+            raise ImageError("has less than 8 bits and a transparent color, which is not supported")
+        return opened.convert("LA" if mode == "L" else "RGBA")
+    if mode in ("L", "LA", "RGB", "RGBA"):
+        return opened
+    if mode not in _CONVERTED:
+        raise ImageError(f"has pixels of mode {mode}; expected 8 or 16 bits a channel of gray, RGB or CMYK")
+    return opened.convert(_CONVERTED[mode])
+
+
+def _upright(pixels: ImageArray, orientation: int) -> ImageArray:
+    """Apply an EXIF orientation, 1 to 8, to (H, W, ...); other values change nothing."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
