@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from drsformer.ablations import Ablation
 from drsformer.config import PRESETS, DRSformerConfig
 from drsformer.errors import ConfigError
+from drsformer_cli import recipes
 from drsformer_cli.datasets import SideBySide  # noqa: TC001 - the schema is read at run time
 from drsformer_cli.errors import UsageError
 from drsformer_cli.training import toml_config
-from drsformer_cli.training.rain import CameraRanges, LayerRanges, Probability, RainRanges
+from drsformer_cli.training.rain import CameraRanges, Probability
+from drsformer_cli.training.sources import AnySource, OnCleanImages, Paired, Paths, Weight
 from drsformer_cli.training.toml_config import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_RECIPES = resources.files("drsformer_cli").joinpath("recipes")
-
-Share = Annotated[float, Limits(0, 1)]
 Positive = Annotated[int, Limits(1, 10**9)]
 Count = Annotated[int, Limits(0, 10**9)]
-Weight = Annotated[float, Limits(0, 1e9)]
-Paths = tuple[str, ...]
 Patch = Annotated[int, Limits(8, 4096)]
 Batch = Annotated[int, Limits(1, 65536)]
 Loss = Literal["l1", "charbonnier", "rmse"]
@@ -91,108 +87,12 @@ class ModelSection:
 
 
 @dataclass(frozen=True)
-class CropRanges:
-    """How a crop is taken from an image, or from a pair.
-
-    Attributes:
-        shrink: Factor that the image is downscaled by first, drawn evenly on a logarithmic scale, as far as the image
-            stays as large as the crop.
-        whole: Probability that it is downscaled so far that the crop is as high or as wide as the image.
-    """
-
-    shrink: Annotated[tuple[float, float], Limits(1, 100, ordered=True)] = (1.0, 1.0)
-    whole: Probability = 0.0
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Pairs of rainy and clean images, in any layout that `drsformer_cli.datasets` knows.
-
-    Attributes:
-        path: Folder.
-        weight: Share of the samples, relative to the other sources; 0 keeps it in reserve: it is used where no source
-            with a weight was found.
-        side_by_side: Which half is the clean one, where one file holds both.
-        share_clean: Whether its clean images also serve the sources that make their own rain.
-        required: Whether the run is refused when the folder does not exist; else the source is left out.
-        crop: How crops are taken.
-    """
-
-    kind: Literal["paired"]
-    path: str
-    weight: Weight = 1.0
-    side_by_side: SideBySide | None = None
-    share_clean: bool = False
-    required: bool = True
-    crop: CropRanges = field(default_factory=CropRanges)
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Clean photos with gray streak layers added on the fly.
-
-    Attributes:
-        layers: Folders of layers.
-        weight: As for pairs.
-        clean: Folders of photos; empty: those of [data].
-        required: As for pairs.
-        vary: How a layer is varied.
-        crop: As for pairs.
-    """
-
-    kind: Literal["layers"]
-    layers: Paths
-    weight: Weight = 1.0
-    clean: Paths = ()
-    required: bool = True
-    vary: LayerRanges = field(default_factory=LayerRanges)
-    crop: CropRanges = field(default_factory=CropRanges)
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """Clean photos with rain drawn by `drsformer_cli.training.rain`.
-
-    Attributes:
-        weight: As for pairs.
-        clean: Folders of photos; empty: those of [data].
-        rain: What the rain is drawn from.
-        crop: As for pairs.
-    """
-
-    kind: Literal["rendered"]
-    weight: Weight = 1.0
-    clean: Paths = ()
-    rain: RainRanges = field(default_factory=RainRanges)
-    crop: CropRanges = field(default_factory=CropRanges)
-
-
-@dataclass(frozen=True)
-class Clean:
-    """Clean photos as both input and target, so that the network learns to leave them alone.
-
-    Attributes:
-        weight: As for pairs.
-        clean: Folders of photos; empty: those of [data].
-        crop: As for pairs.
-    """
-
-    kind: Literal["clean"]
-    weight: Weight = 1.0
-    clean: Paths = ()
-    crop: CropRanges = field(default_factory=CropRanges)
-
-
-Source = Paired | Layers | Rendered | Clean
-
-
-@dataclass(frozen=True)
 class DataSection:
     """What is trained on. Paths are relative to the folder that the command runs in.
 
     Attributes:
         sources: By name; each sample comes from one of them, drawn by weight.
-        clean: Folders of clean photos for the sources that make their own rain.
+        clean: Folders of clean images for the sources that name none.
         camera: Light, noise and compression of their images.
         patch: Side of the crops in pixels, a multiple of 8 * model.stem; smaller images are padded by reflection.
         crop: Where they are taken; center: always the middle, to see whether a network can overfit.
@@ -204,14 +104,14 @@ class DataSection:
         decode: Whether every image is decoded at the start, to find damaged ones; else only its head is read.
     """
 
-    sources: dict[str, Source]
+    sources: dict[str, AnySource]
     clean: Paths = ()
     camera: CameraRanges = field(default_factory=CameraRanges)
     patch: Patch = 128
     crop: Literal["random", "center"] = "random"
     flips: bool = True
     turns: bool = True
-    mixup: Share = 0.0
+    mixup: Probability = 0.0
     workers: Annotated[int, Limits(0, 256)] = 2
     cache: Count = 2048
     decode: bool = True
@@ -221,9 +121,9 @@ class DataSection:
         found = _patch_mistakes(self.patch)
         if not self.sources:
             found.append('sources: expected at least one, such as [data.sources.rendered] with kind = "rendered"')
-        lending = any(isinstance(source, Paired) and source.share_clean for source in self.sources.values())
+        shared = any(isinstance(source, Paired) and source.share_clean for source in self.sources.values())
         for name, source in self.sources.items():
-            if not isinstance(source, Paired) and not (source.clean or self.clean or lending):
+            if isinstance(source, OnCleanImages) and not (source.clean or self.clean or shared):
                 found.append(f'sources.{name}: no clean images; expected data.clean = ["FOLDER"]')
         return found
 
@@ -403,7 +303,7 @@ class Config:
                 found.append(f"stages.{number}.after: expected more than {last}, not {stage.after}")
             last = stage.after
             found += [
-                f"stages.{number}.weights.{name}: no such source; expected one of {', '.join(self.data.sources)}"
+                f"stages.{number}.weights.{name}: not in data.sources; expected one of {', '.join(self.data.sources)}"
                 for name in stage.weights
                 if name not in self.data.sources
             ]
@@ -415,6 +315,8 @@ class Config:
         return found
 
     def _patch_mistakes(self) -> list[str]:
+        if _raised(self.model.network):  # which is a mistake of its own
+            return []
         multiple = self.model.network().size_multiple
         patches = {"data.patch": self.data.patch}
         patches |= {f"stages.{number}.patch": stage.patch or multiple for number, stage in enumerate(self.stages)}
@@ -451,11 +353,6 @@ class Config:
         return [after + 1 for after, _ in self._resolved if after < self.training.steps]
 
 
-def recipes() -> list[str]:
-    """Names of the bundled recipes."""
-    return sorted(file.name.removesuffix(".toml") for file in _RECIPES.iterdir() if file.name.endswith(".toml"))
-
-
 def load(name: str, settings: list[str]) -> Config:
     """The configuration of a file or a bundled recipe, with `key=value` settings on top.
 
@@ -470,14 +367,13 @@ def load(name: str, settings: list[str]) -> Config:
 
 def _with_base(name: str, key: str, folder: Path, above: tuple[Path, ...] = ()) -> toml_config.Table:
     """The tables of a file or recipe, over those of its `base`: a recipe, or a file relative to its own folder."""
-    names = recipes()
-    with resources.as_file(_RECIPES.joinpath(f"{name}.toml")) as bundled:
-        path = bundled if name in names else folder / name
-        if path is not bundled and not path.exists():
-            raise UsageError(f"{key}: no such file, and no recipe of that name; recipes: {', '.join(names)}")
-        if path.resolve() in above:
-            raise UsageError(f"{key}: a base of itself")
-        table = toml_config.read(path)
+    path = recipes.path(name) if name in recipes.NAMES else folder / name
+    if not path.exists():
+        names = ", ".join(recipes.NAMES)
+        raise UsageError(f"{key}: no such file, and no recipe of that name; recipes: {names}")
+    if path.resolve() in above:
+        raise UsageError(f"{key}: a base of itself")
+    table = toml_config.read(path)
     base = table.pop("base", None)
     if base is None:
         return table

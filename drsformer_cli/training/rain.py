@@ -173,7 +173,7 @@ def composite(clean: Pixels, layer: Layer, look: Look, rng: np.random.Generator)
     return to_pixels(rainy)
 
 
-def take(clean: Pixels, camera: CameraRanges, rng: np.random.Generator) -> Pixels:
+def expose(clean: Pixels, camera: CameraRanges, rng: np.random.Generator) -> Pixels:
     """The clean image in the light and with the noise of a photo, (H, W, 3) uint8."""
     dimmed, noisy = rng.random(2) < camera.share
     if not dimmed and not noisy:
