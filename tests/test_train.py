@@ -283,13 +283,6 @@ def test_an_image_that_goes_bad_is_replaced_and_said_once(run, folder):
     assert losses("out") == losses("again")
 
 
-def test_no_advice_names_an_option_that_train_lacks(run, folder, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # photos have 2,240
-    answer = train(run, "--check")
-    assert "left out: photos/0.png" in answer.err
-    assert "--max-megapixels" not in answer.err
-
-
 def test_wrong_usage(run, folder):
     for arguments, message in (
         (["-o", "out"], "--config is missing"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drsformer.errors import DeviceError
-from drsformer.inference import is_out_of_memory
+from drsformer.memory import is_out_of_memory
 from drsformer_cli import images, recipes, sheet
 from drsformer_cli.errors import ExitCode, UsageError, reason
 from drsformer_cli.training import loop, sources, toml_config

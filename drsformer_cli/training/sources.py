@@ -17,7 +17,7 @@ import numpy as np
 
 from drsformer.errors import ImageError
 from drsformer_cli import console, images
-from drsformer_cli.datasets import SideBySide
+from drsformer_cli.datasets import SideBySide  # noqa: TC001 - the schema is read at run time
 from drsformer_cli.errors import IMAGE_ERRORS, UsageError
 from drsformer_cli.metrics import SMALLEST_SSIM_SIDE
 from drsformer_cli.pairs import Pair, find_pairs, image_files, size_problems
