@@ -161,7 +161,7 @@ def test_resumed_is_bit_for_bit_uninterrupted(run, folder):
     assert answer.code == 0
     assert "changed" not in answer.err
     assert "batch 4: 1 process x 1 in turn x 4 of 24x24, loss l1, on cpu" in answer.err
-    assert "step 14: a new stage begins: batch 2: 1 process x 1 in turn x 2 of 24x24, loss rmse" in answer.err
+    assert "step 14: next stage: batch 2: 1 process x 1 in turn x 2 of 24x24, loss rmse" in answer.err
     assert losses() == losses("whole")
     assert same(content("out/step_00000020.pth"), content("whole/step_00000020.pth"))
 
@@ -321,7 +321,7 @@ def test_nan_stops_before_it_is_saved(run, folder, monkeypatch):
     break_at(monkeypatch, 4, lambda model: model.output.weight.fill_(float("nan")))
     answer = train(run, "--set", "training.ema=0")
     assert answer.code == 1
-    assert "weights are no numbers after step 4: lower training.lr" in answer.err
+    assert "weights are not finite after step 4: lower training.lr" in answer.err
     assert checkpoints() == ["step_00000002.pth"]
 
 

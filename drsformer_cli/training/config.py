@@ -55,7 +55,7 @@ class ModelSection:
     Attributes:
         preset: Named configuration that the other values replace.
         weights: Bundled model or checkpoint file to start from; empty: random weights.
-        grow: Whether the weights may be of a network with fewer blocks; those that it lacks begin by changing nothing.
+        grow: Whether the weights may be those of a network with fewer blocks; additional blocks start as the identity.
         ablation: Changes for experiments.
     """
 
@@ -101,7 +101,8 @@ class DataSection:
         mixup: Probability that a sample is blended with another one.
         workers: Threads that prepare samples ahead; 0: none, each batch is made when it is wanted.
         cache: Megabytes of decoded images that are kept in memory.
-        decode: Whether every image is decoded at the start, to find damaged ones; else only its head is read.
+        decode: Whether every image is decoded at the start, to find damaged ones; otherwise its header is read, and
+            a damaged one is replaced when it is drawn.
     """
 
     sources: dict[str, AnySource]
@@ -139,18 +140,18 @@ class TrainingSection:
     Attributes:
         steps: Steps of the optimizer.
         batch: Samples a step, over all processes and accumulation: the effective batch size.
-        accumulate: Parts that each process works off its share of the batch in.
+        accumulate: Parts that each process splits its share of the batch into, to save memory.
         loss: The mean over all values of L1 or of Charbonnier's sqrt(difference**2 + charbonnier_eps**2); or rmse, the
             mean over samples of sqrt(mean(difference**2) + charbonnier_eps**2), which is nearer to what PSNR measures.
         optimizer: AdamW, or Muon for the kernels that mix channels beside AdamW for the rest.
         lr: Learning rate, constant for `constant` steps, then falling to `final_lr` by a cosine.
         warmup: Steps in which it rises from zero first.
         constant: Steps before it begins to fall, warm-up included.
-        betas: Of AdamW.
+        betas: Coefficients of AdamW.
         weight_decay: Decoupled from the gradient.
         clip: Norm that gradients are clipped to; 0: not at all.
         ema: Decay of the averaged weights, which are validated and saved as the best; 0: none.
-        precision: Of the forward pass; auto: bf16 or fp16 on GPUs that have it, else fp32.
+        precision: Precision of the forward pass; auto: bf16 or fp16 on GPUs that support it, otherwise fp32.
         compile: Whether torch.compile prepares the network; minutes at the start, faster afterwards on GPUs.
         tf32: Whether GPUs may round float32 products to TF32.
     """
@@ -240,10 +241,10 @@ def _crop_mistakes(crop: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Stage:
-    """What changes from a step on, until a later stage changes it again; what is left out stays as it is.
+    """Values that change after a number of steps; values that are omitted stay as they are.
 
     Attributes:
-        after: Steps that are done before it begins.
+        after: Steps before the stage.
         patch: As in [data].
         batch: As in [training].
         loss: As in [training].
@@ -263,7 +264,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class OutputSection:
-    """What the run leaves behind.
+    """What the run writes.
 
     Attributes:
         log_every: Steps between lines of metrics.jsonl.
@@ -283,7 +284,7 @@ class Config:
     """A training run.
 
     Attributes:
-        stages: What changes on the way, in the order of their steps.
+        stages: Changes during the run, in the order of their steps.
     """
 
     data: DataSection
@@ -328,7 +329,7 @@ class Config:
 
     @cached_property
     def _resolved(self) -> list[tuple[int, Config]]:
-        """The configuration of each stage and the steps that are done before it."""
+        """The configuration of each stage, with the number of steps before it."""
         config = self
         resolved = [(0, config)]
         for stage in self.stages:
@@ -349,7 +350,7 @@ class Config:
         return next(config for after, config in reversed(self._resolved) if step > after)
 
     def stage_steps(self) -> list[int]:
-        """The first step of each stage that is reached, the beginning included."""
+        """The first step of each stage that is reached, step 1 included."""
         return [after + 1 for after, _ in self._resolved if after < self.training.steps]
 
 

@@ -1,4 +1,4 @@
-"""Everything between a command line and the training loop: the configuration, the folder, the data, a trial."""
+"""Start a run: read its configuration, check its folder, load its data, then train or try a few steps."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _A_ROW = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that may begin.
+    """A run that is ready to start.
 
     Attributes:
-        name: Where the configuration is from.
+        name: File or recipe of the configuration.
         config: The configuration.
-        folder: Where the run writes; not made yet.
-        resume: Whether it goes on from the latest checkpoint in the folder.
-        notes: What is odd about it, a line each.
+        folder: Folder of the run; it may not exist yet.
+        resume: Whether it continues from the latest checkpoint in the folder.
+        notes: Warnings, a line each.
     """
 
     name: str
@@ -76,15 +76,15 @@ class StageTrial:
 def plan(
     name: str | None, output: Path | None, settings: Sequence[str], processes: int, *, resume: bool, check: bool
 ) -> Plan:
-    """Read the configuration and see that the folder suits; nothing is written.
+    """Read the configuration and check the folder; nothing is written.
 
     Args:
         name: TOML file or bundled recipe; None with `resume`: that of the run.
         output: Folder of the run. Default: runs/NAME.
         settings: `key=value` settings on top of the configuration.
-        processes: How many share a batch.
-        resume: Whether to go on from the latest checkpoint in `output`.
-        check: Whether only `try_steps` will follow, which leaves a run as it is.
+        processes: World size; a batch is split among them.
+        resume: Whether to continue from the latest checkpoint in `output`.
+        check: Whether only `try_steps` will follow, which does not change a run.
 
     Raises:
         UsageError: The configuration or the folder cannot be used.
@@ -141,8 +141,8 @@ def train(plan: Plan, data: Data, device: torch.device, ranks: Ranks, say: Calla
         plan: The run.
         data: What it reads.
         device: Device of this process.
-        ranks: All processes.
-        say: Takes what there is to know before the first step, a line each, on the first rank.
+        ranks: The processes.
+        say: Called with each line that the user should read before the first step, on rank 0.
 
     Raises:
         DRSformerError: As in `loop.train`; or another process is training into the folder, or it cannot be written
@@ -164,7 +164,10 @@ def train(plan: Plan, data: Data, device: torch.device, ranks: Ranks, say: Calla
 
 
 def try_steps(plan: Plan, data: Data, device: torch.device, ranks: Ranks) -> tuple[int, list[StageTrial]]:
-    """Try two steps of each stage, and write samples to look at; the parameters of the network, and the trials.
+    """Try two steps of each stage and write a sheet of samples.
+
+    Returns:
+        The number of parameters, and a trial per stage.
 
     Raises:
         DRSformerError: The weights to start from cannot be used, or the device is out of memory.

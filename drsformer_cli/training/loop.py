@@ -37,19 +37,19 @@ if TYPE_CHECKING:
     from drsformer_cli.training.validation import Validation
 
 COLLAPSED = 0.01
-"""Change of PSNR in dB, on every validation image, under which the network does nothing any more."""
+"""Change of PSNR in dB; below it, on every validation image, the network has collapsed to the identity."""
 
 DIVERGED = 5.0
-"""Factor between the running mean of the loss and its lowest value at which training is given up."""
+"""Ratio of the running mean of the loss to its minimum at which training stops."""
 
 SETTLED = 100
-"""Steps after the warm-up before the loss is judged by that."""
+"""Steps after the warm-up before that ratio is checked."""
 
 _LOSS_DECAY = 0.98  # of its running mean
 
 
 class TrainingError(DRSformerError):
-    """Training went wrong in a way that more steps will not mend."""
+    """Training failed in a way that more steps cannot fix."""
 
 
 def train(  # noqa: C901 - the loop is to be read from top to bottom
@@ -59,11 +59,11 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
 
     Args:
         config: The run.
-        data: What it reads.
-        folder: Where it writes, by the first rank only.
+        data: Samples and validation images.
+        folder: Folder of the run, which rank 0 writes to.
         device: Device of this process.
-        ranks: All processes.
-        state: Where it begins.
+        ranks: The processes.
+        state: State before the first step, as `make_state` returns it.
 
     Raises:
         TrainingError: The network collapsed, diverged, or its loss is not finite; or the last checkpoint cannot be
@@ -88,7 +88,7 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
             losses.append(make_step(step, batch))
             throughput.count(training.batch)
             if step + 1 in new_stages:
-                console.say(f"step {step}: a new stage begins: {describe_batch(config, step + 1, ranks)}")
+                console.say(f"step {step}: next stage: {describe_batch(config, step + 1, ranks)}")
 
             stopping = ranks.total([stop.code is not None])[0] > 0
             ending = stopping or step == last
@@ -153,7 +153,7 @@ class Step:
         for optimizer in state.optimizers:
             state.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), training.clip or math.inf)
-        # The scaler leaves out an optimizer whose own gradients overflowed in fp16; the others have to wait for it.
+        # The scaler skips an optimizer whose own gradients overflowed in fp16; the others have to skip the step too.
         if not state.scaler.is_enabled() or norm.isfinite():
             for optimizer in state.optimizers:
                 state.scaler.step(optimizer)
@@ -258,7 +258,7 @@ def _judge_scores(validation: Validation, state: State, training: TrainingSectio
     if state.step > training.warmup and validation.unchanged(COLLAPSED):
         raise TrainingError(
             f"the network collapsed: at step {state.step} every validation image keeps the PSNR of its rainy input, "
-            f"{validation.row()['psnr_input']:.4f} dB on average. Begin anew with a lower training.lr, a longer "
+            f"{validation.row()['psnr_input']:.4f} dB on average. Start again with a lower training.lr, a longer "
             "training.warmup or another seed; best.pth is the last good one"
         )
 
@@ -289,7 +289,7 @@ def _keep_if_best(
 def _save(state: State, config: Config, folder: RunFolder, ranks: Ranks, *, must: bool) -> None:
     """Write a checkpoint; one that cannot be written costs only itself, unless it is the last."""
     if not state.finite():
-        raise TrainingError(f"weights are no numbers after step {state.step}: lower training.lr; nothing was saved")
+        raise TrainingError(f"weights are not finite after step {state.step}: lower training.lr; nothing was saved")
     if not ranks.first:
         return
     try:
@@ -309,7 +309,7 @@ class Throughput:
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew."""
+        """Reset the measurement."""
         self._begin, self._waited, self._samples = time.perf_counter(), 0.0, 0
 
     @contextlib.contextmanager
@@ -324,7 +324,7 @@ class Throughput:
         self._samples += samples
 
     def row(self) -> dict[str, float]:
-        """Samples a second over all processes, share of the time spent waiting, highest memory in megabytes."""
+        """Samples per second over all processes, fraction of the time spent waiting, peak memory in megabytes."""
         seconds = max(time.perf_counter() - self._begin, 1e-9)
         row = {
             "samples_per_second": self._samples / seconds,

@@ -39,7 +39,7 @@ def write_image(pixels: Pixels, path: Path) -> None:
 
 
 class TrainingLog:
-    """Writes the log of a run, from `step` on; what cannot be written is said, and costs no step.
+    """Writes the log of a run from `step` on; a failed write is reported once and does not stop the run.
 
     Attributes:
         rows: All that was logged so far, of an interrupted run too.

@@ -132,9 +132,9 @@ class ImageCache:
 
 
 def said_of(item: object, error: Exception) -> str:
-    """One line about a file that cannot be used."""
+    """One line about a file that cannot be used, and why."""
     path = item.rainy if isinstance(item, Pair) else item
-    if isinstance(error, ImageError) and isinstance(path, Path):  # which begins with the name of the file
+    if isinstance(error, ImageError) and isinstance(path, Path):  # the message begins with the file name
         return f"{path.parent}/{error}"
     return f"{path}: {reason(error)}"
 
