@@ -37,7 +37,7 @@ def streaks(height, width, kind, rng):
     ends = [tuple(np.rint(length + sign * reach).astype(int).tolist()) for sign in (-1, 1)]
     cv2.line(kernel, *ends, 1, lineType=cv2.LINE_AA)
     layer = cv2.filter2D(drops, -1, kernel / kernel.sum())[margin:-margin, margin:-margin]
-    return np.clip(layer / np.quantile(layer, 0.995), 0, 1) * rng.uniform(0.4, 0.9)
+    return np.clip(layer / np.quantile(layer, 0.995), 0, 1) * rng.uniform(0.3, 0.8)
 
 
 def main():
