@@ -116,14 +116,14 @@ def test_tones_are_harder_and_more_saturated():
 def test_noise_is_in_the_clean_image_and_jpeg_is_not():
     camera = CameraRanges(share=1, dim=(0.5, 0.5), noise=(4, 4), jpeg=(60, 60))
     gray = np.full((64, 64, 3), 200, np.uint8)
-    taken = rain.take(gray, camera, np.random.default_rng(0)).astype(float)
+    taken = rain.expose(gray, camera, np.random.default_rng(0)).astype(float)
     assert taken.mean() == pytest.approx(100, abs=0.5)
     assert taken.std() == pytest.approx(4, rel=0.1)
     compressed = rain.compress(photo(64, 64), camera, np.random.default_rng(0))
     error = np.abs(compressed.astype(int) - photo(64, 64)).mean()
     assert 0.5 < error < 30  # red, green and blue are where they were
     still = CameraRanges(share=0)
-    assert rain.take(gray, still, np.random.default_rng(0)) is gray
+    assert rain.expose(gray, still, np.random.default_rng(0)) is gray
     assert rain.compress(gray, still, np.random.default_rng(0)) is gray
 
 

@@ -5,6 +5,7 @@ import pytest
 from conftest import photo
 from PIL import Image
 
+from drsformer.errors import ImageError
 from drsformer_cli.training import sources
 from drsformer_cli.training.config import Config
 from drsformer_cli.training.toml_config import MistakesError, parse
@@ -31,9 +32,9 @@ LAYERS = {"kind": "layers", "layers": ["layers"], "vary": {"second": 0.5, "turn"
 HALVES = {"kind": "paired", "path": "halves", "side_by_side": "clean-left", "share_clean": True}
 
 
-def load(sections, validation=None, **data):
+def load(sections, validation=None, stages=(), **data):
     table = {"data": {"clean": ["photos"], "patch": 24, "workers": 0, "sources": sections, **data}}
-    table["training"] = {"batch": 3}
+    table |= {"training": {"batch": 3}, "stages": list(stages)}
     config = parse(Config, {**table, "validation": validation or {"every": 0}}, "test")
     return sources.load(config, "test", lambda done, total: None)
 
@@ -136,6 +137,48 @@ def test_unusable_files_are_listed_and_left_out(folders, decode):
     assert "a: 50% of the samples, from 4 pairs" in loaded.notes
     assert f"b: 50% of the samples, from {5 if decode else 6} clean images" in loaded.notes
     samples(loaded)
+
+
+def test_a_run_gives_up_where_nothing_can_be_read(folders):
+    loaded = load({"x": {"kind": "clean"}}, decode=False, cache=0)
+    for file in (folders / "photos").rglob("*.png"):
+        file.unlink()
+    with pytest.raises(ImageError, match=r"100 images in a row cannot be read; the last one: photos/.*No such file"):
+        loaded.samples.sample(1, 0)
+
+
+def test_crops_are_downscaled_up_to_the_whole_image(folders):
+    def clean(crop, seed=0):
+        sections = {"x": {"kind": "clean", "crop": crop}}
+        loaded = load(sections, flips=False, turns=False, patch=16)
+        return [sample[1] for sample in samples(loaded, 12)]
+
+    import cv2
+
+    squares = [
+        cv2.resize(photo(seed=i)[:, left : left + 40], (16, 16), interpolation=cv2.INTER_AREA)
+        for i in range(6)
+        for left in range(17)
+    ]
+    for crop in ({"whole": 1}, {"shrink": [50, 50]}):  # 40 of 40x56
+        assert all(any(np.array_equal(image, square) for square in squares) for image in clean(crop))
+    assert not any(np.array_equal(image, square) for image in clean({"shrink": [1, 2]})[:4] for square in squares)
+
+
+def test_pairs_are_downscaled_alike(folders):
+    for i in range(6):
+        Image.fromarray(photo(seed=i) // 2 + 10).save(f"pairs/input/{i}.png")
+        Image.fromarray(photo(seed=i) // 2).save(f"pairs/target/{i}.png")
+    loaded = load({"x": {**PAIRED, "crop": {"shrink": [1, 2], "whole": 0.3}}})
+    assert all(abs(rainy.astype(int) - clean - 10).max() <= 1 for rainy, clean in samples(loaded))
+
+
+def test_weights_change_with_the_stage(folders):
+    loaded = load({"a": PAIRED, "b": {"kind": "clean"}}, stages=[{"after": 1, "weights": {"a": 0}, "patch": 32}])
+    assert len({rainy.tobytes() == clean.tobytes() for rainy, clean in samples(loaded)}) == 2
+    second = [loaded.samples.sample(2, i) for i in range(10)]
+    assert {sample.shape for sample in second} == {(2, 32, 32, 3)}
+    assert all(np.array_equal(rainy, clean) for rainy, clean in second)
 
 
 def test_all_folders_that_are_missing_or_empty_are_named(folders):

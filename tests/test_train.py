@@ -161,7 +161,7 @@ def test_resumed_is_bit_for_bit_uninterrupted(run, folder):
     assert answer.code == 0
     assert "changed" not in answer.err
     assert "batch 4: 1 process x 1 in turn x 4 of 24x24, loss l1, on cpu" in answer.err
-    assert "step 14: a new stage begins: batch 2: 1 process x 1 in turn x 2 of 24x24, loss rmse" in answer.err
+    assert "step 14: next stage: batch 2: 1 process x 1 in turn x 2 of 24x24, loss rmse" in answer.err
     assert losses() == losses("whole")
     assert same(content("out/step_00000020.pth"), content("whole/step_00000020.pth"))
 
@@ -245,6 +245,44 @@ def test_every_mistake_is_said_at_once(run, folder):
     assert not Path("out").exists()
 
 
+def test_missing_folders_are_named_with_wrong_values(run, folder):
+    answer = train(run, "--set", "data.patch=9", "--set", "data.clean=gone", "--set", "validation.paired.x.path=lost")
+    assert answer.code == 2
+    assert answer.err.splitlines() == [
+        "drsformer: data.patch: expected a multiple of 8, not 9",
+        "drsformer: data.clean: no such folder: gone; --set data.clean=FOLDER names your clean images",
+        "drsformer: validation.paired.x.path: lost: no such folder",
+        "drsformer: run.toml: 3 mistakes",
+    ]
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [(["data.clean=gone"], 2), (["model.weights=gone.pth"], 4), (["model.num_heads=[1,2,4,8]"], 2)],
+)
+@pytest.mark.parametrize("extra", [[], ["--check"]])
+def test_a_refused_run_leaves_no_folder(run, folder, tiny_file, settings, code, extra):
+    if code == 2 and "num_heads" in settings[0]:
+        settings = [f"model.weights={tiny_file}"]  # whose heads are others
+    answer = train(run, *(part for setting in settings for part in ("--set", setting)), *extra)
+    assert answer.code == code
+    assert not Path("out").exists()
+
+
+def test_an_image_that_goes_bad_is_replaced_and_said_once(run, folder):
+    """Whose head is fine, which is all that is read at the start with data.decode=false."""
+    path = Path("photos/0.png")
+    path.write_bytes(path.read_bytes()[:1500])
+    settings = ["data.decode=false", "data.cache=0", "data.sources.pairs.weight=0", "training.steps=12"]
+    settings = [part for setting in settings for part in ("--set", setting)]
+    answers = [run("train", "-c", "run.toml", "-o", name, *settings) for name in ("out", "again")]
+    for answer in answers:
+        assert answer.code == 0
+        assert answer.err.count("photos/0.png: damaged image") == 1
+    assert losses("out") == losses("again")
+
+
 def test_wrong_usage(run, folder):
     for arguments, message in (
         (["-o", "out"], "--config is missing"),
@@ -262,7 +300,7 @@ def test_wrong_usage(run, folder):
 def test_a_run_is_never_overwritten(run, folder):
     assert train(run, "--set", "training.steps=1").code == 0
     answer = train(run)
-    assert (answer.code, answer.err) == (2, "drsformer: --output out: holds a run already; --resume goes on with it\n")
+    assert (answer.code, answer.err) == (2, "drsformer: --output out: holds a run already; --resume continues it\n")
 
 
 def break_at(monkeypatch, step, change):
@@ -283,7 +321,7 @@ def test_nan_stops_before_it_is_saved(run, folder, monkeypatch):
     break_at(monkeypatch, 4, lambda model: model.output.weight.fill_(float("nan")))
     answer = train(run, "--set", "training.ema=0")
     assert answer.code == 1
-    assert "weights are no numbers after step 4: lower training.lr" in answer.err
+    assert "weights are not finite after step 4: lower training.lr" in answer.err
     assert checkpoints() == ["step_00000002.pth"]
 
 
@@ -404,7 +442,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(run, folder, monkeypatch):
     monkeypatch.setattr("drsformer_cli.commands.train.Ranks", FakeRanks)
     answer = run("train", "-c", "run.toml", "-o", "other", "--set", "training.batch=3")
     assert answer.code == 2
-    assert "3 cannot be shared by 2 processes" in answer.err
+    assert "3 cannot be split among 2 processes" in answer.err
 
 
 class FakeRanks:

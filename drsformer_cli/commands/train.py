@@ -2,88 +2,67 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path  # noqa: TC003 - Typer reads it at run time
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from drsformer.errors import DRSformerError
-from drsformer_cli import console, options
+from drsformer_cli import console, options, recipes
 from drsformer_cli.errors import ExitCode, UsageError, exit_code
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
-    import torch
-
-    from drsformer_cli.training.config import Config
-    from drsformer_cli.training.run_folder import RunFolder
+    from drsformer_cli.training.launch import Plan, StageTrial
     from drsformer_cli.training.sources import Data
 
-RECIPES = "rain200l, rain200h, did, ddn, spa, general"
-MOST_PROBLEMS = 20
-"""Unusable files that are named one by one."""
-
-CHECK_FILE = "batch.png"
+_MOST_PROBLEMS = 20  # unusable files that are named one by one
 
 
 def train(
     config: Annotated[
         str | None,
-        typer.Option("--config", "-c", metavar="FILE|RECIPE", help=f"TOML file, or a bundled recipe: {RECIPES}."),
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE|RECIPE",
+            help=f"TOML file, or a bundled recipe: {', '.join(recipes.NAMES)}. Default with --resume: that of the run.",
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run; else runs/NAME.")
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Folder of the run. Default: runs/NAME.")
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on from the latest checkpoint in --output."),
+        typer.Option("--resume", help="Continue from the latest checkpoint in --output."),
     ] = False,
     device: options.Device = "auto",
     threads: options.Threads = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the configuration; may be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the configuration. Repeat for several."),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help=f"Check everything, try a step, write {CHECK_FILE} with samples, and stop.")
+        bool,
+        typer.Option("--check", help="Check everything, try a step of each stage, write batch.png with samples, exit."),
     ] = False,
 ) -> None:
-    """Train a network on pairs, on rain layers over your photos, or on rendered rain.
+    """Train a model on pairs, on rain layers over clean images, or on rendered rain.
 
     The folder of the run holds config.toml, step_N.pth (to --resume from), best.pth (for derain --model),
     metrics.jsonl, curves.png and images of each validation. Ctrl-C finishes the step and saves.
 
-    Exit codes: 0 done; 1 failed (collapsed, diverged, disk full); 2 wrong usage or configuration, nothing was done;
-    4 weights unavailable; 130 interrupted, 143 terminated: saved, --resume goes on.
+    Exit codes: 0 done; 1 failed (collapsed, diverged, disk full); 2 invalid usage or configuration, nothing was done;
+    4 weights unavailable; 130 interrupted, 143 terminated: saved, --resume continues. Under torchrun, the exit code is
+    torchrun's own: 0, or 1 if any process ended with another code.
 
-    From a folder of clean photos: drsformer train -c general --set data.clean=PHOTOS
+    From a folder of clean images: drsformer train -c general --set data.clean=FOLDER
 
     Several GPUs: torchrun --nproc-per-node N -m drsformer_cli train -c FILE
     """
     ranks = Ranks()
     try:
-        run, folder = ranks.on_rank_0(
-            lambda: _plan(config, output, settings or [], ranks.world_size, resume=resume, check=check)
-        )
-        from drsformer.memory import keep_freed_memory  # noqa: PLC0415 - slow imports wait until there is work
-        from drsformer_cli import images  # noqa: PLC0415
-        from drsformer_cli.device import resolve_device, set_threads  # noqa: PLC0415
-        from drsformer_cli.training import sources  # noqa: PLC0415
-
-        keep_freed_memory()
-        set_threads(threads)
-        images.allow_megapixels(None)
-        place = resolve_device(device)
-        with console.progress_bar(visible=ranks.is_rank_0) as bar:
-            task = bar.add_task("reading images", total=None)
-            data = sources.load(
-                run, config or str(folder.path), lambda done, total: bar.update(task, completed=done, total=total)
-            )
-        if ranks.is_rank_0:
-            _say_data(data)
-        with folder.alone() if ranks.is_rank_0 and not check else contextlib.nullcontext():
-            code = _run(run, folder, data, place, ranks, resume=resume, check=check)
+        code = _train(ranks, config, output, device, threads, settings or [], resume=resume, check=check)
     except DRSformerError as error:
         if not ranks.is_rank_0:
             raise typer.Exit(exit_code(error)) from None  # the first rank says it
@@ -91,43 +70,47 @@ def train(
     raise typer.Exit(code)
 
 
-def _plan(
-    name: str | None, output: Path | None, settings: list[str], processes: int, *, resume: bool, check: bool
-) -> tuple[Config, RunFolder]:
-    """The configuration and the folder, ready to be written into."""
-    from drsformer_cli.training.config import load  # noqa: PLC0415
-    from drsformer_cli.training.run_folder import CONFIG, RunFolder  # noqa: PLC0415
+def _train(
+    ranks: Ranks,
+    config: str | None,
+    output: Path | None,
+    device: str,
+    threads: int | None,
+    settings: list[str],
+    *,
+    resume: bool,
+    check: bool,
+) -> ExitCode:
+    from drsformer.memory import keep_freed_memory
+    from drsformer_cli.device import resolve_device, set_threads
+    from drsformer_cli.training import launch
 
-    if resume and output and not RunFolder(output).checkpoints():
-        raise UsageError(f"--resume: no checkpoint in {output}; leave --resume out to begin a run")
-    if name is None:
-        if not (resume and output):
-            raise UsageError(f"--config is missing: a TOML file, or one of {RECIPES}; --resume takes that of --output")
-        name = str(output / CONFIG)
-    config = load(name, settings)
-    share = config.training.accumulate * processes
-    for step in config.stage_steps():
-        batch = config.at(step).training.batch
-        if batch % share:
-            raise UsageError(
-                f"training.batch: {batch} cannot be shared by {processes} processes "
-                f"with training.accumulate {config.training.accumulate}; expected a multiple of {share}"
-            )
-    folder = RunFolder(output or Path("runs") / Path(name).stem)
-    if folder.checkpoints() and not (resume or check):
-        raise UsageError(f"--output {folder.path}: holds a run already; --resume goes on with it")
-    folder.prepare(CHECK_FILE)
-    if config.training.constant >= config.training.steps:
-        console.say(
-            f"training.constant ({config.training.constant}) is not below training.steps ({config.training.steps}): "
-            "the learning rate will not fall"
-        )
-    return config, folder
+    plan = ranks.on_rank_0(lambda: launch.plan(config, output, settings, ranks.world_size, resume=resume, check=check))
+    keep_freed_memory()
+    set_threads(threads)
+    place = resolve_device(device)
+    with console.progress_bar(visible=ranks.is_rank_0) as bar:
+        task = bar.add_task("reading images", total=None)
+        data = launch.read_data(plan, lambda done, total: bar.update(task, completed=done, total=total))
+    if ranks.is_rank_0:
+        _say_data(plan, data)
+    if check:
+        parameters, trials = launch.try_steps(plan, data, place, ranks)
+        if ranks.is_rank_0:
+            _say_trials(plan, parameters, trials)
+            console.result(f"{plan.folder.path / launch.CHECK_FILE}: samples, each rainy and clean")
+        return ExitCode.DONE
+    code = launch.train(plan, data, place, ranks, console.say)
+    if ranks.is_rank_0:
+        last = plan.folder.checkpoints()[-1:]
+        state = "done" if code == ExitCode.DONE else "stopped; --resume continues from the latest checkpoint"
+        console.result(f"{plan.folder.path}: {state}" + "".join(f", {path.name}" for path in last))
+    return code
 
 
 def _listed(error: DRSformerError) -> DRSformerError:
-    """The error itself; where it stands for many mistakes, they are said first, a line each."""
-    from drsformer_cli.training.toml_config import MistakesError  # noqa: PLC0415
+    """The error itself; if it stands for several mistakes, they are said first, a line each."""
+    from drsformer_cli.training.toml_config import MistakesError
 
     if not isinstance(error, MistakesError) or len(error.mistakes) == 1:
         return error
@@ -136,90 +119,24 @@ def _listed(error: DRSformerError) -> DRSformerError:
     return UsageError(f"{error.source}: {len(error.mistakes)} mistakes")
 
 
-def _say_data(data: Data) -> None:
-    for note in data.notes:
+def _say_data(plan: Plan, data: Data) -> None:
+    for note in [*plan.notes, *data.notes]:
         console.say(note)
-    console.errors("left out", data.problems, MOST_PROBLEMS)
+    console.errors("left out", data.problems, _MOST_PROBLEMS)
     if not data.validation:
         console.say("no validation: there will be no best.pth (see [validation] paired and held_out)")
-
-
-def _run(
-    config: Config,
-    folder: RunFolder,
-    data: Data,
-    device: torch.device,
-    ranks: Ranks,
-    *,
-    resume: bool,
-    check: bool,
-) -> ExitCode:
-    from drsformer.errors import DeviceError  # noqa: PLC0415
-    from drsformer.memory import is_out_of_memory  # noqa: PLC0415
-    from drsformer_cli.training.loop import describe_batch  # noqa: PLC0415
-    from drsformer_cli.training.loop import train as loop  # noqa: PLC0415
-    from drsformer_cli.training.toml_config import differences, plain  # noqa: PLC0415
-
-    resumed = folder.latest() if resume else None
-    if ranks.is_rank_0:
-        begin = resumed["training"]["step"] + 1 if resumed else 1
-        console.say(f"{describe_batch(config, begin, ranks)}, on {device}")
-        for change in differences(resumed["training"]["run"], plain(config)) if resumed else []:
-            console.say(f"changed since the checkpoint: {change}")
-    try:
-        if check:
-            _check(config, folder, data, device, ranks)
-            return ExitCode.DONE
-        code = loop(config, data, folder, device, ranks, resumed)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise DeviceError(
-            f"{device} is out of memory: lower training.batch or data.patch, or raise training.accumulate"
-        ) from None
-    ranks.close()
-    if ranks.is_rank_0:
-        last = folder.checkpoints()[-1:]
-        state = "done" if code == ExitCode.DONE else "stopped; --resume goes on from the latest checkpoint"
-        console.result(f"{folder.path}: {state}" + "".join(f", {path.name}" for path in last))
-    return code
-
-
-def _check(config: Config, folder: RunFolder, data: Data, device: torch.device, ranks: Ranks) -> None:
-    """Try two steps and say what one costs; write samples to look at."""
-    from drsformer_cli import sheet  # noqa: PLC0415
-    from drsformer_cli.training.loop import Step, Watch, describe_batch  # noqa: PLC0415
-    from drsformer_cli.training.report import write_image  # noqa: PLC0415
-    from drsformer_cli.training.state import make_state  # noqa: PLC0415
-
-    state = make_state(config, device)
-    step_of, watch = Step(config, state, device, ranks), Watch(device)
-    loss: Any = None
-    firsts = config.stage_steps()
-    hours = 0.0
-    for first, end in zip(firsts, [*firsts[1:], config.training.steps + 1], strict=True):
-        for step, batch in zip((first, first), data.samples.batches([first, first], ranks.shard), strict=True):
-            watch.restart()  # what counts is the second: the first one prepares
-            loss = float(step_of(step, batch))
-            watch.count(config.at(step).training.batch)
-        row = watch.row()
-        seconds = config.at(first).training.batch / row["samples_per_second"]
-        hours += (end - first) * seconds / 3600
-        if ranks.is_rank_0:
-            console.say(
-                f"from step {first}: {describe_batch(config, first, ranks)}; a step takes {seconds:.2f} s and "
-                f"{row['memory_mb']:.0f} MB, loss {loss:.4f}"
-            )
-    if ranks.is_rank_0:
-        samples = [data.samples.sample(1, index) for index in range(16)]  # each (2, P, P, 3)
-        rows = [
-            sheet.row("rainy, clean, ...", [part for pair in samples[i : i + 4] for part in pair])
-            for i in range(0, 16, 4)
-        ]
-        write_image(sheet.stack(rows), folder.path / CHECK_FILE)
-        parameters = sum(parameter.numel() for parameter in state.model.parameters())
-        console.say(
-            f"{parameters:,} parameters; {config.training.steps} steps would take {hours:.1f} hours, validation apart"
-        )
+    else:
         console.say(f"{len(data.validation)} images to validate on")
-        console.result(f"{folder.path / CHECK_FILE}: samples, each rainy and clean")
+
+
+def _say_trials(plan: Plan, parameters: int, trials: list[StageTrial]) -> None:
+    for trial in trials:
+        console.say(
+            f"from step {trial.step}: {trial.batch}; a step takes {trial.seconds:.2f} s and {trial.megabytes:.0f} MB, "
+            f"loss {trial.loss:.4f}"
+        )
+    hours = sum(trial.hours for trial in trials)
+    console.say(
+        f"{parameters:,} parameters; {plan.config.training.steps} steps would take {hours:.1f} hours, "
+        "validation not included"
+    )

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from drsformer.ablations import Ablation
 from drsformer.config import PRESETS, DRSformerConfig
 from drsformer.errors import ConfigError
+from drsformer_cli import recipes
 from drsformer_cli.datasets import SideBySide  # noqa: TC001 - the schema is read at run time
 from drsformer_cli.errors import UsageError
 from drsformer_cli.training import toml_config
-from drsformer_cli.training.rain import CameraRanges, LayerRanges, Probability, RainRanges
+from drsformer_cli.training.rain import CameraRanges, Probability
+from drsformer_cli.training.sources import AnySource, OnCleanImages, Paired, Paths, Weight
 from drsformer_cli.training.toml_config import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_RECIPES = resources.files("drsformer_cli").joinpath("recipes")
-
-Share = Annotated[float, Limits(0, 1)]
 Positive = Annotated[int, Limits(1, 10**9)]
 Count = Annotated[int, Limits(0, 10**9)]
-Weight = Annotated[float, Limits(0, 1e9)]
-Paths = tuple[str, ...]
 Patch = Annotated[int, Limits(8, 4096)]
 Batch = Annotated[int, Limits(1, 65536)]
 Loss = Literal["l1", "charbonnier", "rmse"]
@@ -59,7 +55,7 @@ class ModelSection:
     Attributes:
         preset: Named configuration that the other values replace.
         weights: Bundled model or checkpoint file to start from; empty: random weights.
-        grow: Whether the weights may be of a network with fewer blocks; those that it lacks begin by changing nothing.
+        grow: Whether the weights may be those of a network with fewer blocks; additional blocks start as the identity.
         ablation: Changes for experiments.
     """
 
@@ -91,108 +87,12 @@ class ModelSection:
 
 
 @dataclass(frozen=True)
-class CropRanges:
-    """How a crop is taken from an image, or from a pair.
-
-    Attributes:
-        shrink: Factor that the image is downscaled by first, drawn evenly on a logarithmic scale, as far as the image
-            stays as large as the crop.
-        whole: Probability that it is downscaled so far that the crop is as high or as wide as the image.
-    """
-
-    shrink: Annotated[tuple[float, float], Limits(1, 100, ordered=True)] = (1.0, 1.0)
-    whole: Probability = 0.0
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Pairs of rainy and clean images, in any layout that `drsformer_cli.datasets` knows.
-
-    Attributes:
-        path: Folder.
-        weight: Share of the samples, relative to the other sources; 0 keeps it in reserve: it is used where no source
-            with a weight was found.
-        side_by_side: Which half is the clean one, where one file holds both.
-        share_clean: Whether its clean images also serve the sources that make their own rain.
-        required: Whether the run is refused when the folder does not exist; else the source is left out.
-        crop: How crops are taken.
-    """
-
-    kind: Literal["paired"]
-    path: str
-    weight: Weight = 1.0
-    side_by_side: SideBySide | None = None
-    share_clean: bool = False
-    required: bool = True
-    crop: CropRanges = field(default_factory=CropRanges)
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Clean photos with gray streak layers added on the fly.
-
-    Attributes:
-        layers: Folders of layers.
-        weight: As for pairs.
-        clean: Folders of photos; empty: those of [data].
-        required: As for pairs.
-        vary: How a layer is varied.
-        crop: As for pairs.
-    """
-
-    kind: Literal["layers"]
-    layers: Paths
-    weight: Weight = 1.0
-    clean: Paths = ()
-    required: bool = True
-    vary: LayerRanges = field(default_factory=LayerRanges)
-    crop: CropRanges = field(default_factory=CropRanges)
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """Clean photos with rain drawn by `drsformer_cli.training.rain`.
-
-    Attributes:
-        weight: As for pairs.
-        clean: Folders of photos; empty: those of [data].
-        rain: What the rain is drawn from.
-        crop: As for pairs.
-    """
-
-    kind: Literal["rendered"]
-    weight: Weight = 1.0
-    clean: Paths = ()
-    rain: RainRanges = field(default_factory=RainRanges)
-    crop: CropRanges = field(default_factory=CropRanges)
-
-
-@dataclass(frozen=True)
-class Clean:
-    """Clean photos as both input and target, so that the network learns to leave them alone.
-
-    Attributes:
-        weight: As for pairs.
-        clean: Folders of photos; empty: those of [data].
-        crop: As for pairs.
-    """
-
-    kind: Literal["clean"]
-    weight: Weight = 1.0
-    clean: Paths = ()
-    crop: CropRanges = field(default_factory=CropRanges)
-
-
-Source = Paired | Layers | Rendered | Clean
-
-
-@dataclass(frozen=True)
 class DataSection:
     """What is trained on. Paths are relative to the folder that the command runs in.
 
     Attributes:
         sources: By name; each sample comes from one of them, drawn by weight.
-        clean: Folders of clean photos for the sources that make their own rain.
+        clean: Folders of clean images for the sources that name none.
         camera: Light, noise and compression of their images.
         patch: Side of the crops in pixels, a multiple of 8 * model.stem; smaller images are padded by reflection.
         crop: Where they are taken; center: always the middle, to see whether a network can overfit.
@@ -201,17 +101,18 @@ class DataSection:
         mixup: Probability that a sample is blended with another one.
         workers: Threads that prepare samples ahead; 0: none, each batch is made when it is wanted.
         cache: Megabytes of decoded images that are kept in memory.
-        decode: Whether every image is decoded at the start, to find damaged ones; else only its head is read.
+        decode: Whether every image is decoded at the start, to find damaged ones; otherwise its header is read, and
+            a damaged one is replaced when it is drawn.
     """
 
-    sources: dict[str, Source]
+    sources: dict[str, AnySource]
     clean: Paths = ()
     camera: CameraRanges = field(default_factory=CameraRanges)
     patch: Patch = 128
     crop: Literal["random", "center"] = "random"
     flips: bool = True
     turns: bool = True
-    mixup: Share = 0.0
+    mixup: Probability = 0.0
     workers: Annotated[int, Limits(0, 256)] = 2
     cache: Count = 2048
     decode: bool = True
@@ -221,9 +122,9 @@ class DataSection:
         found = _patch_mistakes(self.patch)
         if not self.sources:
             found.append('sources: expected at least one, such as [data.sources.rendered] with kind = "rendered"')
-        lending = any(isinstance(source, Paired) and source.share_clean for source in self.sources.values())
+        shared = any(isinstance(source, Paired) and source.share_clean for source in self.sources.values())
         for name, source in self.sources.items():
-            if not isinstance(source, Paired) and not (source.clean or self.clean or lending):
+            if isinstance(source, OnCleanImages) and not (source.clean or self.clean or shared):
                 found.append(f'sources.{name}: no clean images; expected data.clean = ["FOLDER"]')
         return found
 
@@ -239,18 +140,18 @@ class TrainingSection:
     Attributes:
         steps: Steps of the optimizer.
         batch: Samples a step, over all processes and accumulation: the effective batch size.
-        accumulate: Parts that each process works off its share of the batch in.
+        accumulate: Parts that each process splits its share of the batch into, to save memory.
         loss: The mean over all values of L1 or of Charbonnier's sqrt(difference**2 + charbonnier_eps**2); or rmse, the
             mean over samples of sqrt(mean(difference**2) + charbonnier_eps**2), which is nearer to what PSNR measures.
         optimizer: AdamW, or Muon for the kernels that mix channels beside AdamW for the rest.
         lr: Learning rate, constant for `constant` steps, then falling to `final_lr` by a cosine.
         warmup: Steps in which it rises from zero first.
         constant: Steps before it begins to fall, warm-up included.
-        betas: Of AdamW.
+        betas: Coefficients of AdamW.
         weight_decay: Decoupled from the gradient.
         clip: Norm that gradients are clipped to; 0: not at all.
         ema: Decay of the averaged weights, which are validated and saved as the best; 0: none.
-        precision: Of the forward pass; auto: bf16 or fp16 on GPUs that have it, else fp32.
+        precision: Precision of the forward pass; auto: bf16 or fp16 on GPUs that support it, otherwise fp32.
         compile: Whether torch.compile prepares the network; minutes at the start, faster afterwards on GPUs.
         tf32: Whether GPUs may round float32 products to TF32.
     """
@@ -340,10 +241,10 @@ def _crop_mistakes(crop: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Stage:
-    """What changes from a step on, until a later stage changes it again; what is left out stays as it is.
+    """Values that change after a number of steps; values that are omitted stay as they are.
 
     Attributes:
-        after: Steps that are done before it begins.
+        after: Steps before the stage.
         patch: As in [data].
         batch: As in [training].
         loss: As in [training].
@@ -363,7 +264,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class OutputSection:
-    """What the run leaves behind.
+    """What the run writes.
 
     Attributes:
         log_every: Steps between lines of metrics.jsonl.
@@ -383,7 +284,7 @@ class Config:
     """A training run.
 
     Attributes:
-        stages: What changes on the way, in the order of their steps.
+        stages: Changes during the run, in the order of their steps.
     """
 
     data: DataSection
@@ -403,7 +304,7 @@ class Config:
                 found.append(f"stages.{number}.after: expected more than {last}, not {stage.after}")
             last = stage.after
             found += [
-                f"stages.{number}.weights.{name}: no such source; expected one of {', '.join(self.data.sources)}"
+                f"stages.{number}.weights.{name}: not in data.sources; expected one of {', '.join(self.data.sources)}"
                 for name in stage.weights
                 if name not in self.data.sources
             ]
@@ -415,6 +316,8 @@ class Config:
         return found
 
     def _patch_mistakes(self) -> list[str]:
+        if _raised(self.model.network):  # which is a mistake of its own
+            return []
         multiple = self.model.network().size_multiple
         patches = {"data.patch": self.data.patch}
         patches |= {f"stages.{number}.patch": stage.patch or multiple for number, stage in enumerate(self.stages)}
@@ -426,7 +329,7 @@ class Config:
 
     @cached_property
     def _resolved(self) -> list[tuple[int, Config]]:
-        """The configuration of each stage and the steps that are done before it."""
+        """The configuration of each stage, with the number of steps before it."""
         config = self
         resolved = [(0, config)]
         for stage in self.stages:
@@ -447,13 +350,8 @@ class Config:
         return next(config for after, config in reversed(self._resolved) if step > after)
 
     def stage_steps(self) -> list[int]:
-        """The first step of each stage that is reached, the beginning included."""
+        """The first step of each stage that is reached, step 1 included."""
         return [after + 1 for after, _ in self._resolved if after < self.training.steps]
-
-
-def recipes() -> list[str]:
-    """Names of the bundled recipes."""
-    return sorted(file.name.removesuffix(".toml") for file in _RECIPES.iterdir() if file.name.endswith(".toml"))
 
 
 def load(name: str, settings: list[str]) -> Config:
@@ -470,14 +368,13 @@ def load(name: str, settings: list[str]) -> Config:
 
 def _with_base(name: str, key: str, folder: Path, above: tuple[Path, ...] = ()) -> toml_config.Table:
     """The tables of a file or recipe, over those of its `base`: a recipe, or a file relative to its own folder."""
-    names = recipes()
-    with resources.as_file(_RECIPES.joinpath(f"{name}.toml")) as bundled:
-        path = bundled if name in names else folder / name
-        if path is not bundled and not path.exists():
-            raise UsageError(f"{key}: no such file, and no recipe of that name; recipes: {', '.join(names)}")
-        if path.resolve() in above:
-            raise UsageError(f"{key}: a base of itself")
-        table = toml_config.read(path)
+    path = recipes.path(name) if name in recipes.NAMES else folder / name
+    if not path.exists():
+        names = ", ".join(recipes.NAMES)
+        raise UsageError(f"{key}: no such file, and no recipe of that name; recipes: {names}")
+    if path.resolve() in above:
+        raise UsageError(f"{key}: a base of itself")
+    table = toml_config.read(path)
     base = table.pop("base", None)
     if base is None:
         return table

@@ -19,10 +19,9 @@ from drsformer.inference import half_precision
 from drsformer_cli import console
 from drsformer_cli.errors import ExitCode, reason
 from drsformer_cli.training import toml_config
-from drsformer_cli.training.report import Report
+from drsformer_cli.training.report import TrainingLog
 from drsformer_cli.training.run_folder import BEST
 from drsformer_cli.training.schedule import learning_rate
-from drsformer_cli.training.state import make_state
 from drsformer_cli.training.validation import validate
 
 if TYPE_CHECKING:
@@ -31,67 +30,65 @@ if TYPE_CHECKING:
 
     from drsformer_cli.ranks import Ranks
     from drsformer_cli.training.config import Config, TrainingSection
+    from drsformer_cli.training.rain import Pixels
     from drsformer_cli.training.run_folder import RunFolder
-    from drsformer_cli.training.samples import Pixels
     from drsformer_cli.training.sources import Data
     from drsformer_cli.training.state import State
-    from drsformer_cli.training.validation import Scores
+    from drsformer_cli.training.validation import Validation
 
 COLLAPSED = 0.01
-"""Change of PSNR in dB, on every validation image, under which the network does nothing any more."""
+"""Change of PSNR in dB; below it, on every validation image, the network has collapsed to the identity."""
 
 DIVERGED = 5.0
-"""Factor between the running mean of the loss and its lowest value at which training is given up."""
+"""Ratio of the running mean of the loss to its minimum at which training stops."""
 
 SETTLED = 100
-"""Steps after the warm-up before the loss is judged by that."""
+"""Steps after the warm-up before that ratio is checked."""
 
 _LOSS_DECAY = 0.98  # of its running mean
 
 
 class TrainingError(DRSformerError):
-    """Training went wrong in a way that more steps will not mend."""
+    """Training failed in a way that more steps cannot fix."""
 
 
 def train(  # noqa: C901 - the loop is to be read from top to bottom
-    config: Config, data: Data, folder: RunFolder, device: torch.device, ranks: Ranks, resumed: dict[str, Any] | None
+    config: Config, data: Data, folder: RunFolder, device: torch.device, ranks: Ranks, state: State
 ) -> ExitCode:
-    """Train to the last step, or until asked to stop; the answer is the exit code.
+    """Train to the last step, or until asked to stop; returns the exit code.
 
     Args:
         config: The run.
-        data: What it reads.
-        folder: Where it writes, by rank 0 only.
-        device: Of this process.
-        ranks: All processes.
-        resumed: Checkpoint to go on from.
+        data: Samples and validation images.
+        folder: Folder of the run, which rank 0 writes to.
+        device: Device of this process.
+        ranks: The processes.
+        state: State before the first step, as `make_state` returns it.
 
     Raises:
-        TrainingError: The network collapsed, diverged, or its loss is no number; or the last checkpoint cannot be
+        TrainingError: The network collapsed, diverged, or its loss is not finite; or the last checkpoint cannot be
             written.
-        UsageError: The checkpoint or the first weights are of another network or optimizer.
     """
     validation, output = config.validation, config.output
-    state = make_state(config, device, resumed)
-    step_of = Step(config, state, device, ranks)
+    make_step = Step(config, state, device, ranks)
     if ranks.is_rank_0:
         folder.write_config(toml_config.plain(config))
-    report = Report(folder.path, state.step) if ranks.is_rank_0 else None
+    log = TrainingLog(folder.path, state.step) if ranks.is_rank_0 else None
     losses: list[Tensor] = []
-    watch = Watch(device)
+    throughput = Throughput(device)
     new_stages = config.stage_steps()[1:] if ranks.is_rank_0 else []
     first, last = state.step + 1, config.training.steps
     batches = data.samples.batches(range(first, last + 1), ranks.shard)
-    with Stop() as stop, contextlib.closing(batches), console.progress_bar(visible=ranks.is_rank_0) as bar:
+    with StopRequest() as stop, contextlib.closing(batches), console.progress_bar(visible=ranks.is_rank_0) as bar:
         task = bar.add_task("", total=last, completed=state.step)
         for step in range(first, last + 1):
-            with watch.waiting():
+            with throughput.waiting():
                 batch = next(batches)  # (B, 2, P, P, 3) uint8, this process's share
             training = config.at(step).training
-            losses.append(step_of(step, batch))
-            watch.count(training.batch)
+            losses.append(make_step(step, batch))
+            throughput.count(training.batch)
             if step + 1 in new_stages:
-                console.say(f"step {step}: a new stage begins: {describe_batch(config, step + 1, ranks)}")
+                console.say(f"step {step}: next stage: {describe_batch(config, step + 1, ranks)}")
 
             stopping = ranks.all_reduce([stop.code is not None])[0] > 0
             ending = stopping or step == last
@@ -101,21 +98,21 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
             )
             if logging or measuring or saving:
                 _judge_losses(state, losses, ranks, config)
-            if logging and report is not None:
-                text = _log(report, state, training, watch)
+            if logging and log is not None:
+                text = _log(log, state, training, throughput)
                 bar.update(task, description=text)
                 if not bar.live.is_started:
                     console.say(f"step {step} of {last}  {text}")
             bar.update(task, completed=step)
             if measuring and data.validation and not stopping:
-                _validate(state, data, config, folder, report, ranks, stop)
-                watch.restart()
+                _validate(state, data, config, folder, log, ranks, stop)
+                throughput.restart()
             if saving:
                 _save(state, config, folder, ranks, must=ending)
             if stopping:
                 break
-    if report is not None:
-        report.close()
+    if log is not None:
+        log.close()
     if state.step < last:
         return stop.code or ExitCode.TERMINATED
     return ExitCode.DONE
@@ -156,7 +153,7 @@ class Step:
         for optimizer in state.optimizers:
             state.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), training.clip or math.inf)
-        # The scaler leaves out an optimizer whose own gradients overflowed in fp16; the others have to wait for it.
+        # The scaler skips an optimizer whose own gradients overflowed in fp16; the others have to skip the step too.
         if not state.scaler.is_enabled() or norm.isfinite():
             for optimizer in state.optimizers:
                 state.scaler.step(optimizer)
@@ -180,10 +177,10 @@ def criterion(restored: Tensor, clean: Tensor, training: TrainingSection) -> Ten
 
 def _distributed(network: Any, device: torch.device) -> nn.Module:  # noqa: ANN401 - torch.compile gives a callable
     """The network with gradients averaged over the processes."""
-    import warnings  # noqa: PLC0415
+    import warnings
 
-    import torch.distributed as dist  # noqa: PLC0415
-    from torch.nn.parallel import DistributedDataParallel  # noqa: PLC0415
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
 
     # Kernels of 1x1 are channels-last and not at the same time; which it is changes no result.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -230,11 +227,11 @@ def _judge_losses(state: State, losses: list[Tensor], ranks: Ranks, config: Conf
                 )
 
 
-def _log(report: Report, state: State, training: TrainingSection, watch: Watch) -> str:
+def _log(log: TrainingLog, state: State, training: TrainingSection, throughput: Throughput) -> str:
     """Log the step; the answer is for the terminal."""
-    measured = watch.row()
+    measured = throughput.row()
     lr = learning_rate(state.step, training)
-    report.log({"step": state.step, "loss": state.loss, "lr": lr, **measured})
+    log.add({"step": state.step, "loss": state.loss, "lr": lr, **measured})
     return (
         f"loss {state.loss:.4f}  lr {lr:.1e}  {measured['samples_per_second']:.1f} samples/s  "
         f"{measured['data_wait']:.0%} data wait  {measured['memory_mb']:.0f} MB"
@@ -242,32 +239,40 @@ def _log(report: Report, state: State, training: TrainingSection, watch: Watch) 
 
 
 def _validate(
-    state: State, data: Data, config: Config, folder: RunFolder, report: Report | None, ranks: Ranks, stop: Stop
+    state: State,
+    data: Data,
+    config: Config,
+    folder: RunFolder,
+    log: TrainingLog | None,
+    ranks: Ranks,
+    stop: StopRequest,
 ) -> None:
     """Measure the network, judge it, and keep it where it is the best so far."""
     protocol = config.validation.protocol
-    scores = validate(state.result, data.validation, protocol, ranks, lambda: stop.code is not None)
-    if scores is not None:
-        _judge_scores(scores, state, config.training)
-        _keep_if_best(state, scores, config, folder, report)
+    validation = validate(state.result, data.validation, protocol, ranks, lambda: stop.code is not None)
+    if validation is not None:
+        _judge_scores(validation, state, config.training)
+        _keep_if_best(state, validation, config, folder, log)
 
 
-def _judge_scores(scores: Scores, state: State, training: TrainingSection) -> None:
-    if state.step > training.warmup and scores.unchanged(COLLAPSED):
+def _judge_scores(validation: Validation, state: State, training: TrainingSection) -> None:
+    if state.step > training.warmup and validation.unchanged(COLLAPSED):
         raise TrainingError(
             f"the network collapsed: at step {state.step} every validation image keeps the PSNR of its rainy input, "
-            f"{scores.row()['psnr_input']:.4f} dB on average. Begin anew with a lower training.lr, a longer "
+            f"{validation.row()['psnr_input']:.4f} dB on average. Start again with a lower training.lr, a longer "
             "training.warmup or another seed; best.pth is the last good one"
         )
 
 
-def _keep_if_best(state: State, scores: Scores, config: Config, folder: RunFolder, report: Report | None) -> None:
-    if report is None:  # rank 0 has it
+def _keep_if_best(
+    state: State, validation: Validation, config: Config, folder: RunFolder, log: TrainingLog | None
+) -> None:
+    if log is None:  # the first rank keeps it
         return
-    row = scores.row()
+    row = validation.row()
     best = row["psnr"] > state.best
-    report.log({"step": state.step, **row})
-    report.draw(state.step, scores.shown)
+    log.add({"step": state.step, **row})
+    log.write_images(state.step, validation.shown)
     console.say(
         f"step {state.step}: PSNR {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f} (input {row['psnr_input']:.2f} dB)"
         f"{', the best so far' if best else ''}"
@@ -285,7 +290,7 @@ def _keep_if_best(state: State, scores: Scores, config: Config, folder: RunFolde
 def _save(state: State, config: Config, folder: RunFolder, ranks: Ranks, *, must: bool) -> None:
     """Write a checkpoint; one that cannot be written costs only itself, unless it is the last."""
     if not state.finite():
-        raise TrainingError(f"weights are no numbers after step {state.step}: lower training.lr; nothing was saved")
+        raise TrainingError(f"weights are not finite after step {state.step}: lower training.lr; nothing was saved")
     if not ranks.is_rank_0:
         return
     try:
@@ -297,7 +302,7 @@ def _save(state: State, config: Config, folder: RunFolder, ranks: Ranks, *, must
         console.error(message)
 
 
-class Watch:
+class Throughput:
     """Throughput, waiting and memory since it was last asked."""
 
     def __init__(self, device: torch.device) -> None:
@@ -305,7 +310,7 @@ class Watch:
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew."""
+        """Reset the measurement."""
         self._begin, self._waited, self._samples = time.perf_counter(), 0.0, 0
 
     @contextlib.contextmanager
@@ -320,7 +325,7 @@ class Watch:
         self._samples += samples
 
     def row(self) -> dict[str, float]:
-        """Samples a second over all processes, share of the time spent waiting, highest memory in megabytes."""
+        """Samples per second over all processes, fraction of the time spent waiting, peak memory in megabytes."""
         seconds = max(time.perf_counter() - self._begin, 1e-9)
         row = {
             "samples_per_second": self._samples / seconds,
@@ -337,12 +342,12 @@ def _memory(device: torch.device) -> float:
         return float(torch.cuda.max_memory_allocated(device))
     if sys.platform == "win32":
         return math.nan
-    import resource  # noqa: PLC0415 - unknown to Windows
+    import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-class Stop:
+class StopRequest:
     """Ctrl-C, SIGTERM and SIGHUP ask the loop to finish its step and save; asked twice, it stops at once.
 
     Attributes:

@@ -138,7 +138,7 @@ class CameraRanges:
         dim: Factor of the brightness of both images.
         noise: Standard deviation of the sensor's noise, in levels of 255; the same noise in both images, so that a
             network does not learn to remove it.
-        jpeg: Quality of the JPEG that the rainy image becomes; a clean image that stays as it is, becomes one as well.
+        jpeg: Quality of JPEG compression, of the rainy image only; of both in samples of clean images.
     """
 
     share: Probability = 0.0
@@ -173,8 +173,8 @@ def composite(clean: Pixels, layer: Layer, look: Look, rng: np.random.Generator)
     return to_pixels(rainy)
 
 
-def take(clean: Pixels, camera: CameraRanges, rng: np.random.Generator) -> Pixels:
-    """The clean image in the light and with the noise of a photo, (H, W, 3) uint8."""
+def expose(clean: Pixels, camera: CameraRanges, rng: np.random.Generator) -> Pixels:
+    """The clean image in dim light and with sensor noise, (H, W, 3) uint8."""
     dimmed, noisy = rng.random(2) < camera.share
     if not dimmed and not noisy:
         return clean
@@ -211,7 +211,7 @@ def vary(layer: Pixels, ranges: LayerRanges, height: int, width: int, rng: np.ra
         smaller: Any = cv2.resize(layer, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         layer, scale = np.asarray(smaller, np.uint8), 1.0
     matrix = cv2.getRotationMatrix2D((0, 0), turn, scale) @ np.array([[1, shear, 0], [0, 1, 0], [0, 0, 1]])
-    # Where the middle of the result comes from: anywhere that leaves no side outside the layer, where there is such.
+    # The center of the part is anywhere that keeps the part inside of the layer, if it is large enough.
     reach_x, reach_y = np.abs(np.linalg.inv(matrix[:, :2])) @ (width / 2, height / 2)
     y = round(rng.uniform(reach_y, max(reach_y, layer.shape[0] - reach_y)))
     x = round(rng.uniform(reach_x, max(reach_x, layer.shape[1] - reach_x)))

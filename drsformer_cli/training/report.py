@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from drsformer_cli.training.samples import Pixels
+    from drsformer_cli.training.rain import Pixels
 
 Row = dict[str, Any]
 
@@ -38,8 +38,8 @@ def write_image(pixels: Pixels, path: Path) -> None:
         file.write(images.encode(images.DecodedImage(pixels), "PNG"))
 
 
-class Report:
-    """Writes the log of a run, from `step` on; what cannot be written is said, and costs no step.
+class TrainingLog:
+    """Writes the log of a run from `step` on; a failed write is reported once and does not stop the run.
 
     Attributes:
         rows: All that was logged so far, of an interrupted run too.
@@ -52,7 +52,7 @@ class Report:
         self._attempt(self._rewrite)
         self._board = _tensorboard(folder)
 
-    def log(self, row: Row) -> None:
+    def add(self, row: Row) -> None:
         """Append a line to metrics.jsonl."""
         self.rows.append(row)
         self._attempt(lambda: self._append(row))
@@ -61,7 +61,7 @@ class Report:
                 if isinstance(value, float):
                     self._board.add_scalar(name, value, row["step"])
 
-    def draw(self, step: int, shown: Sequence[Pixels]) -> None:
+    def write_images(self, step: int, shown: Sequence[Pixels]) -> None:
         """Write the curves, and what a validation shows."""
         self._attempt(lambda: write_image(_curves(self.rows), self._folder / CURVES))
         if shown:
@@ -109,7 +109,7 @@ def _rows_until(path: Path, step: int) -> list[Row]:
 
 def _tensorboard(folder: Path) -> Any:  # noqa: ANN401 - torch.utils.tensorboard may be absent
     try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+        from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
     return SummaryWriter(str(folder))

@@ -6,7 +6,9 @@ config.toml  metrics.jsonl  curves.png  best.pth  step_00001000.pth ...  validat
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +39,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def prepare(self, *known: str) -> None:
-        """Make the folder and see that it is a run's, or new, and can be written into.
+    def refuse_unsuitable(self, *known: str) -> None:
+        """See that it is a run's, or new, and can be written into; nothing is made.
 
         Args:
             known: Files beside its configuration by which it is known.
@@ -47,31 +49,36 @@ class RunFolder:
             UsageError: It cannot be made or written into, or holds something else.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            names = {path.name for path in self.path.iterdir() if not path.name.startswith(".")}
-            if names and not names & {CONFIG, *known}:
-                raise UsageError(f"--output {self.path}: holds other files; expected a new folder, or that of a run")
-            with atomic_write(self.path / ".writable"):
-                pass
-            (self.path / ".writable").unlink()
+            existing = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
+            if not existing.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if not os.access(existing, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            names = {path.name for path in existing.iterdir() if not path.name.startswith(".")}
         except OSError as error:
             raise UsageError(f"--output {self.path}: cannot write there: {error.strerror}") from None
+        if existing == self.path and names and not names & {CONFIG, *known}:
+            raise UsageError(f"--output {self.path}: holds other files; expected a new folder, or that of a run")
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """No other process writes here meanwhile; what a killed one left half-written is removed.
+        """Make the folder and keep other processes from writing here; what a killed one left half-written is removed.
 
         Raises:
-            UsageError: Another process is training into the folder.
+            UsageError: Another process is training into the folder, or it cannot be written into.
         """
 
         def refuse() -> None:
             raise UsageError(f"--output {self.path}: another process is training into it")
 
-        with locked(self.path / ".lock", refuse):
-            for file in self.path.iterdir():
-                if _LEFTOVER.fullmatch(file.name):
-                    file.unlink()
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / ".lock", refuse))
+                for file in self.path.iterdir():
+                    if _LEFTOVER.fullmatch(file.name):
+                        file.unlink()
+            except OSError as error:
+                raise UsageError(f"--output {self.path}: cannot write there: {error.strerror}") from None
             yield
 
     def checkpoints(self) -> list[Path]:
@@ -109,9 +116,9 @@ class RunFolder:
             try:
                 content = read_content(path)
             except CheckpointError as error:
-                console.say(f"{path}: {reason(error)}; going back to the one before")
+                console.say(f"{path}: {reason(error)}; the one before it is used")
                 continue
             if isinstance(content, dict) and isinstance(content.get("training"), dict):
                 return content
-            console.say(f"{path}: holds no training state; going back to the one before")
-        raise UsageError(f"--resume: no checkpoint in {self.path} can be read; remove its step_*.pth to begin anew")
+            console.say(f"{path}: holds no training state; the one before it is used")
+        raise UsageError(f"--resume: no checkpoint in {self.path} can be read; remove its step_*.pth to start again")

@@ -1,4 +1,4 @@
-"""Samples for training and images for validation.
+"""Samples of a training run: which source each comes from, and how its images are read and cropped.
 
 Sample i of step s is a function of (seed, s, i) alone. So nothing of the sampling needs saving, a resumed run sees what
 an uninterrupted one would have seen, and any number of processes or threads sees the same batches.
@@ -13,54 +13,109 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import cv2
 import numpy as np
 
+from drsformer.errors import ImageError
+from drsformer_cli import console
+from drsformer_cli.errors import reason
 from drsformer_cli.images import read_rgb8
 from drsformer_cli.pairs import Pair
 from drsformer_cli.training import rain
-from drsformer_cli.training.config import Clean, Layers, Rendered
+from drsformer_cli.training.toml_config import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
-    from numpy.typing import NDArray
-
-    from drsformer_cli.training.config import Config, CropRanges
-
-    Pixels = NDArray[np.uint8]
+    from drsformer_cli.training.config import Config, DataSection
+    from drsformer_cli.training.rain import Pixels
+    from drsformer_cli.training.sources import Source
 
 T = TypeVar("T")
 
-Photo = Path | Pair
-"""A clean photo: a file, or the clean one of a pair."""
+CleanImage = Path | Pair
+"""Where a clean image is: a file of its own, or the clean one of a pair."""
+
+MOST_UNREADABLE = 100
+"""Files that cannot be read, one after the other, at which a run gives up."""
 
 _AHEAD = 4  # batches that are prepared ahead
 
 
-class Store:
+@dataclass(frozen=True)
+class CropRanges:
+    """How a crop is taken from an image, or from a pair.
+
+    Attributes:
+        shrink: Factor that the image is downscaled by first, drawn evenly on a logarithmic scale, as far as the image
+            stays as large as the crop.
+        whole: Probability that it is downscaled so far that the crop is as high or as wide as the image.
+    """
+
+    shrink: Annotated[tuple[float, float], Limits(1, 100, ordered=True)] = (1.0, 1.0)
+    whole: rain.Probability = 0.0
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a source draws from.
+
+    Attributes:
+        images: Clean images, or pairs.
+        layers: Layers of streaks.
+    """
+
+    images: Sequence[CleanImage]
+    layers: Sequence[Path] = ()
+
+    def only(self, wanted: Callable[[CleanImage], bool]) -> Files:
+        """Those of the files that are wanted."""
+        return Files([image for image in self.images if wanted(image)], [path for path in self.layers if wanted(path)])
+
+
+class ImageCache:
     """Decoded images, kept in memory while they fit; the others are decoded each time. Safe among threads."""
 
     def __init__(self, megabytes: int) -> None:
         self._free = megabytes * 10**6
         self._kept: dict[object, tuple[Pixels, ...]] = {}
+        self._unreadable: set[object] = set()
         self._lock = threading.Lock()
 
-    def pair(self, pair: Pair) -> tuple[Pixels, ...]:
-        """Rainy and clean image."""
-        return self._get(pair, pair.read)
+    def pair(self, pair: CleanImage) -> tuple[Pixels, ...]:
+        """Rainy and clean image of a pair; a clean image alone."""
+        if isinstance(pair, Pair):
+            return self._get(pair, pair.read)
+        return self._get(pair, lambda: (read_rgb8(pair),))
 
-    def photo(self, photo: Photo) -> Pixels:
-        """A clean photo."""
-        if isinstance(photo, Pair):
-            return self.pair(photo)[1]
-        return self._get(photo, lambda: (read_rgb8(photo),))[0]
+    def clean(self, image: CleanImage) -> Pixels:
+        """A clean image."""
+        return self.pair(image)[-1]
 
     def layer(self, path: Path) -> Pixels:
         """A gray layer, (H, W)."""
         return self._get(("layer", path), lambda: (_to_gray(read_rgb8(path)),))[0]
+
+    def one_of(self, items: Sequence[T], read: Callable[[T], Any], rng: np.random.Generator) -> Any:  # noqa: ANN401
+        """A random item, read. One that cannot be read is reported once, and another one takes its place.
+
+        Raises:
+            ImageError: MOST_UNREADABLE in a row cannot be read.
+        """
+        for _ in range(MOST_UNREADABLE):
+            item = items[int(rng.integers(len(items)))]
+            try:
+                return read(item)
+            except (ImageError, OSError) as error:
+                text = said_of(item, error)
+                with self._lock:
+                    known = item in self._unreadable
+                    self._unreadable.add(item)
+                if not known:
+                    console.error(f"left out: {text}")
+        raise ImageError(f"{MOST_UNREADABLE} images in a row cannot be read; the last one: {text}")
 
     def _get(self, key: object, read: Callable[[], tuple[Pixels, ...]]) -> tuple[Pixels, ...]:
         kept = self._kept.get(key)
@@ -76,94 +131,74 @@ class Store:
         return arrays
 
 
-def _to_gray(pixels: Pixels) -> Pixels:
-    gray: Any = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+def said_of(item: object, error: Exception) -> str:
+    """One line about a file that cannot be used, and why."""
+    path = item.rainy if isinstance(item, Pair) else item
+    if isinstance(error, ImageError) and isinstance(path, Path):  # the message begins with the file name
+        return f"{path.parent}/{error}"
+    return f"{path}: {reason(error)}"
+
+
+def _to_gray(image: Pixels) -> Pixels:
+    gray: Any = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return np.asarray(gray, np.uint8)
 
 
-class Drawer(Protocol):
-    """Something that samples are drawn from."""
-
-    def __call__(self, rng: np.random.Generator, side: int, *, center: bool = False) -> tuple[Pixels, Pixels]:
-        """Rainy and clean patch of that side, from anywhere or from the center of an image."""
-
-
 @dataclass(frozen=True)
-class PairedDrawer:
-    """Pairs as they are."""
+class Sampler:
+    """Draws samples from the files of a source."""
 
-    pairs: Sequence[Pair]
-    store: Store
-    crop: CropRanges
+    source: Source
+    files: Files
+    cache: ImageCache
+    data: DataSection
 
-    def __call__(self, rng: np.random.Generator, side: int, *, center: bool = False) -> tuple[Pixels, Pixels]:
-        """A part of a random pair."""
-        rainy, clean = _crop(self.store.pair(_one(self.pairs, rng)), side, self.crop, rng, center=center)
+    def __call__(self, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
+        """A rainy and a clean patch, (side, side, 3) each."""
+        return self.source.sample(self, rng, side)
+
+    def pair(self, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
+        """A crop of a random pair."""
+        rainy, clean = self._crop(self.cache.one_of(self.files.images, self.cache.pair, rng), rng, side)
         return rainy, clean
 
-    def __str__(self) -> str:
-        return f"{len(self.pairs)} pairs"
+    def clean(self, rng: np.random.Generator, side: int) -> Pixels:
+        """A crop of a random clean image, in the light and with the noise of the camera."""
+        image = self.cache.one_of(self.files.images, self.cache.clean, rng)
+        (clean,) = self._crop((image,), rng, side)
+        return rain.expose(clean, self.data.camera, rng)
 
+    def layer(self, rng: np.random.Generator) -> Pixels:
+        """A random gray layer, (H, W)."""
+        layer: Pixels = self.cache.one_of(self.files.layers, self.cache.layer, rng)
+        return layer
 
-@dataclass(frozen=True)
-class RainDrawer:
-    """Clean images with layers, with rendered rain, or without any."""
+    def compressed(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """The image as the camera's JPEG."""
+        return rain.compress(image, self.data.camera, rng)
 
-    photos: Sequence[Photo]
-    layers: Sequence[Path]
-    store: Store
-    source: Layers | Rendered | Clean
-    camera: rain.CameraRanges
-
-    def __call__(self, rng: np.random.Generator, side: int, *, center: bool = False) -> tuple[Pixels, Pixels]:
-        """A part of a random clean image, in the rain and as it is."""
-        image = self.store.photo(_one(self.photos, rng))
-        (clean,) = _crop((image,), side, self.source.crop, rng, center=center)
-        clean = rain.take(clean, self.camera, rng)
-        if isinstance(self.source, Clean):
-            clean = rain.compress(clean, self.camera, rng)
-            return clean, clean
-        if isinstance(self.source, Rendered):
-            look: rain.Look = self.source.rain
-            layer = rain.render(self.source.rain, side, side, rng)
+    def _crop(self, images: tuple[Pixels, ...], rng: np.random.Generator, side: int) -> tuple[Pixels, ...]:
+        """The same square of images of one size, (side, side, 3), downscaled as drawn."""
+        H, W = images[0].shape[:2]
+        ranges = self.source.crop
+        shrink, whole = rain.log_uniform(ranges.shrink, rng), rng.random() < ranges.whole
+        most = max(1.0, min(H, W) / side)
+        part = round(side * (most if whole else min(shrink, most)))
+        if self.data.crop == "center":
+            top, left = (max(0, size - part) // 2 for size in (H, W))
         else:
-            look = vary = self.source.vary
-            layer = rain.vary(self.store.layer(_one(self.layers, rng)), vary, side, side, rng)
-            if rng.random() < vary.second:
-                layer += rain.vary(self.store.layer(_one(self.layers, rng)), vary, side, side, rng)
-        return rain.compress(rain.composite(clean, layer, look, rng), self.camera, rng), clean
-
-    def __str__(self) -> str:
-        return f"{len(self.photos)} clean images" + (f" and {len(self.layers)} layers" if self.layers else "")
-
-
-def _one(items: Sequence[T], rng: np.random.Generator) -> T:
-    return items[int(rng.integers(len(items)))]
-
-
-def _crop(
-    images: tuple[Pixels, ...], side: int, ranges: CropRanges, rng: np.random.Generator, *, center: bool
-) -> tuple[Pixels, ...]:
-    """The same square of images of one size, each (side, side, 3), downscaled as drawn.
-
-    What an image lacks at the right and bottom is its reflection.
-    """
-    H, W = images[0].shape[:2]
-    shrink, whole = rain.log_uniform(ranges.shrink, rng), rng.random() < ranges.whole
-    most = max(1.0, min(H, W) / side)
-    part = round(side * (most if whole else min(shrink, most)))
-    top, left = (max(0, size - part) // 2 if center else int(rng.integers(max(1, size - part + 1))) for size in (H, W))
-    return tuple(_square(image[top : top + part, left : left + part], side) for image in images)
+            top, left = (int(rng.integers(max(1, size - part + 1))) for size in (H, W))
+        return tuple(_square(image[top : top + part, left : left + part], side) for image in images)
 
 
 def _square(part: Pixels, side: int) -> Pixels:
-    """Downscaled to the side, or reflected at the right and bottom up to it."""
+    """A part of an image, downscaled to (side, side, 3), or reflected at the right and bottom up to it."""
     H, W = part.shape[:2]
     made: Any = part
-    if min(H, W) < side:
-        made = cv2.copyMakeBorder(part, 0, max(0, side - H), 0, max(0, side - W), cv2.BORDER_REFLECT_101)
     if max(H, W) > side:
         made = cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA)
+    elif min(H, W) < side:
+        made = cv2.copyMakeBorder(part, 0, side - H, 0, side - W, cv2.BORDER_REFLECT_101)
     return np.asarray(made, np.uint8)
 
 
@@ -171,18 +206,18 @@ class Samples:
     """Every sample of a run.
 
     Attributes:
-        shares: Fractions of the samples at step 1, by source; they add up to 1.
+        shares: Fraction of the samples at step 1, by source; they add up to 1.
     """
 
-    def __init__(self, drawers: dict[str, Drawer], config: Config) -> None:
+    def __init__(self, samplers: dict[str, Sampler], config: Config) -> None:
         self._config = config
-        self._drawers = drawers
+        self._samplers = samplers
         self.shares = self._shares(1)
 
     def _shares(self, step: int) -> dict[str, float]:
-        """Fractions of the samples of a step, by source."""
+        """Fraction of the samples of a step, by source."""
         sources = self._config.at(step).data.sources
-        weights = {name: sources[name].weight for name in self._drawers}
+        weights = {name: sources[name].weight for name in self._samplers}
         if not any(weights.values()):  # only what was kept in reserve is there
             weights = dict.fromkeys(weights, 1.0)
         total = sum(weights.values())
@@ -202,8 +237,7 @@ class Samples:
         data, shares = self._config.at(step).data, self._shares(step)
         limits = np.cumsum(list(shares.values()))
         number = int(np.searchsorted(limits[:-1], rng.random(), side="right"))
-        drawer = self._drawers[list(shares)[number]]
-        pair = np.stack(drawer(rng, data.patch, center=data.crop == "center"))  # (2, P, P, 3)
+        pair = np.stack(self._samplers[list(shares)[number]](rng, data.patch))  # (2, P, P, 3)
         if data.flips:
             vertical, horizontal = rng.random(2) < 0.5
             pair = pair[:, :: -1 if vertical else 1, :: -1 if horizontal else 1]
@@ -212,7 +246,7 @@ class Samples:
         return pair
 
     def batches(self, steps: Iterable[int], share: Callable[[Sequence[int]], Sequence[int]]) -> Generator[Pixels]:
-        """This process's share of the batch of each step, (number, 2, P, P, 3), prepared ahead by threads."""
+        """This process's share of the batch of each step, (B, 2, P, P, 3), prepared ahead by threads."""
         workers = self._config.data.workers
         if workers == 0:
             for step in steps:

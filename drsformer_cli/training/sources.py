@@ -1,4 +1,8 @@
-"""From the [data] and [validation] sections to images: find them, check them, and say what is wrong with them."""
+"""Where samples come from: the kinds of source, finding and checking their files, and the images to validate on.
+
+Each kind says what it is configured by, which files it needs, and how it makes a sample of them. A new kind is a class
+here and a place in `AnySource`.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +11,196 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 import numpy as np
 
 from drsformer.errors import ImageError
 from drsformer_cli import console, images
-from drsformer_cli.errors import IMAGE_ERRORS, UsageError, reason
+from drsformer_cli.datasets import SideBySide  # noqa: TC001 - the schema is read at run time
+from drsformer_cli.errors import IMAGE_ERRORS, UsageError
 from drsformer_cli.metrics import SMALLEST_SSIM_SIDE
 from drsformer_cli.pairs import Pair, find_pairs, image_files, size_problems
-from drsformer_cli.training.config import Clean, Layers, Paired
+from drsformer_cli.training import rain
+from drsformer_cli.training.rain import LayerRanges, RainRanges
 from drsformer_cli.training.run_folder import METRICS
-from drsformer_cli.training.samples import PairedDrawer, RainDrawer, Samples, Store
-from drsformer_cli.training.toml_config import MistakesError
+from drsformer_cli.training.samples import CropRanges, Files, ImageCache, Sampler, Samples, said_of
+from drsformer_cli.training.toml_config import Limits, MistakesError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from drsformer_cli.datasets import SideBySide
     from drsformer_cli.training.config import Config
-    from drsformer_cli.training.samples import Drawer, Photo, Pixels
+    from drsformer_cli.training.rain import Pixels
+    from drsformer_cli.training.samples import CleanImage
 
 T = TypeVar("T")
+
+Paths = tuple[str, ...]
+Weight = Annotated[float, Limits(0, 1e9)]
 
 HELD_OUT_IMAGES = 16
 """Held-out images that are made of each source unless the configuration says how many."""
 
 HELD_OUT_SIDE = 256
 """Their side in pixels unless the configuration says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What all kinds of source have.
+
+    Attributes:
+        weight: Share of the samples, relative to the other sources; 0 keeps it in reserve: it is used where no source
+            with a weight was found.
+        crop: How crops are taken.
+    """
+
+    weight: Weight = 1.0
+    crop: CropRanges = field(default_factory=CropRanges)
+
+    makes_rain: ClassVar[bool] = True
+    """Whether clean images and layers can be held out of it for validation."""
+
+    def find(self, key: str, findings: Findings) -> Files:
+        """Its files; what is wrong with its folders goes to the findings, under the key."""
+        raise NotImplementedError
+
+    def usable(self, files: Files) -> bool:
+        """Whether samples can be drawn from the files."""
+        return bool(files.images)
+
+    def count(self, files: Files) -> str:
+        """How many files there are, in words."""
+        return f"{len(files.images)} clean images"
+
+    def sample(self, sampler: Sampler, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
+        """A rainy and a clean patch, (side, side, 3) each."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired(Source):
+    """Pairs of rainy and clean images, in any layout that `drsformer_cli.pairs` knows.
+
+    Attributes:
+        path: Folder.
+        side_by_side: Which half is the clean one, where one file holds both.
+        share_clean: Whether its clean images also serve the sources that use those of [data].
+        required: Whether the run is refused when the folder does not exist; else the source is left out.
+    """
+
+    kind: Literal["paired"]
+    path: str
+    side_by_side: SideBySide | None = None
+    share_clean: bool = False
+    required: bool = True
+
+    makes_rain: ClassVar[bool] = False
+
+    def find(self, key: str, findings: Findings) -> Files:
+        """Its pairs."""
+        pairs = findings.pairs(f"{key}.path", self.path, self.side_by_side, required=self.required)
+        if self.share_clean:
+            findings.shared += pairs
+        return Files(pairs)
+
+    def count(self, files: Files) -> str:
+        """How many pairs there are."""
+        return f"{len(files.images)} pairs"
+
+    def sample(self, sampler: Sampler, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
+        """A part of a pair as it is."""
+        return sampler.pair(rng, side)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnCleanImages(Source):
+    """A source that begins with clean images.
+
+    Attributes:
+        clean: Folders of clean images. Default: those of [data].
+    """
+
+    clean: Paths = ()
+
+    def find(self, key: str, findings: Findings) -> Files:
+        """Its clean images."""
+        if self.clean:
+            return Files(findings.images(f"{key}.clean", self.clean))
+        return Files([*findings.images("data.clean", findings.clean), *findings.shared])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers(OnCleanImages):
+    """Clean images with gray streak layers added on the fly.
+
+    Attributes:
+        layers: Folders of layers.
+        required: Whether the run is refused when one of them does not exist; else it is left out.
+        vary: How a layer is varied.
+    """
+
+    kind: Literal["layers"]
+    layers: Paths
+    required: bool = True
+    vary: LayerRanges = field(default_factory=LayerRanges)
+
+    def find(self, key: str, findings: Findings) -> Files:
+        """Its clean images and layers."""
+        layers = findings.images(f"{key}.layers", self.layers, required=self.required)
+        return Files(super().find(key, findings).images, layers)
+
+    def usable(self, files: Files) -> bool:
+        """Whether there are clean images and layers."""
+        return bool(files.images and files.layers)
+
+    def count(self, files: Files) -> str:
+        """How many clean images and layers there are."""
+        return f"{super().count(files)} and {len(files.layers)} layers"
+
+    def sample(self, sampler: Sampler, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
+        """A clean patch, and the same under one or two layers."""
+        clean = sampler.clean(rng, side)
+        layer = rain.vary(sampler.layer(rng), self.vary, side, side, rng)
+        if rng.random() < self.vary.second:
+            layer += rain.vary(sampler.layer(rng), self.vary, side, side, rng)
+        return sampler.compressed(rain.composite(clean, layer, self.vary, rng), rng), clean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered(OnCleanImages):
+    """Clean images with rain rendered by `drsformer_cli.training.rain`.
+
+    Attributes:
+        rain: What the rain is drawn from.
+    """
+
+    kind: Literal["rendered"]
+    rain: RainRanges = field(default_factory=RainRanges)
+
+    def sample(self, sampler: Sampler, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
+        """A clean patch, and the same in the rain."""
+        clean = sampler.clean(rng, side)
+        layer = rain.render(self.rain, side, side, rng)
+        return sampler.compressed(rain.composite(clean, layer, self.rain, rng), rng), clean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clean(OnCleanImages):
+    """Clean images as both input and target, so that the network learns to leave them alone."""
+
+    kind: Literal["clean"]
+
+    makes_rain: ClassVar[bool] = False
+
+    def sample(self, sampler: Sampler, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
+        """A clean patch, twice."""
+        clean = sampler.compressed(sampler.clean(rng, side), rng)
+        return clean, clean
+
+
+AnySource = Paired | Layers | Rendered | Clean
 
 
 @dataclass(frozen=True)
@@ -68,23 +234,96 @@ class Data:
 
 
 @dataclass
-class _Found:
-    """What the folders of a configuration hold.
+class Findings:
+    """What comes to light while folders are searched.
 
     Attributes:
-        pairs, photos, layers: Files by the name of their source.
-        measured: Pairs to validate on, by set.
-        mistakes: What is wrong with the configuration.
+        clean: Folders of clean images for the sources that name none.
+        shared: Pairs whose clean images serve those sources too.
+        mistakes: What is wrong with the configuration, a line each.
         notes, problems: As in `Data`.
     """
 
-    pairs: dict[str, list[Pair]] = field(default_factory=dict)
-    photos: dict[str, list[Photo]] = field(default_factory=dict)
-    layers: dict[str, list[Path]] = field(default_factory=dict)
-    measured: dict[str, list[Pair]] = field(default_factory=dict)
+    clean: Paths
+    shared: list[Pair] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    def pairs(self, key: str, folder: str, side_by_side: SideBySide | None, *, required: bool) -> list[Pair]:
+        """The pairs in a folder."""
+        place = Path(folder).expanduser()
+        if not required and not place.exists():
+            self.notes.append(f"{key}: left out, no such folder: {folder}")
+            return []
+        try:
+            result = find_pairs(place, side_by_side=side_by_side)
+        except UsageError as error:
+            self.mistakes.append(f"{key}: {error}")
+            return []
+        if not result.pairs:
+            self.mistakes.append(f"{key}: no pairs in {folder}")
+        self.problems += [f"{folder}: {problem}" for problem in result.problems]
+        if result.unused:
+            names = console.some([path.name for path in result.unused])
+            self.notes.append(f"{key}: clean images without a rainy one: {names}")
+        return result.pairs
+
+    def images(self, key: str, folders: Sequence[str], *, required: bool = True) -> list[Path]:
+        """The images in folders, at any depth."""
+        files = []
+        for folder in folders:
+            root = Path(folder).expanduser()
+            if not root.is_dir():
+                if required:
+                    hint = "; --set data.clean=FOLDER names your clean images" * (key == "data.clean")
+                    self.mistakes.append(f"{key}: no such folder: {folder}{hint}")
+                else:
+                    self.notes.append(f"{key}: left out, no such folder: {folder}")
+                continue
+            inside = _images_below(root)
+            if not inside:
+                self.mistakes.append(f"{key}: no images in {folder}")
+            files += inside
+        return files
+
+
+def _images_below(root: Path) -> list[Path]:
+    """Images in a folder, at any depth, but for hidden folders and what training runs wrote."""
+    below = sorted(inner for inner in root.rglob("*") if inner.is_dir())
+    shown = [inner for inner in below if not any(part.startswith(".") for part in inner.relative_to(root).parts)]
+    of_runs = [place for place in (root, *below) if (place / METRICS).exists()]
+    places = [place for place in (root, *shown) if not any(place.is_relative_to(run) for run in of_runs)]
+    return [file for place in places for file in image_files(place)]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a run, by the name of their source or validation set."""
+
+    sources: dict[str, Files]
+    validation: dict[str, Files]
+    findings: Findings
+
+
+def find(config: Config) -> Found:
+    """The files that a configuration names; folders that are missing or empty are among the mistakes."""
+    findings = Findings(config.data.clean)
+    sources = config.data.sources
+    # Pairs first: their clean images may serve the others.
+    files = {
+        name: sources[name].find(f"data.sources.{name}", findings)
+        for name in sorted(sources, key=lambda name: isinstance(sources[name], OnCleanImages))
+    }
+    validation = {}
+    for name, measured in config.validation.paired.items() if config.validation.every else ():
+        key = f"validation.paired.{name}.path"
+        pairs = findings.pairs(key, measured.path, measured.side_by_side, required=measured.required)
+        most = config.validation.images if measured.images is None else measured.images
+        validation[name] = Files(_spread(pairs, most))
+    findings.mistakes[:] = dict.fromkeys(findings.mistakes)  # several sources may use the same folder
+    findings.notes[:] = dict.fromkeys(findings.notes)
+    return Found({name: files[name] for name in sources}, validation, findings)
 
 
 def load(config: Config, name: str, progress: Callable[[int, int], None]) -> Data:
@@ -93,106 +332,57 @@ def load(config: Config, name: str, progress: Callable[[int, int], None]) -> Dat
     Raises:
         MistakesError: Folders are missing or empty, all of them are named; or nothing in them can be used.
     """
-    found = _find(config)
-    if found.mistakes:
-        raise MistakesError(name, list(dict.fromkeys(found.mistakes)))
-    store = Store(config.data.cache)
-    _leave_out_unusable(found, config, store, progress)
-    drawers, held_out = _drawers(found, config, store)
-    if not drawers:
-        raise MistakesError(name, ["data.sources: none of them has an image that can be used", *found.problems])
-    samples = Samples(drawers, config)
+    found = find(config)
+    findings = found.findings
+    if findings.mistakes:
+        raise MistakesError(name, findings.mistakes)
+    cache = ImageCache(config.data.cache)
+    unusable = _unusable(found, config, cache, progress)
+    files = {source: some.only(lambda file: file not in unusable) for source, some in found.sources.items()}
+    held_out = _held_out(files, config)
+    training = {source: some.only(lambda file: file not in held_out) for source, some in files.items()}
+    samplers = _samplers(training, config, cache)
+    if not samplers:
+        raise MistakesError(name, ["data.sources: none of them has an image that can be used", *findings.problems])
+    samples = Samples(samplers, config)
     for source, share in samples.shares.items():
-        found.notes.append(f"{source}: {share:.0%} of the samples, from {drawers[source]}")
+        count = config.data.sources[source].count(training[source])
+        findings.notes.append(f"{source}: {share:.0%} of the samples, from {count}")
+
     validation = []
-    for group, pairs in found.measured.items():
+    for group, some in found.validation.items():
         crop = config.validation.paired[group].crop
         side = config.validation.crop if crop is None else crop
-        validation += [ValidationImage(group, partial(_middle, store, pair, side)) for pair in pairs]
-    for source in samples.shares:
-        if source in held_out:
-            validation += _held_out_images(source, held_out[source], config)
-    return Data(samples, validation, found.notes, found.problems)
+        pairs = [pair for pair in some.images if pair not in unusable]
+        validation += [ValidationImage(group, partial(_middle, cache, pair, side)) for pair in pairs]
+    held_files = {source: some.only(lambda file: file in held_out) for source, some in files.items()}
+    for source, sampler in _samplers(held_files, config, cache).items():
+        if source in samples.shares and sampler.source.makes_rain:
+            validation += _held_out_images(source, sampler, config)
+    return Data(samples, validation, findings.notes, findings.problems)
 
 
-def _find(config: Config) -> _Found:
-    found = _Found()
-    sources, validation = config.data.sources, config.validation
-    for name, source in sources.items():
-        if isinstance(source, Paired):
-            key = f"data.sources.{name}.path"
-            found.pairs[name] = _pairs(found, key, source.path, source.side_by_side, required=source.required)
-    lent = [
-        pair
-        for name, source in sources.items()
-        if isinstance(source, Paired) and source.share_clean
-        for pair in found.pairs[name]
-    ]
-    for name, source in sources.items():
-        if isinstance(source, Layers):
-            key = f"data.sources.{name}.layers"
-            found.layers[name] = _files(found, key, source.layers, required=source.required)
-        if not isinstance(source, Paired):
-            key = f"data.sources.{name}.clean" if source.clean else "data.clean"
-            own = _files(found, key, source.clean or config.data.clean, required=True)
-            found.photos[name] = [*own, *([] if source.clean else lent)]
-    for name, measured in validation.paired.items() if validation.every else ():
-        key = f"validation.paired.{name}.path"
-        pairs = _pairs(found, key, measured.path, measured.side_by_side, required=measured.required)
-        found.measured[name] = _spread(pairs, validation.images if measured.images is None else measured.images)
-    return found
+def _samplers(files: dict[str, Files], config: Config, cache: ImageCache) -> dict[str, Sampler]:
+    """Of every source that has what it needs."""
+    sources = config.data.sources
+    return {
+        name: Sampler(sources[name], some, cache, config.data)
+        for name, some in files.items()
+        if sources[name].usable(some)
+    }
 
 
-def _pairs(found: _Found, key: str, folder: str, side_by_side: SideBySide | None, *, required: bool) -> list[Pair]:
-    place = Path(folder).expanduser()
-    if not required and not place.exists():
-        found.notes.append(f"{key}: left out, no such folder: {folder}")
-        return []
-    try:
-        result = find_pairs(place, side_by_side=side_by_side)
-    except UsageError as error:
-        found.mistakes.append(f"{key}: {error}")
-        return []
-    if not result.pairs:
-        found.mistakes.append(f"{key}: no pairs in {folder}")
-    found.problems += [f"{folder}: {problem}" for problem in result.problems]
-    if result.unused:
-        names = console.some([path.name for path in result.unused])
-        found.notes.append(f"{key}: clean images without a rainy one: {names}")
-    return result.pairs
-
-
-def _files(found: _Found, key: str, folders: Sequence[str], *, required: bool) -> list[Path]:
-    """The images in the folders, at any depth."""
-    files = []
-    for folder in folders:
-        root = Path(folder).expanduser()
-        if not root.is_dir():
-            if required:
-                hint = "; --set data.clean=FOLDER names your clean photos" * (key == "data.clean")
-                found.mistakes.append(f"{key}: no such folder: {folder}{hint}")
-            else:
-                found.notes.append(f"{key}: left out, no such folder: {folder}")
-            continue
-        below = sorted(inner for inner in root.rglob("*") if inner.is_dir())
-        shown = [inner for inner in below if not any(part.startswith(".") for part in inner.relative_to(root).parts)]
-        of_runs = [place for place in (root, *below) if (place / METRICS).exists()]  # with images of our making
-        places = [place for place in (root, *shown) if not any(place.is_relative_to(run) for run in of_runs)]
-        inside = [file for place in places for file in image_files(place)]
-        if not inside:
-            found.mistakes.append(f"{key}: no images in {folder}")
-        files += inside
-    return files
-
-
-def _leave_out_unusable(found: _Found, config: Config, store: Store, progress: Callable[[int, int], None]) -> None:
-    """Check every file once, and take those that cannot be used out of the lists."""
-    lists: list[list[Any]] = [*found.pairs.values(), *found.photos.values(), *found.measured.values()]
-    checks: dict[Photo, Callable[[], object]] = {}
-    for photo in itertools.chain(*lists):
-        checks[photo] = partial(_decode, store, photo) if config.data.decode else partial(_look, photo)
-    for layer in itertools.chain(*found.layers.values()):
-        checks[layer] = partial(store.layer if config.data.decode else _look, layer)
+def _unusable(found: Found, config: Config, cache: ImageCache, progress: Callable[[int, int], None]) -> set[CleanImage]:
+    """The files that cannot be used; each is checked once, and what is wrong is among the problems."""
+    checks: dict[CleanImage, Callable[[], object]] = {}
+    for files in found.sources.values():
+        for layer in files.layers:
+            checks[layer] = partial(cache.layer if config.data.decode else _check_head, layer)
+        for image in files.images:
+            checks[image] = partial(_decode, cache, image) if config.data.decode else partial(_check_head, image)
+    for files in found.validation.values():  # few enough to decode them all
+        for image in files.images:
+            checks[image] = partial(_decode, cache, image)
     unusable = set()
     with ThreadPoolExecutor(max(1, config.data.workers)) as pool:
         failures = pool.map(_failure, checks.values())
@@ -200,31 +390,27 @@ def _leave_out_unusable(found: _Found, config: Config, store: Store, progress: C
             progress(number, len(checks))
             if failure is not None:
                 unusable.add(file)
-                path = file.rainy if isinstance(file, Pair) else file
-                # What was wrong with an image begins with its name.
-                told = isinstance(failure, ImageError)
-                found.problems.append(f"{path.parent}/{failure}" if told else f"{path}: {reason(failure)}")
-    for files in [*lists, *found.layers.values()]:
-        files[:] = [file for file in files if file not in unusable]
+                found.findings.problems.append(said_of(file, failure))
+    return unusable
 
 
-def _decode(store: Store, photo: Photo) -> None:
-    H, W = store.photo(photo).shape[:2]
+def _decode(cache: ImageCache, image: CleanImage) -> None:
+    H, W = cache.clean(image).shape[:2]
     if min(H, W) < SMALLEST_SSIM_SIDE:
-        name = photo.rainy.name if isinstance(photo, Pair) else photo.name
+        name = image.rainy.name if isinstance(image, Pair) else image.name
         raise ImageError(f"{name}: {W}x{H} pixels; expected at least {SMALLEST_SSIM_SIDE} a side")
 
 
-def _look(photo: Photo) -> None:
+def _check_head(image: CleanImage) -> None:
     """Check the head of the file only."""
-    if isinstance(photo, Pair):
-        for problem in size_problems([photo]).values():
+    if isinstance(image, Pair):
+        for problem in size_problems([image]).values():
             raise ImageError(problem)
-        photo = photo.rainy
+        image = image.rainy
     try:
-        images.size(photo)
+        images.size(image)
     except ImageError as error:
-        raise ImageError(f"{photo.name}: {error}") from None
+        raise ImageError(f"{image.name}: {error}") from None
 
 
 def _failure(check: Callable[[], object]) -> Exception | None:
@@ -235,61 +421,48 @@ def _failure(check: Callable[[], object]) -> Exception | None:
     return None
 
 
-def _drawers(found: _Found, config: Config, store: Store) -> tuple[dict[str, Drawer], dict[str, Drawer]]:
-    """By source: what training draws from, and what is held out of it."""
-    share = config.validation.held_out if config.validation.every else 0.0
-    # What one source holds out no other trains on; pairs, which are trained on as they are, are never held out.
-    photos = dict.fromkeys(photo for photos in found.photos.values() for photo in photos if isinstance(photo, Path))
-    kept: set[Photo] = {*_one_in_so_many(list(photos), share)}
-    for layers in found.layers.values():
-        kept.update(_one_in_so_many(layers, share))
-    training: dict[str, Drawer] = {}
-    held_out: dict[str, Drawer] = {}
-    for name, source in config.data.sources.items():
-        if isinstance(source, Paired):
-            if found.pairs[name]:
-                training[name] = PairedDrawer(found.pairs[name], store, source.crop)
-            continue
-        for drawers, held in ((training, False), (held_out, True)):
-            some_photos = [photo for photo in found.photos[name] if (photo in kept) == held]
-            some_layers = [layer for layer in found.layers.get(name, []) if (layer in kept) == held]
-            # Photos that only come back as they are would measure nothing.
-            useless = not some_layers if isinstance(source, Layers) else held and isinstance(source, Clean)
-            if some_photos and not useless:
-                drawers[name] = RainDrawer(some_photos, some_layers, store, source, config.data.camera)
-    return training, held_out
+def _held_out(files: dict[str, Files], config: Config) -> set[CleanImage]:
+    """Clean images and layers that no source trains on; pairs, which are trained on as they are, are never held out."""
+    fraction = config.validation.held_out if config.validation.every else 0.0
+    clean = itertools.chain(*(some.images for some in files.values()))
+    held_out: set[CleanImage] = {
+        *_evenly([image for image in dict.fromkeys(clean) if not isinstance(image, Pair)], fraction)
+    }
+    for some in files.values():
+        held_out.update(_evenly(some.layers, fraction))
+    return held_out
 
 
-def _one_in_so_many(items: Sequence[T], share: float) -> Sequence[T]:
-    """That share of the items, evenly spread; none where there is but one."""
-    if share == 0 or len(items) < 2:
+def _evenly(items: Sequence[T], fraction: float) -> Sequence[T]:
+    """That fraction of the items, evenly spread; none where there is but one."""
+    if fraction == 0 or len(items) < 2:
         return []
-    stride = max(2, round(1 / share))
+    stride = max(2, round(1 / fraction))
     return items[min(stride, len(items)) // 2 :: stride]
 
 
 def _spread(items: Sequence[T], most: int) -> list[T]:
-    """At most so many, evenly spread; 0: all."""
+    """At most that many items, evenly spread; 0: all."""
     if most == 0 or len(items) <= most:
         return list(items)
     return [items[i * len(items) // most] for i in range(most)]
 
 
-def _middle(store: Store, pair: Pair, side: int) -> tuple[Pixels, Pixels]:
+def _middle(cache: ImageCache, pair: CleanImage, side: int) -> tuple[Pixels, Pixels]:
     """A pair, or its middle where it is larger than `side`."""
-    rainy, clean = store.pair(pair)
+    rainy, clean = cache.pair(pair)
     H, W = clean.shape[:2]
     top, left = (max(0, (size - side) // 2) if side else 0 for size in (H, W))
     bottom, right = H - top, W - left
     return rainy[top:bottom, left:right], clean[top:bottom, left:right]
 
 
-def _held_out_images(source: str, drawer: Drawer, config: Config) -> list[ValidationImage]:
+def _held_out_images(source: str, sampler: Sampler, config: Config) -> list[ValidationImage]:
     """Images made of what is held out of a source, always the same."""
     side = config.validation.crop or HELD_OUT_SIDE
 
-    def draw(i: int) -> tuple[Pixels, Pixels]:
-        return drawer(np.random.default_rng((config.seed, i)), side)
+    def make(i: int) -> tuple[Pixels, Pixels]:
+        return sampler(np.random.default_rng((config.seed, i)), side)
 
     number = config.validation.images or HELD_OUT_IMAGES
-    return [ValidationImage(f"held out {source}", partial(draw, i)) for i in range(number)]
+    return [ValidationImage(f"held out {source}", partial(make, i)) for i in range(number)]

@@ -54,22 +54,24 @@ class MistakesError(UsageError):
 
     Attributes:
         mistakes: One line each, beginning with the dotted path.
+        partial: The configuration with defaults in place of what is wrong; None where something has no default.
     """
 
-    def __init__(self, source: str, mistakes: list[str]) -> None:
+    def __init__(self, source: str, mistakes: list[str], partial: object = None) -> None:
         super().__init__(f"{source}: {len(mistakes)} mistake{'s' * (len(mistakes) != 1)}: {'; '.join(mistakes)}")
         self.source = source
         self.mistakes = mistakes
+        self.partial = partial
 
     def __reduce__(self) -> tuple[type[MistakesError], tuple[str, list[str]]]:
-        return MistakesError, (self.source, self.mistakes)  # processes tell each other
+        return MistakesError, (self.source, self.mistakes)  # ranks send it to each other
 
 
 def read(path: Path) -> Table:
     """The tables of a file.
 
     Raises:
-        UsageError: It cannot be read or is no TOML.
+        UsageError: It cannot be read or is not TOML.
     """
     try:
         return tomllib.loads(path.read_bytes().decode())
@@ -94,10 +96,10 @@ def merge(below: Table, above: Table) -> Table:
 
 
 def override(table: Table, settings: Sequence[str]) -> None:
-    """Put `key=value` settings into the tables; a value that is no TOML is text.
+    """Put `key=value` settings into the tables; a value that is not TOML is text.
 
     Raises:
-        UsageError: A setting has no `=`, or leads through something that is no table.
+        UsageError: A setting has no `=`, or leads through something that is not a table.
     """
     wrong = [setting for setting in settings if not re.fullmatch(r"[^=.]+(\.[^=.]+)*=.*", setting, re.DOTALL)]
     if wrong:
@@ -110,7 +112,7 @@ def override(table: Table, settings: Sequence[str]) -> None:
         for name in parents:
             target = target.setdefault(name, {})
             if not isinstance(target, dict):
-                raise UsageError(f"--set {setting}: {name} is no table")
+                raise UsageError(f"--set {setting}: {name} is not a table")
         try:
             target[last] = tomllib.loads(f"value = {text.strip()}")["value"]
         except tomllib.TOMLDecodeError:
@@ -125,13 +127,15 @@ def parse(kind: type[T], table: Table, source: str) -> T:
     """
     mistakes: list[str] = []
     value = _section(kind, table, "", mistakes)
-    if mistakes:
-        raise MistakesError(source, mistakes)
+    if mistakes or value is None:
+        raise MistakesError(source, mistakes, value)
     return value
 
 
-def _section(kind: type[T], table: Mapping[str, Any], path: str, mistakes: list[str]) -> T:
-    hints = get_type_hints(kind, include_extras=True)
+def _section(kind: type[T], table: Mapping[str, Any], path: str, mistakes: list[str]) -> T | None:
+    """The dataclass, with defaults in place of what is wrong; None where something has no default."""
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # T is a dataclass
+    hints = {name: hint for name, hint in get_type_hints(kind, include_extras=True).items() if name in names}
     prefix = f"{path}." if path else ""
     for key in table:
         if key not in hints:
@@ -147,11 +151,12 @@ def _section(kind: type[T], table: Mapping[str, Any], path: str, mistakes: list[
             mistakes.append(f"{prefix}{field.name}: missing; expected {_expected(hints[field.name])}")
         if len(mistakes) > before:
             wrong.add(field.name)
-            values.pop(field.name, None)  # its default stands in: what else is wrong shall show as well
+    # Defaults stand in for what is wrong: what else is wrong shall show as well.
+    values = {name: value for name, value in values.items() if value is not None or name not in wrong}
     try:
         value = kind(**values)
     except TypeError:  # something without a default
-        return kind.__new__(kind)  # never used: the mistakes end the parse
+        return None
     found = value.mistakes() if hasattr(value, "mistakes") else []
     mistakes += [prefix + text for text in found if not wrong & set(re.findall(r"\w+", text))]
     return value
@@ -163,18 +168,21 @@ def _value(hint: Any, value: object, path: str, mistakes: list[str]) -> Any:  # 
         return None
     if dataclasses.is_dataclass(inner) and isinstance(inner, type) and isinstance(value, dict):
         return _section(inner, value, path, mistakes)
-    if get_origin(inner) is dict and isinstance(value, dict):
-        return {name: _value(get_args(inner)[1], item, f"{path}.{name}", mistakes) for name, item in value.items()}
     if get_origin(inner) in (Union, UnionType):
         return _one_of(inner, value, path, mistakes)
-    if get_origin(inner) is tuple and dataclasses.is_dataclass(get_args(inner)[0]) and isinstance(value, list | tuple):
-        return tuple(
-            _value(get_args(inner)[0], item, f"{path}.{number}", mistakes) for number, item in enumerate(value)
-        )
-    converted = _plain(inner, value)
-    if converted is None or not _within(limits, converted):
-        mistakes.append(f"{path}: expected {_expected(hint)}, not {_shown(value)}")
-    return converted
+    converted: Any
+    if get_origin(inner) is dict and isinstance(value, dict):
+        items = {name: _value(get_args(inner)[1], item, f"{path}.{name}", mistakes) for name, item in value.items()}
+        converted = {name: item for name, item in items.items() if item is not None}
+    elif get_origin(inner) is tuple and dataclasses.is_dataclass(get_args(inner)[0]) and isinstance(value, list):
+        parts = [_value(get_args(inner)[0], item, f"{path}.{number}", mistakes) for number, item in enumerate(value)]
+        converted = tuple(part for part in parts if part is not None)
+    else:
+        converted = _plain(inner, value)
+    if converted is not None and _within(limits, converted):
+        return converted
+    mistakes.append(f"{path}: expected {_expected(hint)}, not {_shown(value)}")
+    return None
 
 
 def _unwrapped(hint: Any) -> tuple[Any, Limits | None, bool]:  # noqa: ANN401
@@ -203,7 +211,7 @@ def _one_of(union: Any, table: object, path: str, mistakes: list[str]) -> Any:  
 
 
 def _plain(hint: Any, value: object) -> Any:  # noqa: ANN401
-    """The value as that type, None where it is none."""
+    """The value as that type; None if it is another."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return value if value in arguments and type(value) in {type(option) for option in arguments} else None

@@ -1,4 +1,8 @@
-"""How good the network is by now: Y-PSNR and SSIM on the validation images, shared among the processes."""
+"""How good the network is by now: Y-PSNR and SSIM on the validation images, shared among the processes.
+
+The numbers are those of `drsformer eval` (`drsformer_cli.metrics`, images restored as `derain` does). Its evaluator is
+about files: what it restores it can save, reuse and compare with published results; here are crops in memory.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from drsformer.inference import Restorer
-from drsformer_cli import sheet
+from drsformer_cli import console, sheet
+from drsformer_cli.errors import IMAGE_ERRORS, reason
 from drsformer_cli.metrics import psnr, ssim
 
 if TYPE_CHECKING:
@@ -16,7 +21,7 @@ if TYPE_CHECKING:
     from drsformer.model import DRSformer
     from drsformer_cli.metrics import Protocol
     from drsformer_cli.ranks import Ranks
-    from drsformer_cli.training.samples import Pixels
+    from drsformer_cli.training.rain import Pixels
     from drsformer_cli.training.sources import ValidationImage
 
 HIGHEST = 100.0
@@ -27,8 +32,8 @@ SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Score:
-    """One image: its group, PSNR in dB and SSIM of the result, PSNR of the rainy input."""
+class ValidationScore:
+    """One image: its set, PSNR in dB and SSIM of the restored image, PSNR of the rainy one."""
 
     group: str
     psnr: float
@@ -37,20 +42,20 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Scores:
+class Validation:
     """A validation.
 
     Attributes:
-        scores: Of all images.
+        scores: Scores of all images.
         shown: Rainy, restored and clean image of some of them, a row each.
     """
 
-    scores: Sequence[Score]
+    scores: Sequence[ValidationScore]
     shown: Sequence[Pixels]
 
     def row(self) -> dict[str, float]:
-        """Means, over all groups alike; PSNR also by group."""
-        groups: dict[str, list[Score]] = {}
+        """Means, each set counting the same; PSNR also by set."""
+        groups: dict[str, list[ValidationScore]] = {}
         for score in self.scores:
             groups.setdefault(score.group, []).append(score)
         names = ("psnr", "ssim", "psnr_input")
@@ -61,7 +66,7 @@ class Scores:
         return {**means, **{f"psnr {name}": _mean([score.psnr for score in group]) for name, group in groups.items()}}
 
     def unchanged(self, tolerance: float) -> bool:
-        """Whether every result is as far from its clean image as the rainy one was, to so many dB."""
+        """Whether every restored image is as far from its clean image as the rainy one, within so many dB."""
         rainy = [score for score in self.scores if score.psnr_input < HIGHEST]
         return bool(rainy) and all(abs(score.psnr - score.psnr_input) < tolerance for score in rainy)
 
@@ -76,21 +81,25 @@ def validate(
     protocol: Protocol,
     ranks: Ranks,
     stopped: Callable[[], bool],
-) -> Scores | None:
-    """Restore the images as `derain` would and measure them; None when it was stopped."""
+) -> Validation | None:
+    """Restore the images as `derain` does and score them; None if it was stopped, or no image can be read any more."""
     restorer = Restorer(model)
-    scores: list[Score] = []
+    scores: list[ValidationScore] = []
     shown: list[Pixels] = []
     for image in ranks.shard(images):
         if stopped():
             break
-        rainy, clean = image.read()
+        try:
+            rainy, clean = image.read()
+        except IMAGE_ERRORS as error:  # it could be read when the run began
+            console.error(f"{image.group}: not scored: {reason(error)}")
+            continue
         restored = restorer(rainy)
         values = (psnr(restored, clean, protocol), ssim(restored, clean, protocol), psnr(rainy, clean, protocol))
-        score = Score(image.group, *(min(value, HIGHEST) for value in values))
+        score = ValidationScore(image.group, *(min(value, HIGHEST) for value in values))
         scores.append(score)
         if len(shown) < SHOWN:
             text = f"{image.group}: {score.psnr_input:.2f} to {score.psnr:.2f} dB"
             shown.append(sheet.row(text, [rainy, restored, clean]))
     everyone = ranks.broadcast(list(itertools.chain(*ranks.gather(scores))))
-    return Scores(everyone, shown) if len(everyone) == len(images) else None
+    return Validation(everyone, shown) if everyone and not ranks.all_reduce([stopped()])[0] else None

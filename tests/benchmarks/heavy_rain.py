@@ -3,7 +3,7 @@
     python tests/benchmarks/heavy_rain.py ../shared/data heavy
     drsformer eval --inputs heavy/input --targets heavy/target
 
-Every second clean photo of Rain100L, which no training saw, with one of the 18 heavy layers, which training did see,
+Every second clean image of Rain100L, which no training saw, with one of the 18 heavy layers, which training did see,
 made brighter by a factor with which the rainy images have 13.6 dB, as Rain100H's have.
 """
 
@@ -15,11 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from drsformer_cli.training.rain import composite
+from drsformer_cli.training.rain import Look, composite
 
 GAIN = 1.24
 SEED = 11
-NO_VEIL = (0.0, 0.0)  # what `composite` draws has no effect then
 
 
 def main():
@@ -36,7 +35,7 @@ def main():
         layer = cv2.copyMakeBorder(layer, 0, below, 0, right, cv2.BORDER_REFLECT_101)[:H, :W]
         if rng.random() < 0.5:
             layer = layer[:, ::-1]
-        rainy = composite(clean, np.float32(GAIN) * layer, NO_VEIL, rng=np.random.default_rng(SEED))
+        rainy = composite(clean, np.float32(GAIN) * layer, Look(), np.random.default_rng(SEED))
         cv2.imwrite(str(out / "input" / f"{path.stem}.png"), rainy)
         cv2.imwrite(str(out / "target" / f"{path.stem}.png"), clean)
 

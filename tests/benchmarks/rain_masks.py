@@ -19,7 +19,8 @@ import numpy as np
 
 import drsformer
 from drsformer.inference import Restorer
-from drsformer_cli.datasets import image_files, read_rgb8
+from drsformer_cli.images import read_rgb8
+from drsformer_cli.pairs import image_files
 
 FAINTEST = 4
 LEAST = 0.5
