@@ -160,7 +160,7 @@ def test_a_color_that_stands_for_transparent_becomes_alpha(mode, key):
 @pytest.mark.parametrize("profile", [None, b"not a profile"])
 def test_cmyk_is_converted_and_its_profile_dropped(profile):
     image = read(file_of(Image.fromarray(photo()).convert("CMYK"), "JPEG", quality=95, icc_profile=profile))
-    assert image.notes == ("CMYK converted to RGB",)
+    assert image.notes[-1] == "CMYK converted to RGB"
     assert image.metadata.icc is None
     assert np.abs(image.pixels.astype(int) - photo()).mean() < 4
 
@@ -283,19 +283,22 @@ def test_a_damaged_byte_gives_a_image_or_one_line(image_format, position, value)
 def test_too_large_is_refused_with_the_option_that_allows_it(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     data = file_of(Image.fromarray(photo(40, 50)), "PNG")
-    with pytest.raises(ImageError, match="--max-megapixels"):
+    with pytest.raises(ImageError, match="more than the limit of 0.001$"):
+        read(data)
+    allow_megapixels(0.001, "try --larger")
+    with pytest.raises(ImageError, match="more than the limit of 0.001; try --larger$"):
         read(data)
     allow_megapixels(0.01)
     assert read(data).pixels.shape == (40, 50, 3)
 
 
 def test_floating_point_pixels_are_refused():
-    with pytest.raises(ImageError, match="mode F"):
+    with pytest.raises(ImageError, match="1 channel of 32-bit floating-point gray"):
         read(file_of(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"))
 
 
 def test_a_size_that_the_format_cannot_hold():
-    with pytest.raises(ImageError, match="cannot be written as WEBP, 20000x1"):
+    with pytest.raises(ImageError, match="cannot be written as WebP, 20000x1"):
         encode(DecodedImage(np.zeros((1, 20_000, 3), np.uint8)), "WEBP")
 
 

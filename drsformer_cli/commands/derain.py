@@ -13,7 +13,7 @@ from drsformer_cli import console, options
 from drsformer_cli.deraining.plan import plan
 from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import IMAGE_ERRORS, ExitCode, UsageError, reason
-from drsformer_cli.formats import DEFAULT_QUALITY, FormatName
+from drsformer_cli.formats import DEFAULT_QUALITY, Feature, FormatName, titles
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -65,7 +65,10 @@ def derain(
         ),
     ] = None,
     quality: Annotated[
-        int, typer.Option(min=1, max=100, metavar="1..100", help="Quality of JPEG (always 4:4:4), WebP and AVIF.")
+        int,
+        typer.Option(
+            min=1, max=100, metavar="1..100", help=f"Quality of {titles(Feature.QUALITY)}; JPEG is always 4:4:4."
+        ),
     ] = DEFAULT_QUALITY,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write NAME_compare: input and output side by side.")
@@ -118,7 +121,7 @@ def derain(
         from drsformer_cli.device import load_network
 
         console.show_log(verbose=verbose, quiet=quiet)
-        images.allow_megapixels(max_megapixels)
+        images.allow_megapixels(max_megapixels, "--max-megapixels raises it for images you trust")
         restorer = Restorer(
             load_network(weights, device, threads),
             tile=options.parse_tile(tile),
