@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from drsformer_cli.images.ifd import (
     EXIF,
     LONG,
+    NUMBER_SIZES,
     SHORT,
     SUBDIRECTORIES,
     Directory,
@@ -32,6 +33,7 @@ _IMAGE_WIDTH, _IMAGE_LENGTH, _PIXEL_X, _PIXEL_Y = 256, 257, 0xA002, 0xA003
 _MAKER_NOTE = 0x927C
 _FURTHEST_MAKER_NOTE = 16_384
 _MOST_REPAIRS = 100
+_KEPT, _THUMBNAIL = 1, 2
 
 # Tags of a TIFF file that lay out its pixels, or lead to data that is not kept.
 LAYOUT_TAGS = {
@@ -101,14 +103,11 @@ def upright(block: bytes, turn: int, notes: list[str]) -> bytes | None:
     """
     data = bytearray(block)
     try:
-        tags = Tags(block)
-        if tags.big:
-            raise DamagedError("BigTIFF")
         _mend(data)
         main = _main(data).entries
     except DamagedError:
         main = {}
-    if not main:
+    if not main or Tags(block).big:
         notes.append(DAMAGED)
         return None
     if data != block:
@@ -147,6 +146,33 @@ def from_tiff(tags: Tags, directories: list[Directory], notes: list[str]) -> byt
         if maker_note is None and near and entry is not None and entry.offset + entry.length <= tags.length:
             maker_note = entry.offset, tags.value(entry)
     return _Builder(tags.order, maker_note).build(found) if found.values or found.below else None
+
+
+def little_endian(block: bytes) -> bytes:
+    """The block with little-endian numbers, everything in its place; a MakerNote, no number, stays as it is."""
+    if block[:2] == b"II":
+        return block
+    data = bytearray(block)
+    data[:8] = b"II*\0" + block[7:3:-1]
+    done = bytearray(len(data))
+
+    def reverse(position: int, size: int, count: int = 1) -> None:
+        for start in range(position, position + size * count, size):
+            if not any(done[start : start + size]):
+                data[start : start + size] = data[start : start + size][::-1]
+                done[start : start + size] = b"\1" * size
+
+    for _, _, directory in list(_directories(bytearray(block))):
+        reverse(directory.position, 2)
+        reverse(directory.position + 2 + 12 * directory.count, 4)
+        for entry in directory.every:
+            reverse(entry.position, 2, 2)
+            reverse(entry.position + 4, 4)
+            if entry.length > 4:
+                reverse(entry.position + 8, 4)
+            size = NUMBER_SIZES.get(entry.type, 1)
+            reverse(entry.offset, size, entry.length // size if size > 1 else 0)
+    return bytes(data)
 
 
 def _values(tags: Tags, directory: Directory, kind: int | str, notes: list[str]) -> _Values:
@@ -249,7 +275,7 @@ def _mend(data: bytearray) -> None:
                 struct.pack_into(tags.order + "H", data, start, count)
                 struct.pack_into(tags.order + "I", data, start + 2 + 12 * count, 0)
                 break
-            lost = [entry for entry in directory.entries.values() if _leads_nowhere(tags, kind, directory, entry)]
+            lost = [entry for entry in directory.every if _leads_nowhere(tags, kind, directory, entry)]
             if lost:
                 _take_out(data, tags, directory, lost)
                 break
@@ -267,8 +293,7 @@ def _leads_nowhere(tags: Tags, kind: int | str, directory: Directory, entry: Ent
 def _take_out(data: bytearray, tags: Tags, directory: Directory, lost: list[Entry]) -> None:
     """Remove entries; those behind them and the pointer to the next directory move up."""
     start = directory.position
-    (count,) = struct.unpack_from(tags.order + "H", data, start)
-    end = start + 2 + 12 * count + 4
+    end = start + 2 + 12 * directory.count + 4
     gone = {entry.position for entry in lost}
     kept = [bytes(data[at : at + 12]) for at in range(start + 2, end - 4, 12) if at not in gone]
     packed = struct.pack(tags.order + "H", len(kept)) + b"".join(kept) + bytes(data[end - 4 : end])
@@ -281,42 +306,41 @@ def _cut_thumbnail(data: bytearray) -> None:
     main = tags.directory(tags.first)
     if not main.following:
         return
-    used = bytearray(len(data))  # 1: kept, 2: the thumbnail's
-    following, seen = main.following, set[int]()
-    while following and following not in seen and len(seen) < 16:
-        seen.add(following)
-        try:
-            thumbnail = tags.directory(following)
-        except DamagedError:
-            break
-        _mark(used, 2, following, following + 2 + 12 * len(thumbnail.entries) + 4)
-        for entry in thumbnail.entries.values():
-            if entry.length > 4:
-                _mark(used, 2, entry.offset, entry.offset + entry.length)
+    used = bytearray(len(data))
+    for thumbnail in _following(tags, main.following):
+        _mark_directory(used, _THUMBNAIL, thumbnail)
         for at, lengths in ((513, 514), (273, 279)):
-            try:
-                offsets = tags.integers(thumbnail.entries.get(at))
-                sizes = tags.integers(thumbnail.entries.get(lengths))
-            except DamagedError:
-                continue
-            for offset, size in zip(offsets, sizes, strict=False):
-                _mark(used, 2, offset, offset + size)
-        following = thumbnail.following
-    (count,) = struct.unpack_from(tags.order + "H", data, main.position)
-    struct.pack_into(tags.order + "I", data, main.position + 2 + 12 * count, 0)
-    _mark(used, 1, 0, 8)
+            entries = [thumbnail.entries.get(tag) for tag in (at, lengths)]
+            if all(entry is None or entry.offset + entry.length <= tags.length for entry in entries):
+                for offset, size in zip(*(tags.integers(entry) for entry in entries), strict=False):
+                    _mark(used, _THUMBNAIL, offset, offset + size)
+    struct.pack_into(tags.order + "I", data, main.position + 2 + 12 * main.count, 0)
+    _mark(used, _KEPT, 0, 8)
     for _, _, directory in _directories(data):
-        (count,) = struct.unpack_from(tags.order + "H", data, directory.position)
-        _mark(used, 1, directory.position, directory.position + 2 + 12 * count + 4)
-        for entry in directory.entries.values():
-            if entry.length > 4:
-                _mark(used, 1, entry.offset, entry.offset + entry.length)
+        _mark_directory(used, _KEPT, directory)
     for position, use in enumerate(used):
-        if use == 2:
+        if use == _THUMBNAIL:
             data[position] = 0
-    while used and used[-1] == 2:
-        used.pop()
-    del data[len(used) :]
+    del data[len(used.rstrip(bytes([_THUMBNAIL]))) :]
+
+
+def _following(tags: Tags, position: int) -> Iterator[Directory]:
+    seen = set[int]()
+    while position and position not in seen and len(seen) < _MOST_REPAIRS:
+        seen.add(position)
+        try:
+            directory = tags.directory(position)
+        except DamagedError:
+            return
+        yield directory
+        position = directory.following
+
+
+def _mark_directory(used: bytearray, value: int, directory: Directory) -> None:
+    _mark(used, value, directory.position, directory.position + 2 + 12 * directory.count + 4)
+    for entry in directory.every:
+        if entry.length > 4:
+            _mark(used, value, entry.offset, entry.offset + entry.length)
 
 
 def _mark(used: bytearray, value: int, start: int, end: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 from typing import BinaryIO
 
 from drsformer_cli.images.image import DamagedError
@@ -12,6 +13,9 @@ from drsformer_cli.images.image import DamagedError
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, IFD, LONG8, IFD8 = 1, 2, 3, 4, 5, 7, 13, 16, 18
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 """Bytes of a value, by type."""
+
+NUMBER_SIZES = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of a number, by type; a rational is two. Values of other types are not numbers of several bytes."""
 
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 
@@ -52,15 +56,22 @@ class Directory:
 
     Attributes:
         position: Where it begins.
-        entries: Its tags; the first counts where one stands twice.
+        every: Its entries, in order.
+        count: Number of entries that it claims to have.
         following: Position of the next directory, 0 for none.
         cut: Whether the file ends within it.
     """
 
     position: int
-    entries: dict[int, Entry]
+    every: tuple[Entry, ...]
+    count: int
     following: int
     cut: bool = False
+
+    @cached_property
+    def entries(self) -> dict[int, Entry]:
+        """By tag; the first counts where one stands twice."""
+        return {entry.tag: entry for entry in reversed(self.every)}
 
 
 class Tags:
@@ -105,7 +116,7 @@ class Tags:
         start = position + count_size
         fitting = min(count, (self.length - start) // entry_size)
         data = self._read(start, fitting * entry_size)
-        entries: dict[int, Entry] = {}
+        every = []
         for i in range(fitting):
             raw = data[i * entry_size : (i + 1) * entry_size]
             tag, type_, number, _ = struct.unpack(self.order + entry_format, raw)
@@ -114,12 +125,12 @@ class Tags:
                 (offset,) = struct.unpack(self.order + pointer, raw[-8:] if self.big else raw[-4:])
             else:
                 offset = at
-            entries.setdefault(tag, Entry(tag, type_, number, raw, start + i * entry_size, offset))
+            every.append(Entry(tag, type_, number, raw, start + i * entry_size, offset))
         end = start + count * entry_size
         size = struct.calcsize(pointer)
         cut = end + size > self.length
         following = 0 if cut else struct.unpack(self.order + pointer, self._read(end, size))[0]
-        return Directory(position, entries, following, cut)
+        return Directory(position, tuple(every), count, following, cut)
 
     def value(self, entry: Entry) -> bytes:
         """The bytes of all values, in the file's byte order.

@@ -136,9 +136,7 @@ def _opened(source: Path | bytes) -> Iterator[Opened]:
             if isinstance(source, Path) and source.suffix.lower() in _RAW_ENDINGS:
                 _refuse_raw(file)
             opened = _reader(file)(file)
-            if not opened.width * opened.height:
-                raise DamagedError("it has no pixels")
-            limit.check(opened.width * opened.height)
+            _check_size(opened)
             color.refuse_hdr(color.cicp_of_icc(opened.metadata.icc), "ICC profile")
             yield opened
         except DamagedError as error:
@@ -183,6 +181,12 @@ def _brands(start: bytes) -> set[bytes]:
         return set()
     length = min(int.from_bytes(start[:4]), len(start))
     return {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
+
+
+def _check_size(opened: Opened) -> None:
+    if not opened.width * opened.height:
+        raise DamagedError("it has no pixels")
+    limit.check(opened.width * opened.height)
 
 
 def _upright(metadata: Metadata, turn: int, notes: list[str]) -> Metadata:

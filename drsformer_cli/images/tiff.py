@@ -8,17 +8,20 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from drsformer.errors import ImageError
 from drsformer_cli.images import color, exif, orientation, pillow
-from drsformer_cli.images.ifd import ASCII, BYTE, LONG, LONG8, RATIONAL, SHORT, UNDEFINED, Directory, Tags
+from drsformer_cli.images.ifd import ASCII, BYTE, LONG, LONG8, NUMBER_SIZES, RATIONAL, SHORT, UNDEFINED, Directory, Tags
 from drsformer_cli.images.image import DamagedError, Metadata, Opened, to_8_bits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from drsformer_cli.images.image import Channels
 
 RAW = "is a raw file; develop it first (darktable-cli, dcraw, rawpy)"
@@ -326,20 +329,20 @@ def _samples(layout: _Layout) -> Channels:
     each = len(offsets) // planes
     if not each or len(offsets) % planes:
         raise DamagedError("its pixels are not there")
-    kept = [_entry(tags, main, tag) for tag in (_COMPRESSION, 266, _ROWS, _TILE_LENGTH) if tag in main.entries]
+    kept = [_copied(tags, main, tag) for tag in (_COMPRESSION, 266, _ROWS, _TILE_LENGTH) if tag in main.entries]
     found = []
     for plane in range(planes):
         part = slice(plane * each, (plane + 1) * each)
         entries = [
             *kept,
-            *(_new(tags, tag, [value]) for tag, value in ((_WIDTH, across * row), (_LENGTH, H), (_BITS, 8))),
-            *(_new(tags, tag, [1]) for tag in (_PHOTOMETRIC, _SAMPLES)),
-            _new(tags, offsets_tag, offsets[part]),
+            *(_new(tag, LONG, [value]) for tag, value in ((_WIDTH, across * row), (_LENGTH, H))),
+            *(_new(tag, SHORT, [value]) for tag, value in ((_BITS, 8), (_PHOTOMETRIC, 1), (_SAMPLES, 1))),
+            _new(offsets_tag, LONG8 if tags.big else LONG, offsets[part]),
         ]
         if sizes:
-            entries.append(_new(tags, sizes_tag, sizes[part]))
+            entries.append(_new(sizes_tag, LONG8 if tags.big else LONG, sizes[part]))
         if tiled:
-            entries.append(_new(tags, _TILE_WIDTH, [row]))
+            entries.append(_new(_TILE_WIDTH, LONG, [row]))
         loaded = np.asarray(_load(layout, entries))
         if loaded.shape != (H, across * row) or loaded.dtype != np.uint8:
             raise DamagedError("its pixels are not there")
@@ -365,45 +368,66 @@ def _numbers(rows: Channels, bits: int, count: int, order: str) -> Channels:
     return numbers
 
 
-def _entries_for_pillow(layout: _Layout) -> list[tuple[int, bytes, bytes]]:
-    return [_entry(layout.tags, layout.main, tag) for tag in layout.main.entries if tag in _PIXEL_TAGS]
+def _entries_for_pillow(layout: _Layout) -> list[_NewEntry]:
+    return [_copied(layout.tags, layout.main, tag) for tag in layout.main.entries if tag in _PIXEL_TAGS]
 
 
-def _entry(tags: Tags, directory: Directory, tag: int) -> tuple[int, bytes, bytes]:
-    """Number of a tag, its entry as it stands in the file, and nothing to store elsewhere."""
+@dataclass(frozen=True)
+class _NewEntry:
+    """An entry of a little-endian directory that is to be written."""
+
+    tag: int
+    type: int
+    count: int
+    content: bytes
+
+
+def _copied(tags: Tags, directory: Directory, tag: int) -> _NewEntry:
     entry = directory.entries[tag]
-    tags.value(entry)
-    return tag, entry.raw, b""
+    content = tags.value(entry)
+    size = NUMBER_SIZES.get(entry.type, 1)
+    if tags.order == ">" and size > 1:
+        content = np.frombuffer(content, f">u{size}").astype(f"<u{size}").tobytes()
+    return _NewEntry(tag, entry.type, entry.count, content)
 
 
-def _new(tags: Tags, tag: int, values: list[int] | tuple[int, ...]) -> tuple[int, bytes, bytes]:
-    """Number of a tag, the beginning of its entry, and its values."""
-    kind, letter = (LONG8, "Q") if tags.big else (LONG, "I")
-    head = struct.pack(tags.order + ("HHQ" if tags.big else "HHI"), tag, kind, len(values))
-    return tag, head, struct.pack(f"{tags.order}{len(values)}{letter}", *values)
+def _new(tag: int, kind: int, values: Sequence[int]) -> _NewEntry:
+    """An entry of numbers; those of a rational come in pairs."""
+    letter = {BYTE: "B", UNDEFINED: "B", SHORT: "H", LONG: "I", RATIONAL: "I", LONG8: "Q"}[kind]
+    count = len(values) // 2 if kind == RATIONAL else len(values)
+    return _NewEntry(tag, kind, count, struct.pack(f"<{len(values)}{letter}", *values))
 
 
-def _load(layout: _Layout, entries: list[tuple[int, bytes, bytes]]) -> Image.Image:
-    """Let Pillow read the file as if its only directory had these entries."""
-    tags = layout.tags
-    field, counter, pointer = (8, "Q", "Q") if tags.big else (4, "H", "I")
-    tags.file.seek(0)
-    buffer = io.BytesIO(tags.file.read())
+def _packed(entries: Iterable[_NewEntry], position: int, *, big: bool = False) -> bytes:
+    """A directory that will lie at a position, its values behind it."""
+    field, counter, pointer = (8, "Q", "Q") if big else (4, "H", "I")
+    ordered = sorted(entries, key=lambda entry: entry.tag)
+    packed, elsewhere = [struct.pack("<" + counter, len(ordered))], []
+    free = position + len(packed[0]) + len(ordered) * (4 + 2 * field) + field
+    for entry in ordered:
+        packed.append(struct.pack("<HH" + pointer, entry.tag, entry.type, entry.count))
+        if len(entry.content) <= field:
+            packed.append(entry.content.ljust(field, b"\0"))
+        else:
+            packed.append(struct.pack("<" + pointer, free))
+            elsewhere.append(entry.content + bytes(len(entry.content) % 2))
+            free += len(elsewhere[-1])
+    return b"".join([*packed, bytes(field), *elsewhere])
+
+
+def _load(layout: _Layout, entries: list[_NewEntry]) -> Image.Image:
+    """Let Pillow read the file as if its only directory had these entries.
+
+    The directory is little-endian, whatever the file is: no sample that is left to Pillow has more than a byte.
+    """
+    file, big = layout.tags.file, layout.tags.big
+    file.seek(0)
+    buffer = io.BytesIO(file.read())
     end = buffer.seek(0, io.SEEK_END)
     start = end + end % 2
-    directory = struct.pack(tags.order + counter, len(entries))
-    elsewhere, free = b"", start + len(directory) + len(entries) * (12 + 2 * (field - 4)) + field
-    for _, head, values in sorted(entries):
-        if not values:
-            directory += head
-        elif len(values) <= field:
-            directory += head + values.ljust(field, b"\0")
-        else:
-            directory += head + struct.pack(tags.order + pointer, free + len(elsewhere))
-            elsewhere += values + bytes(len(values) % 2)
-    buffer.write(bytes(end % 2) + directory + bytes(field) + elsewhere)
-    buffer.seek(8 if tags.big else 4)
-    buffer.write(struct.pack(tags.order + pointer, start))
+    buffer.write(bytes(end % 2) + _packed(entries, start, big=big))
+    buffer.seek(0)
+    buffer.write(struct.pack("<2sHHHQ", b"II", 43, 8, 0, start) if big else struct.pack("<2sHI", b"II", 42, start))
     buffer.seek(0)
     with pillow.decoding():
         try:
@@ -416,15 +440,14 @@ def _load(layout: _Layout, entries: list[tuple[int, bytes, bytes]]) -> Image.Ima
 def encode_tiff(channels: Channels, metadata: Metadata) -> bytes:
     """(H, W) or (H, W, 2..4) of 8 or 16 bits -> TIFF, deflate with horizontal prediction.
 
-    The EXIF block becomes the file's beginning, as it is, so that all its offsets stay right; the file's own directory
+    The EXIF block becomes the file's beginning, so that nothing in it moves; the file's own directory, at its end,
     takes over the entries of the block's.
     """
     if channels.ndim == 2:
         channels = channels[..., None]
     H, W, C = channels.shape
-    block = metadata.exif or b"II*\0" + bytes(4)
-    order: Literal["<", ">"] = "<" if block[:2] == b"II" else ">"
-    ordered = channels.dtype.newbyteorder(order)
+    block = exif.little_endian(metadata.exif) if metadata.exif else b"II*\0" + bytes(4)
+    ordered = channels.dtype.newbyteorder("<")
     rows = max(1, 2**20 // (W * C * channels.itemsize))
     strips = []
     for top in range(0, H, rows):
@@ -433,76 +456,45 @@ def encode_tiff(channels: Channels, metadata: Metadata) -> bytes:
         strips.append(zlib.compress(strip.astype(ordered).tobytes()))
     start = len(block) + len(block) % 2
     offsets = [int(offset) for offset in start + np.cumsum([0, *(len(strip) for strip in strips)])]
-    directory = _OutputDirectory(order, offsets[-1] + offsets[-1] % 2)
-    if metadata.exif:
-        directory.take_over(metadata.exif, resolution=metadata.dpi)
-    directory.add(_WIDTH, LONG, [W])
-    directory.add(_LENGTH, LONG, [H])
-    directory.add(_BITS, SHORT, [8 * channels.itemsize] * C)
-    directory.add(_COMPRESSION, SHORT, [8])
-    directory.add(_PHOTOMETRIC, SHORT, [_BLACK_IS_ZERO if C < 3 else _RGB])
-    directory.add(_STRIP_OFFSETS, LONG, offsets[:-1])
-    directory.add(_ORIENTATION, SHORT, [1])
-    directory.add(_SAMPLES, SHORT, [C])
-    directory.add(_ROWS, LONG, [rows])
-    directory.add(_STRIP_SIZES, LONG, [len(strip) for strip in strips])
-    directory.add(_PLANES, SHORT, [1])
-    directory.add(_PREDICTOR, SHORT, [2])
+    entries = _taken_over(block, metadata.dpi) if metadata.exif else {}
+    own = [
+        _new(_WIDTH, LONG, [W]),
+        _new(_LENGTH, LONG, [H]),
+        _new(_BITS, SHORT, [8 * channels.itemsize] * C),
+        _new(_COMPRESSION, SHORT, [8]),
+        _new(_PHOTOMETRIC, SHORT, [_BLACK_IS_ZERO if C < 3 else _RGB]),
+        _new(_STRIP_OFFSETS, LONG, offsets[:-1]),
+        _new(_ORIENTATION, SHORT, [1]),
+        _new(_SAMPLES, SHORT, [C]),
+        _new(_ROWS, LONG, [rows]),
+        _new(_STRIP_SIZES, LONG, [len(strip) for strip in strips]),
+        _new(_PLANES, SHORT, [1]),
+        _new(_PREDICTOR, SHORT, [2]),
+    ]
     if C in (2, 4):
-        directory.add(_EXTRA_SAMPLES, SHORT, [2])  # alpha that is not multiplied into the colors
-    if metadata.dpi and 282 not in directory.entries:
-        for tag, value in zip((282, 283), metadata.dpi, strict=True):
-            directory.add(tag, RATIONAL, [round(value * 10_000), 10_000])
-        directory.add(296, SHORT, [2])
-    for tag, kind, content in (
-        (_XMP, BYTE, metadata.xmp),
-        (_IPTC, UNDEFINED, metadata.iptc),
-        (_ICC, UNDEFINED, metadata.icc),
-    ):
-        if content:
-            directory.add(tag, kind, content)
-    head = block[:4] + struct.pack(order + "I", directory.position) + block[8:] + bytes(len(block) % 2)
-    return b"".join([head, *strips, bytes(offsets[-1] % 2), directory.packed()])
+        own.append(_new(_EXTRA_SAMPLES, SHORT, [2]))  # alpha that is not multiplied into the colors
+    if metadata.dpi and 282 not in entries:
+        x, y = ([round(value * 10_000), 10_000] for value in metadata.dpi)
+        own += [_new(282, RATIONAL, x), _new(283, RATIONAL, y), _new(296, SHORT, [2])]
+    blocks = ((_XMP, BYTE, metadata.xmp), (_IPTC, UNDEFINED, metadata.iptc), (_ICC, UNDEFINED, metadata.icc))
+    own += [_new(tag, kind, content) for tag, kind, content in blocks if content]
+    entries.update({entry.tag: entry for entry in own})
+    end = offsets[-1] + offsets[-1] % 2
+    head = block[:4] + struct.pack("<I", end) + block[8:] + bytes(len(block) % 2)
+    return b"".join([head, *strips, bytes(end - offsets[-1]), _packed(entries.values(), end)])
 
 
-class _OutputDirectory:
-    """The directory at the end of a file that is being written."""
-
-    def __init__(self, order: str, position: int) -> None:
-        self.order, self.position = order, position
-        self.entries: dict[int, tuple[bytes, bytes]] = {}
-
-    def take_over(self, block: bytes, resolution: tuple[float, float] | None) -> None:
-        """Entries of an EXIF block that lies at the file's beginning; its resolution only where it is this one."""
-        tags = Tags(block)
-        main = tags.directory(tags.first)
-        own = tags.resolution(main)
-        same = own is not None and (resolution is None or all(map(_near, own, resolution)))
-        for tag, entry in main.entries.items():
-            if tag not in exif.LAYOUT_TAGS and (same or tag not in exif.RESOLUTION_TAGS):
-                self.entries[tag] = entry.raw, b""
-
-    def add(self, tag: int, kind: int, values: list[int] | bytes) -> None:
-        letter = {BYTE: "B", UNDEFINED: "B", SHORT: "H", LONG: "I", RATIONAL: "I"}[kind]
-        content = (
-            bytes(values) if isinstance(values, bytes) else struct.pack(f"{self.order}{len(values)}{letter}", *values)
-        )
-        count = len(values) // 2 if kind == RATIONAL else len(values)
-        self.entries[tag] = struct.pack(self.order + "HHI", tag, kind, count), content
-
-    def packed(self) -> bytes:
-        directory, elsewhere = struct.pack(self.order + "H", len(self.entries)), []
-        free = self.position + 2 + 12 * len(self.entries) + 4
-        for _, (head, content) in sorted(self.entries.items()):
-            if not content:
-                directory += head
-            elif len(content) <= 4:
-                directory += head + content.ljust(4, b"\0")
-            else:
-                directory += head + struct.pack(self.order + "I", free)
-                elsewhere.append(content + bytes(len(content) % 2))
-                free += len(elsewhere[-1])
-        return b"".join([directory, bytes(4), *elsewhere])
+def _taken_over(block: bytes, resolution: tuple[float, float] | None) -> dict[int, _NewEntry]:
+    """Entries of an EXIF block that lies at the file's beginning; its resolution only where it is the image's."""
+    tags = Tags(block)
+    main = tags.directory(tags.first)
+    own = tags.resolution(main)
+    same = own is not None and (resolution is None or all(map(_near, own, resolution)))
+    return {
+        tag: _NewEntry(tag, entry.type, entry.count, entry.raw[8:])  # the value, or where it lies in the block
+        for tag, entry in main.entries.items()
+        if tag not in exif.LAYOUT_TAGS and (same or tag not in exif.RESOLUTION_TAGS)
+    }
 
 
 def _near(one: float, other: float) -> bool:
