@@ -45,7 +45,7 @@ LAYOUT_TAGS = {
     *range(529, 533),  # YCbCr
     559,
     *(700, 33723, 34377, 34675),  # XMP, IPTC, Photoshop, ICC: kept apart or dropped
-    *(37724, 50341),  # Photoshop's layers, print image matching
+    37724,  # Photoshop's layers
 }
 RESOLUTION_TAGS = {282, 283, 296}
 
@@ -107,8 +107,9 @@ def upright(block: bytes, turn: int, notes: list[str]) -> bytes | None:
         main = _main(data).entries
     except DamagedError:
         main = {}
-    if not main or Tags(block).big:
-        notes.append(DAMAGED)
+    if not main or block[2:4] in (b"+\0", b"\0+"):
+        if len(block) < 14 or block[8:].strip(b"\0"):  # an empty directory is no damage
+            notes.append(DAMAGED)
         return None
     if data != block:
         notes.append(PARTLY_DAMAGED)
@@ -271,7 +272,9 @@ def _mend(data: bytearray) -> None:
         for tags, kind, directory in _directories(data):
             start = directory.position
             if directory.cut:
-                count = max(0, (tags.length - start - 2 - 4) // 12)
+                if tags.length < start + 6:
+                    raise DamagedError("a directory without room for entries")
+                count = (tags.length - start - 2 - 4) // 12
                 struct.pack_into(tags.order + "H", data, start, count)
                 struct.pack_into(tags.order + "I", data, start + 2 + 12 * count, 0)
                 break

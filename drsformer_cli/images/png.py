@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
+_SAMPLES = {_GRAY: 1, _RGB: 3, _PALETTE: 1, _GRAY_ALPHA: 2, _RGB_ALPHA: 4}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _GAMMA = (b"gAMA", b"cHRM", b"sRGB")
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
@@ -64,13 +66,13 @@ def open_png(file: BinaryIO) -> Opened:
     header = kept.get(b"IHDR", b"")
     if len(header) != 13 or not data_chunks:
         raise DamagedError("its header cannot be read" if len(header) != 13 else "it holds no pixels")
-    width, height, depth, color_type = struct.unpack(">IIBB", header[:10])
+    width, height = struct.unpack(">II", header[:8])
     _refuse_animation(kept)
     metadata = _metadata(kept, text, notes)
     color.refuse_hdr(metadata.cicp, "cICP chunk")
 
     def decode() -> Channels:
-        return _decode(file, data_chunks, kept, depth, color_type, notes)
+        return _decode(file, data_chunks, kept, notes)
 
     opened = Opened("PNG", width, height, decode, metadata=metadata, notes=notes)
     opened.orientation = orientation.told(metadata.exif, metadata.xmp)
@@ -217,28 +219,19 @@ def _raw_profile(text: bytes) -> bytes:
         return b""
 
 
-def _decode(
-    file: BinaryIO,
-    data_chunks: list[_Chunk],
-    kept: dict[bytes, bytes],
-    depth: int,
-    color_type: int,
-    notes: list[str],
-) -> Channels:
+def _decode(file: BinaryIO, data_chunks: list[_Chunk], kept: dict[bytes, bytes], notes: list[str]) -> Channels:
+    width, height, depth, color_type, *_, interlaced = struct.unpack(">IIBBBBB", kept[b"IHDR"])
     parts = [SIGNATURE, pack(b"IHDR", kept[b"IHDR"])]
     if color_type == _PALETTE:
+        if b"PLTE" not in kept:
+            raise DamagedError("it has no palette")
         parts += [pack(name, kept[name]) for name in (b"PLTE", b"tRNS") if name in kept]
-    for chunk in data_chunks:
-        file.seek(chunk.position)
-        content, checksum = file.read(chunk.length), file.read(4)
-        if checksum != struct.pack(">I", zlib.crc32(b"IDAT" + content)):
-            raise DamagedError("truncated" if len(checksum) < 4 else "wrong checksum of its pixels")
-        parts += [struct.pack(">I", chunk.length), b"IDAT", content, checksum]
-    data = b"".join([*parts, pack(b"IEND", b"")])
+    rows = _rows(file, data_chunks, _length_of_rows(width, height, depth * _SAMPLES.get(color_type, 1), interlaced))
+    parts += [pack(b"IDAT", zlib.compress(rows, 0)), pack(b"IEND", b"")]  # for Pillow to take the filters away
+    data = b"".join(parts)
     if depth == 16 and color_type != _GRAY:
         return _with_transparent_color(_decode_16_bits(data, color_type), kept, depth, color_type)
-    opened = _opened(data)
-    samples = pillow.pixels(opened)
+    samples = pillow.pixels(_opened(data))
     if color_type == _GRAY:
         gray = np.asarray(samples)
         if depth == 1:
@@ -248,6 +241,42 @@ def _decode(
             gray = gray.astype(np.uint16)
         return _with_transparent_color(gray, kept, depth, color_type)
     return _with_transparent_color(pillow.channels(samples, None, notes), kept, depth, color_type)
+
+
+def _length_of_rows(width: int, height: int, bits: int, interlaced: int) -> int:
+    """Bytes of all rows with their filter bytes, for pixels of so many bits."""
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    length = 0
+    for x, y, step_x, step_y in passes:
+        columns, lines = -(-(width - x) // step_x), -(-(height - y) // step_y)
+        length += lines * (1 + (columns * bits + 7) // 8) if columns > 0 and lines > 0 else 0
+    return length
+
+
+def _rows(file: BinaryIO, data_chunks: list[_Chunk], length: int) -> bytes:
+    """The decompressed pixels, still filtered; their checksums are right.
+
+    Raises:
+        DamagedError: They are damaged, or too few.
+    """
+    parts = []
+    for chunk in data_chunks:
+        file.seek(chunk.position)
+        content, checksum = file.read(chunk.length), file.read(4)
+        if checksum != struct.pack(">I", zlib.crc32(b"IDAT" + content)):
+            raise DamagedError("truncated" if len(checksum) < 4 else "wrong checksum of its pixels")
+        parts.append(content)
+    stream = zlib.decompressobj()
+    try:
+        rows = stream.decompress(b"".join(parts), length)
+        for _ in range(64):  # at most 4 MB more than the image needs; the checksum stands behind it
+            if stream.eof or not stream.decompress(stream.unconsumed_tail, 1 << 16):
+                break
+    except zlib.error:
+        raise DamagedError("its pixels cannot be decompressed") from None
+    if len(rows) < length or not stream.eof:
+        raise DamagedError("truncated")
+    return rows
 
 
 def _opened(data: bytes) -> PngImagePlugin.PngImageFile:
