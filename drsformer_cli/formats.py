@@ -35,6 +35,7 @@ class Format:
         endings: File endings that --format offers.
         other_endings: Further endings of files in a folder.
         holds: What it can hold.
+        longest_side: Most pixels a side; None where memory is the limit.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Format:
     endings: tuple[str, ...]
     other_endings: tuple[str, ...]
     holds: frozenset[Feature]
+    longest_side: int | None = None
 
 
 _PORTABLE = frozenset({Feature.EXIF, Feature.ICC, Feature.XMP})
@@ -52,6 +54,7 @@ FORMATS = {
         Format(
             *("JPEG", "JPEG", ("jpg", "jpeg"), ("jpe", "jfif", "mpo")),
             _PORTABLE | {Feature.GRAY, Feature.QUALITY, Feature.RESOLUTION, Feature.IPTC, Feature.COMMENT},
+            longest_side=65_500,
         ),
         Format(
             *("PNG", "PNG", ("png",), ()),
@@ -66,6 +69,7 @@ FORMATS = {
         Format(
             *("WEBP", "WebP", ("webp",), ()),
             _PORTABLE | {Feature.ALPHA, Feature.QUALITY},
+            longest_side=16_383,
         ),
         Format(
             *("BMP", "BMP", ("bmp",), ()),
@@ -74,6 +78,7 @@ FORMATS = {
         Format(
             *("AVIF", "AVIF", ("avif",), ()),
             _PORTABLE | {Feature.ALPHA, Feature.GRAY, Feature.QUALITY, Feature.CICP},
+            longest_side=32_768,  # what libavif reads unless told otherwise
         ),
     )
 }

@@ -89,8 +89,10 @@ class Tags:
             raise DamagedError("no TIFF header")
         self.order = "<" if head[:2] == b"II" else ">"
         (magic,) = struct.unpack(self.order + "H", head[2:4])
-        self.big = magic == 43
-        if self.big and len(head) == 16:
+        self.big = magic == 43 and len(head) == 16
+        if magic != 42 and not self.big:
+            raise DamagedError("no TIFF header")
+        if self.big:
             (self.first,) = struct.unpack(self.order + "Q", head[8:])
         else:
             (self.first,) = struct.unpack(self.order + "I", head[4:8])

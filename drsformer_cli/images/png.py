@@ -226,14 +226,17 @@ def _decode(file: BinaryIO, data_chunks: list[_Chunk], kept: dict[bytes, bytes],
         if b"PLTE" not in kept:
             raise DamagedError("it has no palette")
         parts += [pack(name, kept[name]) for name in (b"PLTE", b"tRNS") if name in kept]
-    rows = _rows(file, data_chunks, _length_of_rows(width, height, depth * _SAMPLES.get(color_type, 1), interlaced))
-    parts += [pack(b"IDAT", zlib.compress(rows, 0)), pack(b"IEND", b"")]  # for Pillow to take the filters away
-    data = b"".join(parts)
-    if depth == 16 and color_type != _GRAY:
-        return _with_transparent_color(_decode_16_bits(data, color_type), kept, depth, color_type)
-    samples = pillow.pixels(_opened(data))
+    stream = _stream(file, data_chunks)
+    data = b"".join([*parts, pack(b"IDAT", stream), pack(b"IEND", b"")])
+    deep = depth == 16 and color_type != _GRAY
+    samples = None if deep else pillow.pixels(_opened(data))
+    found = _decode_16_bits(data, color_type) if samples is None else np.asarray(samples)
+    if interlaced or not found[-1].any():  # Pillow leaves rows black that a stream does not have
+        _refuse_short(stream, _length_of_rows(width, height, depth * _SAMPLES.get(color_type, 1), interlaced))
+    if samples is None:
+        return _with_transparent_color(found, kept, depth, color_type)
     if color_type == _GRAY:
-        gray = np.asarray(samples)
+        gray = found
         if depth == 1:
             notes.append("1-bit image converted to 8-bit gray")
             gray = gray * np.uint8(255)
@@ -253,11 +256,11 @@ def _length_of_rows(width: int, height: int, bits: int, interlaced: int) -> int:
     return length
 
 
-def _rows(file: BinaryIO, data_chunks: list[_Chunk], length: int) -> bytes:
-    """The decompressed pixels, still filtered; their checksums are right.
+def _stream(file: BinaryIO, data_chunks: list[_Chunk]) -> bytes:
+    """The compressed pixels; their checksums are right.
 
     Raises:
-        DamagedError: They are damaged, or too few.
+        DamagedError: They are not.
     """
     parts = []
     for chunk in data_chunks:
@@ -266,17 +269,24 @@ def _rows(file: BinaryIO, data_chunks: list[_Chunk], length: int) -> bytes:
         if checksum != struct.pack(">I", zlib.crc32(b"IDAT" + content)):
             raise DamagedError("truncated" if len(checksum) < 4 else "wrong checksum of its pixels")
         parts.append(content)
-    stream = zlib.decompressobj()
-    try:
-        rows = stream.decompress(b"".join(parts), length)
-        for _ in range(64):  # at most 4 MB more than the image needs; the checksum stands behind it
-            if stream.eof or not stream.decompress(stream.unconsumed_tail, 1 << 16):
-                break
-    except zlib.error:
-        raise DamagedError("its pixels cannot be decompressed") from None
-    if len(rows) < length or not stream.eof:
+    return b"".join(parts)
+
+
+def _refuse_short(stream: bytes, length: int) -> None:
+    """Refuse a stream that decompresses to fewer bytes.
+
+    Raises:
+        DamagedError: It does.
+    """
+    inflater, count = zlib.decompressobj(), 0
+    while count < length and not inflater.eof:
+        data = inflater.decompress(stream, min(1 << 20, length - count))
+        stream = inflater.unconsumed_tail
+        if not data:
+            break
+        count += len(data)
+    if count < length:
         raise DamagedError("truncated")
-    return rows
 
 
 def _opened(data: bytes) -> PngImagePlugin.PngImageFile:

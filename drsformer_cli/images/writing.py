@@ -32,7 +32,12 @@ def encode(image: DecodedImage, image_format: str, *, quality: int = DEFAULT_QUA
         ImageError: The format cannot hold the image, usually for its size.
     """
     pixels, alpha, metadata = image.pixels, image.alpha, _holdable(image, image_format)
-    holds = FORMATS[image_format].holds
+    row, holds = FORMATS[image_format], FORMATS[image_format].holds
+    H, W = pixels.shape[:2]
+    if row.longest_side is not None and max(H, W) > row.longest_side:
+        raise ImageError(
+            f"cannot be written as {row.title}, {W}x{H}: expected at most {row.longest_side} pixels a side"
+        )
     if Feature.ALPHA not in holds:
         alpha = None
     if Feature.DEEP not in holds:
@@ -45,8 +50,7 @@ def encode(image: DecodedImage, image_format: str, *, quality: int = DEFAULT_QUA
     try:
         return _ENCODERS[image_format](pixels, metadata, quality, image.lossless and quality == DEFAULT_QUALITY)
     except (OSError, ValueError, struct.error) as error:
-        H, W = pixels.shape[:2]
-        raise ImageError(f"cannot be written as {FORMATS[image_format].title}, {W}x{H}: {error}") from None
+        raise ImageError(f"cannot be written as {row.title}, {W}x{H}: {error}") from None
 
 
 def losses(image: DecodedImage, image_format: str) -> list[str]:
