@@ -155,7 +155,7 @@ def little_endian(block: bytes) -> bytes:
         return block
     data = bytearray(block)
     data[:8] = b"II*\0" + block[7:3:-1]
-    done = bytearray(len(data))
+    done = bytearray(b"\1" * 8).ljust(len(data), b"\0")
 
     def reverse(position: int, size: int, count: int = 1) -> None:
         for start in range(position, position + size * count, size):
@@ -163,7 +163,8 @@ def little_endian(block: bytes) -> bytes:
                 data[start : start + size] = data[start : start + size][::-1]
                 done[start : start + size] = b"\1" * size
 
-    for _, _, directory in list(_directories(bytearray(block))):
+    directories = [directory for _, _, directory in _directories(bytearray(block))]
+    for directory in directories:
         reverse(directory.position, 2)
         reverse(directory.position + 2 + 12 * directory.count, 4)
         for entry in directory.every:
@@ -171,8 +172,9 @@ def little_endian(block: bytes) -> bytes:
             reverse(entry.position + 4, 4)
             if entry.length > 4:
                 reverse(entry.position + 8, 4)
-            size = NUMBER_SIZES.get(entry.type, 1)
-            reverse(entry.offset, size, entry.length // size if size > 1 else 0)
+    for entry in (entry for directory in directories for entry in directory.every):
+        size = NUMBER_SIZES.get(entry.type, 1)
+        reverse(entry.offset, size, entry.length // size if size > 1 else 0)
     return bytes(data)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from drsformer.errors import ImageError
 from drsformer_cli.formats import DEFAULT_QUALITY, FORMATS, Feature, listed
 from drsformer_cli.images import avif, color, jpeg, png
-from drsformer_cli.images.image import DecodedImage, Metadata, to_8_bits
+from drsformer_cli.images.image import DamagedError, DecodedImage, Metadata, to_8_bits
 from drsformer_cli.images.tiff import encode_tiff
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def encode(image: DecodedImage, image_format: str, *, quality: int = DEFAULT_QUA
         pixels = np.dstack([pixels, alpha])
     try:
         return _ENCODERS[image_format](pixels, metadata, quality, image.lossless and quality == DEFAULT_QUALITY)
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, struct.error, DamagedError) as error:
         raise ImageError(f"cannot be written as {row.title}, {W}x{H}: {error}") from None
 
 
