@@ -34,6 +34,8 @@ class Format:
         title: Its name in messages.
         endings: File endings that --format offers.
         other_endings: Further endings of files in a folder.
+        signatures: What its files begin with; a dot stands for any byte.
+        brands: Of its files, where they are ISO base media files.
         holds: What it can hold.
         longest_side: Most pixels a side; None where memory is the limit.
     """
@@ -41,8 +43,10 @@ class Format:
     name: str
     title: str
     endings: tuple[str, ...]
-    other_endings: tuple[str, ...]
     holds: frozenset[Feature]
+    other_endings: tuple[str, ...] = ()
+    signatures: tuple[bytes, ...] = ()
+    brands: frozenset[bytes] = frozenset()
     longest_side: int | None = None
 
 
@@ -52,37 +56,44 @@ FORMATS = {
     row.name: row
     for row in (
         Format(
-            *("JPEG", "JPEG", ("jpg", "jpeg"), ("jpe", "jfif", "mpo")),
+            *("JPEG", "JPEG", ("jpg", "jpeg")),
             _PORTABLE | {Feature.GRAY, Feature.QUALITY, Feature.RESOLUTION, Feature.IPTC, Feature.COMMENT},
+            other_endings=("jpe", "jfif", "mpo"),
+            signatures=(b"\xff\xd8\xff",),
             longest_side=65_500,
         ),
         Format(
-            *("PNG", "PNG", ("png",), ()),
+            *("PNG", "PNG", ("png",)),
             _PORTABLE
             | {Feature.ALPHA, Feature.DEEP, Feature.GRAY, Feature.RESOLUTION}
             | {Feature.TEXT, Feature.CICP, Feature.GAMMA},
+            signatures=(b"\x89PNG\r\n\x1a\n",),
         ),
         Format(
-            *("TIFF", "TIFF", ("tif", "tiff"), ()),
+            *("TIFF", "TIFF", ("tif", "tiff")),
             _PORTABLE | {Feature.ALPHA, Feature.DEEP, Feature.GRAY, Feature.RESOLUTION, Feature.IPTC},
+            signatures=(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
         ),
         Format(
-            *("WEBP", "WebP", ("webp",), ()),
+            *("WEBP", "WebP", ("webp",)),
             _PORTABLE | {Feature.ALPHA, Feature.QUALITY},
+            signatures=(b"RIFF....WEBP",),
             longest_side=16_383,
         ),
         Format(
-            *("BMP", "BMP", ("bmp",), ()),
+            *("BMP", "BMP", ("bmp",)),
             frozenset({Feature.GRAY, Feature.RESOLUTION}),
+            signatures=(b"BM",),
         ),
         Format(
-            *("AVIF", "AVIF", ("avif",), ()),
+            *("AVIF", "AVIF", ("avif",)),
             _PORTABLE | {Feature.ALPHA, Feature.GRAY, Feature.QUALITY, Feature.CICP},
+            brands=frozenset({b"avif", b"avis"}),
             longest_side=32_768,  # what libavif reads unless told otherwise
         ),
     )
 }
-"""By Pillow's name. A new format is a row here and a module that reads it in `images`."""
+"""By Pillow's name. A row is all that a format needs which Pillow reads and writes; `images` may know it better."""
 
 FORMAT_OF_ENDING = {f".{ending}": row.name for row in FORMATS.values() for ending in (*row.endings, *row.other_endings)}
 """Pillow's name of the format of an output; also what counts as an image in a folder."""

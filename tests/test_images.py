@@ -17,7 +17,7 @@ from image_files import chunk, pixel_tags, png, saved, tiff
 from PIL import ExifTags, Image, ImageCms
 
 from drsformer import ImageError
-from drsformer_cli.formats import FORMAT_OF_ENDING, FORMATS, Feature, FormatName, titles
+from drsformer_cli.formats import FORMAT_OF_ENDING, FORMATS, Feature, Format, FormatName, titles
 from drsformer_cli.images import (
     DecodedImage,
     Metadata,
@@ -680,3 +680,15 @@ def test_every_format_has_its_encoder():
         assert reread(image, name).format == name
         assert row.title in titles()
     assert titles(Feature.QUALITY) == "JPEG, WebP and AVIF"
+
+
+def test_a_row_is_all_that_a_format_needs(monkeypatch):
+    row = Format("PPM", "PPM", ("ppm",), frozenset({Feature.GRAY}), signatures=(b"P.\n",))
+    monkeypatch.setitem(FORMATS, "PPM", row)
+    image = DecodedImage(PIXELS, PIXELS[..., 0], metadata=Metadata(icc=ICC))
+    assert losses(image, "PPM") == ["alpha dropped: PPM has none", "ICC profile dropped: PPM has none"]
+    back = reread(image, "PPM")
+    assert (back.format, back.alpha) == ("PPM", None)
+    assert np.array_equal(back.pixels, PIXELS)
+    with pytest.raises(ImageError, match="JPEG, PNG, TIFF, WebP, BMP, AVIF or PPM"):
+        read(b"text")

@@ -11,6 +11,7 @@ from PIL import features
 from drsformer.errors import ImageError
 from drsformer_cli.images import color, exif, pillow
 from drsformer_cli.images.image import Metadata, Opened
+from drsformer_cli.images.plain import metadata_of, refuse_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,10 +38,7 @@ def open_avif(file: BinaryIO) -> Opened:
     if boxes.exif_type is not None:
         plain[boxes.exif_type : boxes.exif_type + 4] = _NO_ITEM
     opened = pillow.open_as(bytes(plain), "AVIF")
-    frames = getattr(opened, "n_frames", 1)
-    if frames > 1:
-        raise ImageError(f"has {frames} frames or pages; expected a single image")
-    icc = opened.info.get("icc_profile")
+    refuse_frames(opened)
     color.refuse_hdr(boxes.cicp, "CICP")
     cicp = None if boxes.cicp is None or color.is_srgb(boxes.cicp) else boxes.cicp
     notes: list[str] = []
@@ -48,7 +46,7 @@ def open_avif(file: BinaryIO) -> Opened:
         notes.append(f"{boxes.bits} bits reduced to 8")
     if b"tmap" in data[: data.find(b"meta")]:
         notes.append("gain map (HDR) dropped: the SDR image is kept")
-    metadata = Metadata(boxes.exif, icc or None, opened.info.get("xmp") or None, cicp=cicp)
+    metadata = replace(metadata_of(opened, notes), exif=boxes.exif, dpi=None, cicp=cicp)
 
     def decode() -> Channels:
         return pillow.channels(pillow.pixels(opened), None, notes)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
-from drsformer_cli.images import color, pillow
-from drsformer_cli.images.image import Metadata, Opened
+from drsformer_cli.images import color
+from drsformer_cli.images.plain import open_plain
 
 if TYPE_CHECKING:
-    from drsformer_cli.images.image import Channels
+    from drsformer_cli.images.image import Channels, Opened
 
 _V5_HEADER = 124
 
@@ -21,20 +22,19 @@ def open_bmp(file: BinaryIO) -> Opened:
         ImageError: It is of a kind that is not supported.
         DamagedError: It is damaged.
     """
-    file.seek(0)
-    opened = pillow.open_as(file, "BMP")
-    notes: list[str] = []
-    dpi = opened.info.get("dpi")
-    metadata = Metadata(icc=_profile(file), dpi=dpi if dpi and all(0 < value < 1e6 for value in dpi) else None)
+    opened = open_plain(file, "BMP")
+    opened.metadata = replace(opened.metadata, icc=_profile(file))
+    decode = opened.decode
 
-    def decode() -> Channels:
-        channels = pillow.channels(pillow.pixels(opened), None, notes)
+    def decode_and_look() -> Channels:
+        channels = decode()
         if channels.ndim == 3 and channels.shape[2] == 4 and not channels[..., 3].any():
-            notes.append("alpha of zero everywhere taken as opaque")
+            opened.notes.append("alpha of zero everywhere taken as opaque")
             channels = channels[..., :3]
         return channels
 
-    return Opened("BMP", *opened.size, decode, metadata=metadata, notes=notes)
+    opened.decode = decode_and_look
+    return opened
 
 
 def _profile(file: BinaryIO) -> bytes | None:

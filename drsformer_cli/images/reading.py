@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from drsformer.errors import ImageError
-from drsformer_cli.formats import titles
+from drsformer_cli.formats import FORMATS, titles
 from drsformer_cli.images import color, exif, limit, orientation, xmp
 from drsformer_cli.images.avif import open_avif
 from drsformer_cli.images.bmp import open_bmp
 from drsformer_cli.images.image import DamagedError, DecodedImage, Metadata, Opened, to_8_bits
 from drsformer_cli.images.jpeg import open_jpeg
-from drsformer_cli.images.png import SIGNATURE, open_png
+from drsformer_cli.images.plain import open_plain
+from drsformer_cli.images.png import open_png
 from drsformer_cli.images.tiff import RAW, open_tiff
 from drsformer_cli.images.webp import open_webp
 
@@ -28,16 +29,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_READERS: tuple[tuple[tuple[bytes, ...], Callable[[BinaryIO], Opened]], ...] = (
-    ((b"\xff\xd8\xff",), open_jpeg),
-    ((SIGNATURE,), open_png),
-    ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), open_tiff),
-    ((b"RIFF",), open_webp),
-    ((b"BM",), open_bmp),
-)
-"""By the first bytes; AVIF is told by its brands."""
+_READERS: dict[str, Callable[[BinaryIO], Opened]] = {
+    "JPEG": open_jpeg,
+    "PNG": open_png,
+    "TIFF": open_tiff,
+    "WEBP": open_webp,
+    "BMP": open_bmp,
+    "AVIF": open_avif,
+}
+"""What knows more of a format than Pillow tells."""
 
-_AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {
     b"heic",
     b"heix",
@@ -52,6 +53,7 @@ _HEIC_BRANDS = {
     b"mif2",
     b"msf1",
 }
+_ANY = ord(".")
 _RAW_MAGIC = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM")
 _RAW_ENDINGS = {
     *(".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".rwl", ".raf", ".pef"),
@@ -135,7 +137,7 @@ def _opened(source: Path | bytes) -> Iterator[Opened]:
         try:
             if isinstance(source, Path) and source.suffix.lower() in _RAW_ENDINGS:
                 _refuse_raw(file)
-            opened = _reader(file)(file)
+            opened = _open(file)
             _check_size(opened)
             color.refuse_hdr(color.cicp_of_icc(opened.metadata.icc), "ICC profile")
             yield opened
@@ -148,24 +150,43 @@ def _opened(source: Path | bytes) -> Iterator[Opened]:
 def _refuse_raw(file: BinaryIO) -> None:
     """Refuse what is called a raw file, unless its content says that it is something else."""
     file.seek(0)
-    if not file.read(16).startswith((b"\xff\xd8\xff", SIGNATURE, b"RIFF", b"BM")):
+    if _format_of(file.read(64)) in (None, "TIFF"):
         raise ImageError(RAW)
 
 
-def _reader(file: BinaryIO) -> Callable[[BinaryIO], Opened]:
-    """What opens a file with that beginning."""
+def _format_of(start: bytes) -> str | None:
+    """The format of a file with that beginning."""
+    brands = _brands(start)
+    for row in FORMATS.values():
+        if row.brands & brands or any(_begins(start, signature) for signature in row.signatures):
+            return row.name
+    return None
+
+
+def _begins(start: bytes, signature: bytes) -> bool:
+    return len(start) >= len(signature) and all(
+        expected in (found, _ANY) for found, expected in zip(start, signature, strict=False)
+    )
+
+
+def _open(file: BinaryIO) -> Opened:
+    """Open a file by its beginning.
+
+    Raises:
+        ImageError: It is not an image of a known format.
+        DamagedError: It is damaged.
+    """
     file.seek(0)
     start = file.read(64)
     if not start:
         raise ImageError("the file is empty")
     if start.startswith(_RAW_MAGIC) or start[8:10] == b"CR" or start[6:14] == b"HEAPCCDR" or start[4:12] == b"ftypcrx ":
         raise ImageError(RAW)
-    for magic, reader in _READERS:
-        if start.startswith(magic) and (reader is not open_webp or start[8:12] == b"WEBP"):
-            return reader
+    image_format = _format_of(start)
+    if image_format is not None:
+        reader = _READERS.get(image_format)
+        return reader(file) if reader is not None else open_plain(file, image_format)
     brands = _brands(start)
-    if brands & _AVIF_BRANDS:
-        return open_avif
     found = next((name for magic, name in _KNOWN.items() if start.startswith(magic)), None)
     if brands & _HEIC_BRANDS:
         found = "a HEIC image"

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, BinaryIO
 from PIL import WebPImagePlugin
 
 from drsformer.errors import ImageError
-from drsformer_cli.images import color, orientation, pillow
-from drsformer_cli.images.image import Metadata, Opened
+from drsformer_cli.images.plain import open_plain
 
 if TYPE_CHECKING:
-    from drsformer_cli.images.image import Channels
+    from drsformer_cli.images.image import Opened
 
 
 def open_webp(file: BinaryIO) -> Opened:
@@ -23,25 +22,9 @@ def open_webp(file: BinaryIO) -> Opened:
     """
     if not WebPImagePlugin.SUPPORTED:
         raise ImageError("is a WebP image, which this Pillow was built without")
+    found = open_plain(file, "WEBP")
     file.seek(0)
-    data = file.read()
-    opened = pillow.open_as(data, "WEBP")
-    frames = getattr(opened, "n_frames", 1)
-    if frames > 1:
-        raise ImageError(f"has {frames} frames or pages; expected a single image")
-    notes: list[str] = []
-    icc = opened.info.get("icc_profile")
-    if icc and not color.is_profile(icc):
-        notes.append("ICC profile is damaged and was dropped")
-        icc = None
-    metadata = Metadata(opened.info.get("exif") or None, icc or None, opened.info.get("xmp") or None)
-
-    def decode() -> Channels:
-        return pillow.channels(pillow.pixels(opened), None, notes)
-
-    found = Opened("WEBP", *opened.size, decode, metadata=metadata, notes=notes)
-    found.orientation = orientation.told(metadata.exif, metadata.xmp)
-    found.lossless = b"VP8L" in _image_chunks(data)
+    found.lossless = b"VP8L" in _image_chunks(file.read())
     return found
 
 

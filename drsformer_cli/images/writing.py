@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from drsformer.errors import ImageError
-from drsformer_cli.formats import DEFAULT_QUALITY, FORMATS, Feature, listed
+from drsformer_cli.formats import DEFAULT_QUALITY, FORMATS, Feature, Format, listed
 from drsformer_cli.images import avif, color, jpeg, png
 from drsformer_cli.images.image import DamagedError, DecodedImage, Metadata, to_8_bits
 from drsformer_cli.images.tiff import encode_tiff
@@ -47,8 +47,14 @@ def encode(image: DecodedImage, image_format: str, *, quality: int = DEFAULT_QUA
         pixels = luma if _stays_gray(image, image_format) else np.repeat(luma[..., None], 3, axis=2)
     if alpha is not None:
         pixels = np.dstack([pixels, alpha])
+    encoder = _ENCODERS.get(image_format)
     try:
-        return _ENCODERS[image_format](pixels, metadata, quality, image.lossless and quality == DEFAULT_QUALITY)
+        if encoder is not None:
+            return encoder(pixels, metadata)
+        options = _options(row, metadata, quality)
+        if image.lossless and image_format == "WEBP" and quality == DEFAULT_QUALITY:
+            options |= {"lossless": True, "exact": True}  # exact: colors where alpha is 0, too
+        return _finished(_saved(pixels, image_format, options), image_format, metadata)
     except (OSError, ValueError, struct.error, DamagedError) as error:
         raise ImageError(f"cannot be written as {row.title}, {W}x{H}: {error}") from None
 
@@ -144,35 +150,41 @@ def _luma(pixels: Channels) -> Channels:
     return luma
 
 
-def _saved(channels: Channels, image_format: str, **options: Any) -> bytes:  # noqa: ANN401 - Pillow's own options
-    """Written by Pillow, without the options that are None."""
+def _options(row: Format, metadata: Metadata, quality: int) -> dict[str, Any]:
+    """What Pillow is told of how to write a format."""
+    block = metadata.exif
+    if block and row.name == "JPEG":
+        block = b"Exif\0\0" + block
+    elif block and row.name == "AVIF":
+        block = avif.placeholder(block)
+    options = {
+        "quality": quality if Feature.QUALITY in row.holds else None,
+        "dpi": metadata.dpi if Feature.RESOLUTION in row.holds else None,
+        "subsampling": "4:4:4" if row.name in ("JPEG", "AVIF") else None,
+        "exif": block,
+        "icc_profile": metadata.icc,
+        "xmp": metadata.xmp,
+        "comment": metadata.comment,
+        "extra": jpeg.iptc_segment(metadata.iptc) if metadata.iptc and row.name == "JPEG" else None,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _saved(channels: Channels, image_format: str, options: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    given = {name: value for name, value in options.items() if value is not None}
-    Image.fromarray(channels).save(buffer, image_format, **given)
+    Image.fromarray(channels).save(buffer, image_format, **options)
     return buffer.getvalue()
 
 
-def _encode_jpeg(channels: Channels, metadata: Metadata, quality: int, lossless: bool) -> bytes:
-    del lossless
-    iptc = jpeg.iptc_segment(metadata.iptc) if metadata.iptc else None
-    return _saved(
-        *(channels, "JPEG"),
-        quality=quality,
-        subsampling="4:4:4",
-        dpi=metadata.dpi,
-        exif=b"Exif\0\0" + metadata.exif if metadata.exif else None,
-        icc_profile=metadata.icc,
-        xmp=metadata.xmp,
-        comment=metadata.comment,
-        extra=iptc,
-    )
+def _finished(data: bytes, image_format: str, metadata: Metadata) -> bytes:
+    """What Pillow wrote, with what it cannot write."""
+    return avif.with_metadata(data, metadata) if image_format == "AVIF" else data
 
 
-def _encode_png(channels: Channels, metadata: Metadata, quality: int, lossless: bool) -> bytes:
-    del quality, lossless
+def _encode_png(channels: Channels, metadata: Metadata) -> bytes:
     if channels.dtype == np.uint8 or channels.ndim == 2:
-        return png.with_metadata(_saved(channels, "PNG"), metadata)
-    import cv2  # noqa: PLC0415 - most images never need it; Pillow has no 16-bit color
+        return png.with_metadata(_saved(channels, "PNG", {}), metadata)
+    import cv2  # most images never need it; Pillow has no 16-bit color
 
     done, data = cv2.imencode(".png", channels[..., [2, 1, 0, 3][: channels.shape[2]]])
     if not done:
@@ -180,46 +192,5 @@ def _encode_png(channels: Channels, metadata: Metadata, quality: int, lossless: 
     return png.with_metadata(data.tobytes(), metadata)
 
 
-def _encode_tiff(channels: Channels, metadata: Metadata, quality: int, lossless: bool) -> bytes:
-    del quality, lossless
-    return encode_tiff(channels, metadata)
-
-
-def _encode_webp(channels: Channels, metadata: Metadata, quality: int, lossless: bool) -> bytes:
-    return _saved(
-        *(channels, "WEBP"),
-        quality=quality,
-        lossless=lossless or None,
-        exact=lossless or None,  # colors where alpha is 0, too
-        exif=metadata.exif,
-        icc_profile=metadata.icc,
-        xmp=metadata.xmp,
-    )
-
-
-def _encode_bmp(channels: Channels, metadata: Metadata, quality: int, lossless: bool) -> bytes:
-    del quality, lossless
-    return _saved(channels, "BMP", dpi=metadata.dpi)
-
-
-def _encode_avif(channels: Channels, metadata: Metadata, quality: int, lossless: bool) -> bytes:
-    del lossless
-    data = _saved(
-        *(channels, "AVIF"),
-        quality=quality,
-        subsampling="4:4:4",
-        exif=avif.placeholder(metadata.exif) if metadata.exif else None,
-        icc_profile=metadata.icc,
-        xmp=metadata.xmp,
-    )
-    return avif.with_metadata(data, metadata)
-
-
-_ENCODERS = {
-    "JPEG": _encode_jpeg,
-    "PNG": _encode_png,
-    "TIFF": _encode_tiff,
-    "WEBP": _encode_webp,
-    "BMP": _encode_bmp,
-    "AVIF": _encode_avif,
-}
+_ENCODERS = {"PNG": _encode_png, "TIFF": encode_tiff}
+"""What is not left to Pillow."""
