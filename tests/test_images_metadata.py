@@ -397,3 +397,11 @@ def test_only_the_segments_that_are_meant_are_written():
     image = DecodedImage(PIXELS, metadata=Metadata(exif_block(), ICC, XMP, (300.0, 300.0)))
     markers = [marker for marker, _ in jpeg_segments(images.encode(image, "JPEG"))]
     assert sorted(marker for marker in markers if 0xE0 <= marker <= 0xEF) == [0xE0, 0xE1, 0xE1, 0xE2]
+
+
+def test_content_credentials_do_not_outlive_the_rain():
+    jpeg = saved(Image.fromarray(PIXELS), "JPEG", extra=b"\xff\xeb\0\x08JP\0\1abcd"[:10])
+    for data in (jpeg, png(PIXELS, before=chunk(b"caBX", b"manifest"))):
+        image = images.read(data)
+        assert image.notes == ("content credentials (C2PA) dropped: they are those of the rainy image",)
+        assert b"manifest" not in images.encode(image, "PNG")

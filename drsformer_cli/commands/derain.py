@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -13,7 +13,7 @@ from drsformer_cli import console, options
 from drsformer_cli.deraining.plan import plan
 from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import IMAGE_ERRORS, ExitCode, UsageError, reason
-from drsformer_cli.formats import DEFAULT_QUALITY, Feature, FormatName, titles
+from drsformer_cli.formats import DEFAULT_QUALITY, Feature, FormatName, listed, titles
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def derain(
     image_format: Annotated[
         FormatName | None,
         typer.Option(
-            "--format", metavar="FORMAT", help="Format of the outputs (png, jpg, ...). Default: that of their names."
+            "--format",
+            metavar="FORMAT",
+            help=f"Format of the outputs: {listed(list(get_args(FormatName)), 'or')}. Default: that of their names.",
         ),
     ] = None,
     quality: Annotated[
@@ -83,8 +85,8 @@ def derain(
 ) -> None:
     """Remove the rain from images.
 
-    JPEG, PNG, TIFF, WebP, BMP and AVIF; 16 bits, gray, alpha, EXIF, ICC profile and resolution are kept. Existing files
-    are never replaced unless asked, and no output is left half-written.
+    Reads and writes the formats of --format; 16 bits, gray, alpha and metadata are kept where the format can hold them.
+    Existing files are never replaced unless asked, and no output is left half-written.
 
     Exit codes: 0 all done; 1 failed; 2 wrong usage, nothing was done; 3 some images failed, listed at the end;
     4 weights unavailable; 130 interrupted.

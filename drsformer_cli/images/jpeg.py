@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 LONGEST_SEGMENT = 65_000
 
-_SOS, _EOI, _COM, _APP0, _APP1, _APP2, _APP13, _APP14 = 0xDA, 0xD9, 0xFE, 0xE0, 0xE1, 0xE2, 0xED, 0xEE
+CREDENTIALS_DROPPED = "content credentials (C2PA) dropped: they are those of the rainy image"
+
+_SOS, _EOI, _COM, _APP0, _APP1, _APP2, _APP11, _APP13, _APP14 = 0xDA, 0xD9, 0xFE, 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _NEVER_SUPPORTED = {0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
 _LOSSLESS = 0xC3
@@ -99,6 +101,8 @@ def _metadata(segments: list[tuple[int, bytes]], notes: list[str]) -> tuple[Meta
     packets = contents(_APP1, _XMP)
     if contents(_APP1, _EXTENDED_XMP):
         notes.append("extended XMP dropped")
+    if contents(_APP11, b"JP"):
+        notes.append(CREDENTIALS_DROPPED)
     comments = b"\n".join(data for marker, data in segments if marker == _COM)
     iptc = _iptc(b"".join(contents(_APP13, _PHOTOSHOP)))
     dpi = _density(segments) or exif.resolution_of(block)

@@ -14,6 +14,7 @@ from PIL import PngImagePlugin
 from drsformer.errors import ImageError
 from drsformer_cli.images import color, orientation, pillow
 from drsformer_cli.images.image import DamagedError, Metadata, Opened
+from drsformer_cli.images.jpeg import CREDENTIALS_DROPPED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,6 +163,8 @@ def _metadata(kept: dict[bytes, bytes], text: list[bytes], notes: list[str]) -> 
                 iptc = profile[profile.index(b"\x1c\x02") :] if b"\x1c\x02" in profile else None
         else:
             rest.append(chunk)
+    if b"caBX" in kept:
+        notes.append(CREDENTIALS_DROPPED)
     dpi = None
     if len(physical := kept.get(b"pHYs", b"")) == 9:
         x, y, unit = struct.unpack(">IIB", physical)
