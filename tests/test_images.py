@@ -692,3 +692,11 @@ def test_a_row_is_all_that_a_format_needs(monkeypatch):
     assert np.array_equal(back.pixels, PIXELS)
     with pytest.raises(ImageError, match="JPEG, PNG, TIFF, WebP, BMP, AVIF or PPM"):
         read(b"text")
+
+
+def test_a_count_of_billions_asks_for_no_memory(tmp_path):
+    path = tmp_path / "a.tif"
+    data = tiff([(PAGE[0] | {271: (2, b"Maker\0")}, PAGE[1])])
+    path.write_bytes(data.replace(struct.pack("<HHI", 271, 2, 6), struct.pack("<HHI", 271, 12, 0xFFFFFFFF)))
+    assert size(path) == (31, 24)
+    assert read(path).notes == ("EXIF tags that lead outside the file were dropped",)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from drsformer_cli.images.image import Channels, Opened
 
 _V5_HEADER = 124
+_LARGEST_PROFILE = 64 << 20
 
 
 def open_bmp(file: BinaryIO) -> Opened:
@@ -46,6 +47,6 @@ def _profile(file: BinaryIO) -> bytes | None:
     if len(header) == _V5_HEADER and header[:4] == struct.pack("<I", _V5_HEADER) and header[56:60] == b"DEBM":
         offset, length = struct.unpack("<II", header[112:120])
         file.seek(14 + offset)
-        profile = file.read(length)
+        profile = file.read(min(length, _LARGEST_PROFILE))
     file.seek(position)
     return profile if profile and len(profile) == length and color.is_profile(profile) else None

@@ -33,6 +33,7 @@ _IMAGE_WIDTH, _IMAGE_LENGTH, _PIXEL_X, _PIXEL_Y = 256, 257, 0xA002, 0xA003
 _MAKER_NOTE = 0x927C
 _FURTHEST_MAKER_NOTE = 16_384
 _MOST_REPAIRS = 100
+_LARGEST_DIRECTORY = 64 << 20
 _KEPT, _THUMBNAIL = 1, 2
 
 # Tags of a TIFF file that lay out its pixels, or lead to data that is not kept.
@@ -182,6 +183,10 @@ def _values(tags: Tags, directory: Directory, kind: int | str, notes: list[str])
     """Copy of a directory without what means nothing outside its file."""
     found = _Values()
     pointers = SUBDIRECTORIES[kind]
+    lengths = (entry.length for tag, entry in directory.entries.items() if tag not in LAYOUT_TAGS)
+    if sum(length for length in lengths if length <= tags.length) > _LARGEST_DIRECTORY:
+        notes.append(DAMAGED)
+        return found
     for tag, entry in directory.entries.items():
         if tag in pointers:
             if (below := tags.subdirectory(directory, tag)) is not None:

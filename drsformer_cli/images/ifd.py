@@ -98,11 +98,10 @@ class Tags:
             (self.first,) = struct.unpack(self.order + "I", head[4:8])
 
     def _read(self, offset: int, length: int) -> bytes:
-        self.file.seek(offset)
-        data = self.file.read(length)
-        if len(data) < length:
+        if offset + length > self.length:  # before memory is asked for
             raise DamagedError("a part lies outside the file")
-        return data
+        self.file.seek(offset)
+        return self.file.read(length)
 
     def directory(self, position: int) -> Directory:
         """The directory at a position, as far as it lies in the file.
