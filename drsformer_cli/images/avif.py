@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from PIL import features
 
 from drsformer.errors import ImageError
-from drsformer_cli.images import color, exif, pillow
+from drsformer_cli.images import color, exif, pillow, xmp
 from drsformer_cli.images.image import Metadata, Opened
 from drsformer_cli.images.plain import metadata_of, refuse_frames
 
@@ -45,7 +45,7 @@ def open_avif(file: BinaryIO) -> Opened:
     if boxes.bits > 8:
         notes.append(f"{boxes.bits} bits reduced to 8")
     if b"tmap" in data[: data.find(b"meta")]:
-        notes.append("gain map (HDR) dropped: the SDR image is kept")
+        notes.append(xmp.GAIN_MAP_DROPPED)
     metadata = replace(metadata_of(opened, notes), exif=boxes.exif, dpi=None, cicp=cicp)
 
     def decode() -> Channels:

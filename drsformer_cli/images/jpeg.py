@@ -214,10 +214,10 @@ def _tell_what_follows(tail: bytes, opened: Opened, *, multiple: bool) -> None:
     packet, told = xmp.kept_promises(opened.metadata.xmp or b"")
     opened.metadata = replace(opened.metadata, xmp=packet or None)
     rest = tail.strip(b"\0\r\n\xff")
-    if not told and multiple:
-        told = ["only the main image of a multi-image JPEG is kept"]
-    elif not told and b"ftyp" in rest[:64_000]:
-        told = ["video behind the image dropped"]
-    elif not told and len(rest) > 16:
-        told = [f"{len(rest)} bytes behind the image dropped"]
+    if b"ftyp" in rest and xmp.VIDEO_DROPPED not in told:
+        told.append("video behind the image dropped")
+    if multiple and not told:
+        told.append("only the main image of a multi-image JPEG is kept")
+    if len(rest) > 16 and not told:
+        told.append(f"{len(rest)} bytes behind the image dropped")
     opened.notes += told

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+GAIN_MAP_DROPPED = "gain map (HDR) dropped: the SDR image is kept"
+VIDEO_DROPPED = "video of the motion photo dropped"
+
 # By namespace: names of what tells of data that was in the file and is not written.
 _GONE = {
     rb"http://ns.google.com/photos/1.0/camera/": rb"(?:MotionPhoto|MicroVideo)\w*",
@@ -57,9 +60,9 @@ def kept_promises(packet: bytes) -> tuple[bytes, list[str]]:
             if without == packet:
                 continue
             if namespace in _GAIN_MAPS:
-                told.append("gain map (HDR) dropped: the SDR image is kept")
+                told.append(GAIN_MAP_DROPPED)
             elif namespace in _MOTION:
-                told.append("video of the motion photo dropped")
+                told.append(VIDEO_DROPPED)
             if not re.search(rb"[<\s/]" + re.escape(prefix) + rb":\w", without):
                 declaration = rb"\sxmlns:" + re.escape(prefix) + rb"\s*=\s*" + _QUOTED
                 without = re.sub(declaration, b"", without)
