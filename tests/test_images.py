@@ -277,6 +277,7 @@ def test_a_damaged_byte_gives_a_image_or_one_line(image_format, position, value)
 
 def test_too_large_is_refused_with_the_option_that_allows_it(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    allow_megapixels(None)
     data = saved(Image.fromarray(photo(40, 50)), "PNG")
     with pytest.raises(ImageError, match=r"more than the limit of 0\.001$"):
         read(data)
