@@ -364,5 +364,5 @@ def test_a_comparison_that_cannot_be_written_leaves_the_result(run, tmp_path, mo
     Image.new("RGB", (9000, 8), "gray").save("wide.webp")
     answer = run("derain", "wide.webp", "-o", "out.webp", "--compare", "--strength", 0)
     assert answer.code == 0
-    assert answer.err.startswith("drsformer: wide.webp: out_compare.webp was not written: cannot be written as WEBP")
+    assert answer.err.startswith("drsformer: wide.webp: out_compare.webp was not written: cannot be written as WebP")
     assert files() == ["out.webp", "wide.webp"]

@@ -1,3 +1,4 @@
+import errno
 import os
 
 import pytest
@@ -46,6 +47,29 @@ def test_file_system_without_hard_links(tmp_path, monkeypatch):
         except FileExistsError:
             assert (tmp_path / "a.bin").exists()
     assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def failing_fsync(number):
+    def fail(_):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_file_system_without_fsync(number, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", failing_fsync(number))
+    with atomic_write(tmp_path / "a.bin") as file:
+        file.write(b"x")
+    assert (tmp_path / "a.bin").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_fsync_that_fails_is_a_failure(number, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", failing_fsync(number))
+    with pytest.raises(OSError, match=os.strerror(number)), atomic_write(tmp_path / "a.bin") as file:
+        file.write(b"x")
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_umask_decides_about_permissions(tmp_path):

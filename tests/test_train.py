@@ -495,3 +495,11 @@ def test_other_folders_are_not_written_into(run, folder):
     assert answer.code == 2
     assert "holds other files; expected a new folder, or that of a run" in answer.err
     assert sorted(path.name for path in Path("photos").iterdir()) == ["0.png", "1.png", "2.png"]
+
+
+def test_no_advice_names_an_option_that_train_lacks(run, folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # twice as many are the limit; the images have 2,240
+    answer = train(run, "--check")
+    assert answer.code == 2
+    assert "photos/0.png: 0.00224 megapixels, more than the limit of 0.001" in answer.err
+    assert "--max-megapixels" not in answer.err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -13,7 +13,7 @@ from drsformer_cli import console, options
 from drsformer_cli.deraining.plan import plan
 from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import IMAGE_ERRORS, ExitCode, UsageError, reason
-from drsformer_cli.formats import DEFAULT_QUALITY, FormatName
+from drsformer_cli.formats import DEFAULT_QUALITY, Feature, FormatName, listed, titles
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -61,11 +61,16 @@ def derain(
     image_format: Annotated[
         FormatName | None,
         typer.Option(
-            "--format", metavar="FORMAT", help="Format of the outputs (png, jpg, ...). Default: that of their names."
+            "--format",
+            metavar="FORMAT",
+            help=f"Format of the outputs: {listed(list(get_args(FormatName)), 'or')}. Default: that of their names.",
         ),
     ] = None,
     quality: Annotated[
-        int, typer.Option(min=1, max=100, metavar="1..100", help="Quality of JPEG (always 4:4:4), WebP and AVIF.")
+        int,
+        typer.Option(
+            min=1, max=100, metavar="1..100", help=f"Quality of {titles(Feature.QUALITY)}; JPEG is always 4:4:4."
+        ),
     ] = DEFAULT_QUALITY,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write NAME_compare: input and output side by side.")
@@ -80,8 +85,8 @@ def derain(
 ) -> None:
     """Remove the rain from images.
 
-    JPEG, PNG, TIFF, WebP, BMP and AVIF; 16 bits, gray, alpha, EXIF, ICC profile and resolution are kept. Existing files
-    are never replaced unless asked, and no output is left half-written.
+    Reads and writes the formats of --format; 16 bits, gray, alpha and metadata are kept where the format can hold them.
+    Existing files are never replaced unless asked, and no output is left half-written.
 
     Exit codes: 0 all done; 1 failed; 2 wrong usage, nothing was done; 3 some images failed, listed at the end;
     4 weights unavailable; 130 interrupted.
@@ -116,7 +121,7 @@ def derain(
         from drsformer_cli.deraining import pipeline
 
         console.show_log(verbose=verbose, quiet=quiet)
-        images.allow_megapixels(max_megapixels)
+        images.allow_megapixels(max_megapixels, "--max-megapixels raises it for images you trust")
         loaded = zoo.load_model(model, device=device, threads=threads, quiet=quiet)
         restorer = Restorer(
             loaded.network,

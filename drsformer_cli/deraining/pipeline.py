@@ -79,7 +79,7 @@ def derain(
     Args:
         jobs: What to read and where to write it.
         restorer: The network and its settings.
-        quality: 1..100, of JPEG, WebP and AVIF.
+        quality: 1..100, for the formats that have one.
         overwrite: Whether existing files may be replaced.
         progress: Called with the job in the network and the share of it that is done, 0 to 1.
     """

@@ -81,6 +81,8 @@ def read(path: Path) -> Table:
         raise UsageError(f"{path}: not UTF-8; expected a TOML file") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not a configuration: brackets within brackets without end") from None
 
 
 def merge(below: Table, above: Table) -> Table:
@@ -115,7 +117,7 @@ def override(table: Table, settings: Sequence[str]) -> None:
                 raise UsageError(f"--set {setting}: {name} is not a table")
         try:
             target[last] = tomllib.loads(f"value = {text.strip()}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             target[last] = text
 
 
@@ -224,7 +226,10 @@ def _plain(hint: Any, value: object) -> Any:  # noqa: ANN401
         items = tuple(map(_plain, item_hints, value)) if len(item_hints) == len(value) else (None,)
         return None if None in items else items
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # TOML's integers know no limit
+            return None
     return value if type(value) is hint else None
 
 

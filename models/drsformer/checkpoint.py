@@ -6,6 +6,7 @@ import math
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 from collections import Counter
 from dataclasses import fields
@@ -139,7 +140,9 @@ def read_content(path: Path, *, checksums: bool = False) -> object:
     """
     try:
         _check_archive(path, checksums=checksums)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch doubts aloud what is then refused
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError as error:

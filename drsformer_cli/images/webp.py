@@ -1,0 +1,38 @@
+"""WebP: Pillow reads it, metadata included, which it hands out as bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO
+
+from PIL import WebPImagePlugin
+
+from drsformer.errors import ImageError
+from drsformer_cli.images.plain import open_plain
+
+if TYPE_CHECKING:
+    from drsformer_cli.images.image import Opened
+
+
+def open_webp(file: BinaryIO) -> Opened:
+    """Open the file.
+
+    Raises:
+        ImageError: It is animated, or Pillow was built without WebP.
+        DamagedError: It is damaged.
+    """
+    if not WebPImagePlugin.SUPPORTED:
+        raise ImageError("is a WebP image, which this Pillow was built without")
+    found = open_plain(file, "WEBP")
+    file.seek(0)
+    found.lossless = b"VP8L" in _image_chunks(file.read())
+    return found
+
+
+def _image_chunks(data: bytes) -> set[bytes]:
+    """Names of the chunks, those within a frame included."""
+    names, position = set(), 12
+    while position + 8 <= len(data):
+        name, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        names.add(name)
+        position += 8 + (16 if name == b"ANMF" else length + length % 2)
+    return names

@@ -1,0 +1,196 @@
+"""Encode images, and say what a format cannot hold of them."""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from drsformer.errors import ImageError
+from drsformer_cli.formats import DEFAULT_QUALITY, FORMATS, Feature, Format, listed
+from drsformer_cli.images import avif, color, jpeg, png
+from drsformer_cli.images.image import DamagedError, DecodedImage, Metadata, to_8_bits
+from drsformer_cli.images.tiff import encode_tiff
+
+if TYPE_CHECKING:
+    from drsformer_cli.images.image import Channels
+
+
+def encode(image: DecodedImage, image_format: str, *, quality: int = DEFAULT_QUALITY) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        image: What to write; `losses` tells what the format cannot hold of it.
+        image_format: A name in `FORMATS`.
+        quality: 1..100, for the formats that have one. A lossless WebP stays lossless at the default.
+
+    Raises:
+        ImageError: The format cannot hold the image, usually for its size.
+    """
+    pixels, alpha, metadata = image.pixels, image.alpha, _holdable(image, image_format)
+    row, holds = FORMATS[image_format], FORMATS[image_format].holds
+    H, W = pixels.shape[:2]
+    if row.longest_side is not None and max(H, W) > row.longest_side:
+        raise ImageError(
+            f"cannot be written as {row.title}, {W}x{H}: expected at most {row.longest_side} pixels a side"
+        )
+    if Feature.ALPHA not in holds:
+        alpha = None
+    if Feature.DEEP not in holds:
+        pixels, alpha = to_8_bits(pixels), None if alpha is None else to_8_bits(alpha)
+    if image.gray:
+        luma = _luma(pixels)
+        pixels = luma if _stays_gray(image, image_format) else np.repeat(luma[..., None], 3, axis=2)
+    if alpha is not None:
+        pixels = np.dstack([pixels, alpha])
+    encoder = _ENCODERS.get(image_format)
+    try:
+        if encoder is not None:
+            return encoder(pixels, metadata)
+        options = _options(row, metadata, quality)
+        if image.lossless and image_format == "WEBP" and quality == DEFAULT_QUALITY:
+            options |= {"lossless": True, "exact": True}  # exact: colors where alpha is 0, too
+        return _finished(_saved(pixels, image_format, options), image_format, metadata)
+    except (OSError, ValueError, struct.error, DamagedError) as error:
+        raise ImageError(f"cannot be written as {row.title}, {W}x{H}: {error}") from None
+
+
+def losses(image: DecodedImage, image_format: str) -> list[str]:
+    """What that format cannot hold of the image, for the user."""
+    row, metadata, kept = FORMATS[image_format], image.metadata, _holdable(image, image_format)
+    lost = []
+    if image.alpha is not None and Feature.ALPHA not in row.holds:
+        lost.append(f"alpha dropped: {row.title} has none")
+    if image.pixels.dtype == np.uint16 and Feature.DEEP not in row.holds:
+        lost.append(f"16 bits reduced to 8: {row.title} has no more")
+    missing = [kind for kind, value in _kinds(metadata).items() if value and kind not in row.holds]
+    if missing:
+        lost.append(f"{listed([_named(kind, metadata) for kind in missing])} dropped: {row.title} has none")
+    after = _kinds(kept)
+    for kind, value in _kinds(metadata).items():
+        if value and kind in row.holds and not after[kind]:
+            if kind is Feature.ICC:
+                lost.append(f"gray ICC profile dropped: written as RGB in {row.title}")
+            else:
+                lost.append(f"{kind} of {len(value)} bytes dropped: too long for {row.title}")
+    return lost
+
+
+def side_by_side(left: DecodedImage, right: DecodedImage) -> DecodedImage:
+    """Two images of one size and type, next to each other, with the metadata of the right one."""
+    alpha = None
+    if left.alpha is not None and right.alpha is not None:
+        alpha = np.hstack([left.alpha, right.alpha])
+    return replace(right, pixels=np.hstack([left.pixels, right.pixels]), alpha=alpha)
+
+
+def _kinds(metadata: Metadata) -> dict[Feature, Any]:
+    """What there is of each kind; colors only where they differ from what a file without them is taken for."""
+    return {
+        Feature.EXIF: metadata.exif,
+        Feature.ICC: metadata.icc,
+        Feature.XMP: metadata.xmp,
+        Feature.IPTC: metadata.iptc,
+        Feature.RESOLUTION: metadata.dpi if metadata.exif is None else None,
+        Feature.COMMENT: metadata.comment,
+        Feature.TEXT: metadata.text,
+        Feature.CICP: metadata.cicp if metadata.cicp and not color.is_srgb(metadata.cicp) else None,
+        Feature.GAMMA: metadata.gamma if metadata.icc is None and not color.says_srgb(metadata.gamma) else None,
+    }
+
+
+def _named(kind: Feature, metadata: Metadata) -> str:
+    """A kind in messages; color descriptions with what they say."""
+    if kind is Feature.CICP and metadata.cicp:
+        return f"color description (cICP {metadata.cicp[0]}/{metadata.cicp[1]})"
+    if kind is Feature.GAMMA:
+        return f"color description ({listed([name.decode() for name, _ in metadata.gamma])})"
+    return str(kind)
+
+
+def _holdable(image: DecodedImage, image_format: str) -> Metadata:
+    """What the format can hold of an image's metadata."""
+    metadata, holds = image.metadata, FORMATS[image_format].holds
+    longest = jpeg.LONGEST_SEGMENT if image_format == "JPEG" else 1 << 32
+
+    def fitting(block: bytes | None, kind: Feature) -> bytes | None:
+        return block if block and kind in holds and len(block) <= longest else None
+
+    icc = metadata.icc if Feature.ICC in holds else None
+    if icc and image.gray and color.is_gray(icc) and not _stays_gray(image, image_format):
+        icc = None  # a gray profile does not describe RGB
+    return Metadata(
+        exif=fitting(metadata.exif, Feature.EXIF),
+        icc=icc,
+        xmp=fitting(metadata.xmp, Feature.XMP),
+        dpi=metadata.dpi,
+        iptc=fitting(metadata.iptc, Feature.IPTC),
+        comment=fitting(metadata.comment, Feature.COMMENT),
+        text=metadata.text if Feature.TEXT in holds else (),
+        cicp=metadata.cicp if Feature.CICP in holds else None,
+        gamma=metadata.gamma if Feature.GAMMA in holds else (),
+    )
+
+
+def _stays_gray(image: DecodedImage, image_format: str) -> bool:
+    """Whether a gray image is written as one; 16-bit gray with alpha is a kind that few programs read."""
+    holds = FORMATS[image_format].holds
+    deep_with_alpha = image.alpha is not None and image.pixels.dtype == np.uint16 and Feature.DEEP in holds
+    return Feature.GRAY in holds and not deep_with_alpha
+
+
+def _luma(pixels: Channels) -> Channels:
+    """(H, W, 3) -> (H, W), ITU-R BT.601; equal channels give just that value."""
+    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    luma: Channels = np.rint(pixels.astype(np.float32) @ weights).astype(pixels.dtype)
+    return luma
+
+
+def _options(row: Format, metadata: Metadata, quality: int) -> dict[str, Any]:
+    """What Pillow is told of how to write a format."""
+    block = metadata.exif
+    if block and row.name == "JPEG":
+        block = b"Exif\0\0" + block
+    elif block and row.name == "AVIF":
+        block = avif.placeholder(block)
+    options = {
+        "quality": quality if Feature.QUALITY in row.holds else None,
+        "dpi": metadata.dpi if Feature.RESOLUTION in row.holds else None,
+        "subsampling": "4:4:4" if row.name in ("JPEG", "AVIF") else None,
+        "exif": block,
+        "icc_profile": metadata.icc,
+        "xmp": metadata.xmp,
+        "comment": metadata.comment,
+        "extra": jpeg.iptc_segment(metadata.iptc) if metadata.iptc and row.name == "JPEG" else None,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _saved(channels: Channels, image_format: str, options: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(channels).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def _finished(data: bytes, image_format: str, metadata: Metadata) -> bytes:
+    """What Pillow wrote, with what it cannot write."""
+    return avif.with_metadata(data, metadata) if image_format == "AVIF" else data
+
+
+def _encode_png(channels: Channels, metadata: Metadata) -> bytes:
+    if channels.dtype == np.uint8 or channels.ndim == 2:
+        return png.with_metadata(_saved(channels, "PNG", {}), metadata)
+    import cv2  # most images never need it; Pillow has no 16-bit color
+
+    done, data = cv2.imencode(".png", channels[..., [2, 1, 0, 3][: channels.shape[2]]])
+    if not done:
+        raise ImageError("cannot be written as 16-bit PNG")
+    return png.with_metadata(data.tobytes(), metadata)
+
+
+_ENCODERS = {"PNG": _encode_png, "TIFF": encode_tiff}
+"""What is not left to Pillow."""
