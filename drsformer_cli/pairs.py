@@ -59,7 +59,7 @@ class Pair:
             ImageError: A file is not an image, or the two images differ in size.
             OSError: A file cannot be read.
         """
-        from drsformer_cli.images import read_rgb8  # noqa: PLC0415 - finding pairs needs no Pillow
+        from drsformer_cli.images import read_rgb8  # finding pairs needs no Pillow
 
         rainy = read_rgb8(self.rainy)
         if self.side_by_side is None:
@@ -100,7 +100,7 @@ def _check_sizes(pair: Pair, rainy: tuple[int, int], clean: tuple[int, int]) -> 
 
 def _size(path: Path) -> tuple[int, int]:
     """(width, height); the error names the file."""
-    from drsformer_cli import images  # noqa: PLC0415
+    from drsformer_cli import images
 
     try:
         return images.size(path)

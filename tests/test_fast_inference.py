@@ -16,7 +16,7 @@ def test_output_equals_the_authors(name):
     arrays = np.load(FIXTURES / f"{name}.npz")
     with torch.inference_mode():
         output = accelerate(case_model(name))(torch.from_numpy(arrays["input"]))
-    assert np.abs(output.numpy() - arrays["output"]).max() < 2e-6
+    assert np.abs(output.numpy() - arrays["output"]).max() < 5e-6  # 0.8e-6 to 1.1e-6, by processor
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 1), (3, 2, 3), (2, 5, 6)])

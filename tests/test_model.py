@@ -48,10 +48,14 @@ def case_model(name):
 
 @pytest.mark.parametrize("name", PARITY["cases"])
 def test_output_equals_the_authors(name):
+    """To the rounding of the stored outputs in float64; in float32 the processor decides the last digits (1.1e-6)."""
     arrays = np.load(FIXTURES / f"{name}.npz")
+    image = torch.from_numpy(arrays["input"])
+    model = case_model(name)
     with torch.inference_mode():
-        output = case_model(name)(torch.from_numpy(arrays["input"]))
-    assert np.abs(output.numpy() - arrays["output"]).max() < 1e-6
+        assert np.abs(model(image).numpy() - arrays["output"]).max() < 5e-6
+        if name.startswith("small"):  # the full networks are slow in float64
+            assert np.abs(model.double()(image.double()).numpy() - arrays["output"]).max() < 1e-7
 
 
 @pytest.mark.parametrize("variant", ["mefc", "plain"])

@@ -133,8 +133,8 @@ def evaluate(
     image_sets = _gather(request, ranks)
     console.show_log(verbose=verbose, quiet=quiet)
 
-    from drsformer_cli.evaluation import report, run  # noqa: PLC0415 - torch is imported when there is work
-    from drsformer_cli.evaluation.evaluator import Candidate  # noqa: PLC0415
+    from drsformer_cli.evaluation import report, run  # torch is imported when there is work
+    from drsformer_cli.evaluation.evaluator import Candidate
 
     def say(candidate: Candidate, score: ImageScores) -> None:
         if verbose:
@@ -185,7 +185,7 @@ def _check_outputs(sheet: Path | None, csv: Path | None, *, overwrite: bool) -> 
 
 def _gather(request: Request, ranks: Ranks) -> list[ImageSet]:
     """The image sets; what was found but cannot be scored is said."""
-    from drsformer_cli.images import allow_megapixels  # noqa: PLC0415
+    from drsformer_cli.images import allow_megapixels
 
     allow_megapixels(None)
     try:
@@ -211,13 +211,13 @@ def _write(path: Path, make: Callable[[], bytes], *, overwrite: bool) -> bool:
 
 
 def _encoded(pixels: RGB8, path: Path) -> bytes:
-    from drsformer_cli import images  # noqa: PLC0415
+    from drsformer_cli import images
 
     return images.encode(images.DecodedImage(pixels), FORMAT_OF_ENDING[path.suffix.lower()])
 
 
 def _print(all_scores: Sequence[SetScores], *, as_json: bool, quiet: bool) -> None:
-    from drsformer_cli.evaluation import report  # noqa: PLC0415
+    from drsformer_cli.evaluation import report
 
     for scores in all_scores:
         failures = [f"{name}: {why}" for name, why in report.failures(scores)]
@@ -233,7 +233,7 @@ def _print(all_scores: Sequence[SetScores], *, as_json: bool, quiet: bool) -> No
 
 
 def _exit_code(all_scores: Sequence[SetScores], *, written: bool) -> ExitCode:
-    from drsformer_cli.evaluation import report  # noqa: PLC0415
+    from drsformer_cli.evaluation import report
 
     if not any(scores.scored for scores in all_scores):
         return ExitCode.FAILED

@@ -70,7 +70,7 @@ class Case:
             ImageError: A file is not an image, or the two images differ in size.
             OSError: A file cannot be read.
         """
-        from drsformer_cli.images import read_rgb8  # noqa: PLC0415 - finding images needs no Pillow
+        from drsformer_cli.images import read_rgb8  # finding images needs no Pillow
 
         return self.source.read() if isinstance(self.source, Pair) else (read_rgb8(self.source), None)
 
@@ -105,7 +105,7 @@ class ImageSet:
     @property
     def metrics(self) -> list[Metric]:
         """Its metrics; the first is the main one."""
-        from drsformer_cli.metrics import METRICS  # noqa: PLC0415 - finding images needs no NumPy
+        from drsformer_cli.metrics import METRICS  # finding images needs no NumPy
 
         return [metric for metric in METRICS.values() if metric.needs_clean == self.has_clean]
 
