@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @cache
 def stderr() -> Console:
     """The console of stderr; colors only on a terminal and without NO_COLOR."""
-    from rich.console import Console  # noqa: PLC0415 - `--version` needs none
+    from rich.console import Console
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if console.width < 1:  # COLUMNS=0 would swallow every line
@@ -56,8 +56,8 @@ def result(text: str) -> None:
 
 def table(rows: Table) -> None:
     """A table on stdout; never narrower than its columns' minimum widths, even if the terminal is."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.measure import Measurement  # noqa: PLC0415
+    from rich.console import Console
+    from rich.measure import Measurement
 
     to_terminal = sys.stdout is not None and sys.stdout.isatty()
     console = Console(highlight=False, markup=False, emoji=False, width=None if to_terminal else 200)
@@ -68,14 +68,14 @@ def table(rows: Table) -> None:
 
 def json_line(facts: Mapping[str, object]) -> str:
     """A JSON object on one line."""
-    import json  # noqa: PLC0415
+    import json
 
     return json.dumps(facts)
 
 
 def progress_bar(*, visible: bool) -> Progress:
     """A bar with share and time left, on stderr, drawn on a terminal only."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     return Progress(
         TextColumn("{task.description}", markup=False),

@@ -24,11 +24,13 @@ def noise(shape, dtype=np.uint8, seed=0):
     return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
 
-@pytest.mark.parametrize("image_format", ["png", "tiff", "bmp", "webp"])
-@pytest.mark.parametrize("shape", [(9, 13), (9, 13, 3), (9, 13, 4), (9, 13, 2)])
+SHAPES = {(9, 13): "png tiff", (9, 13, 2): "png tiff", (9, 13, 3): "png tiff bmp webp", (9, 13, 4): "png tiff webp"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "image_format"), [(shape, name) for shape in SHAPES for name in SHAPES[shape].split()]
+)
 def test_8_bits_exactly(tmp_path, image_format, shape):
-    if image_format in ("bmp", "webp") and shape[2:] not in [(3,), (4,)][: 1 + (image_format == "webp")]:
-        pytest.skip(f"{image_format} has no such image")
     pixels = noise(shape)
     if shape[2:] == (4,):
         pixels[..., 3] |= 1  # where alpha is 0, WebP may choose the color

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from drsformer.errors import ImageError
+from drsformer.images import luma
 from drsformer_cli.formats import DEFAULT_QUALITY, FORMATS, Feature, Format, listed
 from drsformer_cli.images import avif, color, jpeg, png
 from drsformer_cli.images.image import DamagedError, DecodedImage, Metadata, to_8_bits
@@ -43,8 +44,8 @@ def encode(image: DecodedImage, image_format: str, *, quality: int = DEFAULT_QUA
     if Feature.DEEP not in holds:
         pixels, alpha = to_8_bits(pixels), None if alpha is None else to_8_bits(alpha)
     if image.gray:
-        luma = _luma(pixels)
-        pixels = luma if _stays_gray(image, image_format) else np.repeat(luma[..., None], 3, axis=2)
+        gray = luma(pixels)
+        pixels = gray if _stays_gray(image, image_format) else np.repeat(gray[..., None], 3, axis=2)
     if alpha is not None:
         pixels = np.dstack([pixels, alpha])
     encoder = _ENCODERS.get(image_format)
@@ -141,13 +142,6 @@ def _stays_gray(image: DecodedImage, image_format: str) -> bool:
     holds = FORMATS[image_format].holds
     deep_with_alpha = image.alpha is not None and image.pixels.dtype == np.uint16 and Feature.DEEP in holds
     return Feature.GRAY in holds and not deep_with_alpha
-
-
-def _luma(pixels: Channels) -> Channels:
-    """(H, W, 3) -> (H, W), ITU-R BT.601; equal channels give just that value."""
-    weights = np.array([0.299, 0.587, 0.114], np.float32)
-    luma: Channels = np.rint(pixels.astype(np.float32) @ weights).astype(pixels.dtype)
-    return luma
 
 
 def _options(row: Format, metadata: Metadata, quality: int) -> dict[str, Any]:

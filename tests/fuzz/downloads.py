@@ -53,8 +53,10 @@ def check(answers: list[bytes]) -> None:
     with serving() as server, tempfile.TemporaryDirectory() as folder:
         server.faults = [functools.partial(send, data) for data in answers]
         server.always = functools.partial(send, answers[-1])
-        part = http.Part(Path(folder) / "file.part")
-        done = one_line(DownloadError, lambda: (http.fetch(f"{server.url}/file", part, SIZE, lambda *_: None), True)[1])
+        part = http.PartialFile(Path(folder) / "file.part")
+        done = one_line(
+            DownloadError, lambda: (http.download(f"{server.url}/file", part, SIZE, lambda *_: None), True)[1]
+        )
         if done:
             assert SIZE[0] <= part.size <= SIZE[1], part.size
 
