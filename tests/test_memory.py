@@ -90,7 +90,7 @@ import contextlib, resource, torch
 from drsformer import memory
 
 def faults(block):
-    """The fewest of five allocations: a busy system may take pages back meanwhile."""
+    # The fewest of five allocations: a busy system may take pages back meanwhile.
     found = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
