@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 CHECK_FILE = "batch.png"
 """Samples that a trial writes into the folder of the run."""
 
-_SHOWN = 16  # samples in it
-_A_ROW = 4
+_SHOWN = 16  # samples in the file
+_PER_ROW = 4
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Plan:
         name: File or recipe of the configuration.
         config: The configuration.
         folder: Folder of the run; it may not exist yet.
-        resume: Whether it continues from the latest checkpoint in the folder.
-        notes: Warnings, a line each.
+        resume: Whether it resumes from the latest checkpoint in the folder.
+        notes: Warnings, one line each.
     """
 
     name: str
@@ -54,15 +54,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class StageTrial:
-    """A step of a stage, tried.
+    """The measurements of a trial step of a stage.
 
     Attributes:
         step: The first step of the stage.
-        batch: What its batches consist of.
-        seconds: Time of a step.
-        megabytes: Highest memory so far.
+        batch: Description of its batches.
+        seconds: Time per step.
+        megabytes: Peak memory so far.
         loss: Loss of the step.
-        hours: Time of all steps of the stage.
+        hours: Estimated time of all steps of the stage.
     """
 
     step: int
@@ -79,12 +79,12 @@ def plan(
     """Read the configuration and check the folder; nothing is written.
 
     Args:
-        name: TOML file or bundled recipe; None with `resume`: that of the run.
+        name: TOML file or bundled recipe; None with `resume`: the configuration of the run.
         output: Folder of the run. Default: runs/NAME.
         settings: `key=value` settings on top of the configuration.
-        processes: World size; a batch is split among them.
-        resume: Whether to continue from the latest checkpoint in `output`.
-        check: Whether only `try_steps` will follow, which does not change a run.
+        processes: World size, among which a batch is split.
+        resume: Whether to resume from the latest checkpoint in `output`.
+        check: Whether only `try_steps` will be called, which does not change an existing run.
 
     Raises:
         UsageError: The configuration or the folder cannot be used.
@@ -113,7 +113,7 @@ def plan(
             )
     folder = RunFolder(output or Path("runs") / Path(name).stem)
     if folder.checkpoints() and not (resume or check):
-        raise UsageError(f"--output {folder.path}: holds a run already; --resume continues it")
+        raise UsageError(f"--output {folder.path}: already holds a run; --resume resumes it")
     folder.refuse_unsuitable(CHECK_FILE)
     notes = []
     if config.training.constant >= config.training.steps:
@@ -125,10 +125,10 @@ def plan(
 
 
 def read_data(plan: Plan, progress: Callable[[int, int], None]) -> Data:
-    """Find, check and decode the images; `progress(done, total)` counts them.
+    """Find, check and decode the images; `progress(done, total)` is called after each.
 
     Raises:
-        MistakesError: Folders are missing or empty, or nothing in them can be used.
+        MistakesError: Folders are missing, empty, or without usable images.
     """
     images.allow_megapixels(None)
     return sources.load(plan.config, plan.name, progress)
@@ -139,14 +139,15 @@ def train(plan: Plan, data: Data, device: torch.device, ranks: Ranks, say: Calla
 
     Args:
         plan: The run.
-        data: What it reads.
+        data: Its samples and validation images.
         device: Device of this process.
         ranks: The processes.
-        say: Called with each line that the user should read before the first step, on rank 0.
+        say: Called on rank 0 with each line to print before the first step.
 
     Raises:
-        DRSformerError: As in `loop.train`; or another process is training into the folder, or it cannot be written
-            into, or the device is out of memory.
+        TrainingError: Training failed, see `loop.train`.
+        UsageError: Another process is training into the folder, or the folder is not writable.
+        DeviceError: The device is out of memory.
     """
     config, folder = plan.config, plan.folder
     resumed = folder.latest() if plan.resume else None
@@ -167,7 +168,7 @@ def try_steps(plan: Plan, data: Data, device: torch.device, ranks: Ranks) -> tup
     """Try two steps of each stage and write a sheet of samples.
 
     Returns:
-        The number of parameters, and a trial per stage.
+        The number of parameters, and the measurements of each stage.
 
     Raises:
         DRSformerError: The weights to start from cannot be used, or the device is out of memory.
@@ -181,7 +182,7 @@ def try_steps(plan: Plan, data: Data, device: torch.device, ranks: Ranks) -> tup
         for first, end in zip(firsts, [*firsts[1:], config.training.steps + 1], strict=True):
             loss: Any = None
             for batch in data.samples.batches([first, first], ranks.shard):
-                throughput.restart()  # what counts is the second step: the first one prepares
+                throughput.restart()  # only the second step counts: the first one includes warm-up
                 loss = float(make_step(first, batch))
                 throughput.count(config.at(first).training.batch)
             row = throughput.row()
