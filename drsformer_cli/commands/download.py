@@ -57,7 +57,7 @@ def download(
 
     Exit codes: 0 all done; 2 wrong usage, nothing was done; 4 weights unavailable; 130 interrupted, 143 terminated.
 
-    DRSFORMER_HOME: folder of the cache. DRSFORMER_MIRROR: default of --mirror. DRSFORMER_OFFLINE=1: never open a connection.
+    DRSFORMER_HOME: folder of the cache. DRSFORMER_MIRROR: default of --mirror. DRSFORMER_OFFLINE=1: no connections.
     """
     if sum((listing, verify, remove, file is not None)) > 1:
         raise UsageError("--list, --verify, --remove and --from: expected one of them")

@@ -194,8 +194,8 @@ def try_steps(plan: Plan, data: Data, device: torch.device, ranks: Ranks) -> tup
     if ranks.is_rank_0:
         samples = [data.samples.sample(1, index) for index in range(_SHOWN)]  # each (2, P, P, 3)
         rows = [
-            sheet.row("rainy, clean, ...", [part for pair in samples[i : i + _A_ROW] for part in pair])
-            for i in range(0, _SHOWN, _A_ROW)
+            sheet.row("rainy, clean, ...", [part for pair in samples[i : i + _PER_ROW] for part in pair])
+            for i in range(0, _SHOWN, _PER_ROW)
         ]
         try:
             write_image(sheet.stack(rows), plan.folder.path / CHECK_FILE)

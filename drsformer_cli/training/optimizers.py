@@ -93,7 +93,7 @@ def _orthogonal(matrix: Tensor) -> Tensor:
         for _ in range(_ITERATIONS):
             x = _polynomial(x @ x.T) @ x
     else:
-        # The same iterations without x: all matrices are polynomials in the first gram, so they are symmetric and commute.
+        # The same iterations without x: all matrices are polynomials in the first gram, so they commute.
         gram = x @ x.T  # (n, n)
         product = polynomial = _polynomial(gram)
         for _ in range(_ITERATIONS - 1):

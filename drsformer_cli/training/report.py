@@ -39,7 +39,7 @@ def write_image(pixels: Pixels, path: Path) -> None:
 
 
 class TrainingLog:
-    """Writes the log of a run that begins or resumes after `step`; a failed write is reported once, and the run continues.
+    """Writes the log of a run that continues after `step`; a failed write is reported once and does not stop the run.
 
     Attributes:
         rows: Everything that was logged so far, including what an interrupted run logged.

@@ -1,7 +1,7 @@
-"""Samples of a training run: which source each comes from, and how its images are read and cropped.
+"""Samples of a training run: choose a source, read its images, and crop them.
 
-Sample i of step s is a function of (seed, s, i) alone. So nothing of the sampling needs saving, a resumed run sees what
-an uninterrupted one would have seen, and any number of processes or threads sees the same batches.
+Sample i of step s depends only on (seed, s, i). Therefore sampling has no state to save, a resumed run sees the same
+samples as an uninterrupted one, and batches do not depend on the number of processes or threads.
 
 Shapes: images (H, W, 3) uint8 RGB; a sample (2, P, P, 3) uint8, rainy first, P the side of the patch.
 """
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CleanImage = Path | Pair
-"""Where a clean image is: a file of its own, or the clean one of a pair."""
+"""Location of a clean image: its own file, or the pair that it belongs to."""
 
 MOST_UNREADABLE = 100
-"""Files that cannot be read, one after the other, at which a run gives up."""
+"""A run gives up after this many unreadable files in a row."""
 
-_AHEAD = 4  # batches that are prepared ahead
+_AHEAD = 4  # batches to prepare ahead
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class CropRanges:
     """How a crop is taken from an image, or from a pair.
 
     Attributes:
-        shrink: Factor that the image is downscaled by first, drawn evenly on a logarithmic scale, as far as the image
-            stays as large as the crop.
-        whole: Probability that it is downscaled so far that the crop is as high or as wide as the image.
+        shrink: Factor by which the image is downscaled first, drawn evenly on a logarithmic scale; the image stays at
+            least as large as the crop.
+        whole: Probability that it is downscaled until it is as high or as wide as the crop.
     """
 
     shrink: Annotated[tuple[float, float], Limits(1, 100, ordered=True)] = (1.0, 1.0)
@@ -60,7 +60,7 @@ class CropRanges:
 
 @dataclass(frozen=True)
 class Files:
-    """What a source draws from.
+    """The files of a source.
 
     Attributes:
         images: Clean images, or pairs.
@@ -71,12 +71,12 @@ class Files:
     layers: Sequence[Path] = ()
 
     def only(self, wanted: Callable[[CleanImage], bool]) -> Files:
-        """Those of the files that are wanted."""
+        """The files for which `wanted` returns True."""
         return Files([image for image in self.images if wanted(image)], [path for path in self.layers if wanted(path)])
 
 
 class ImageCache:
-    """Decoded images, kept in memory while they fit; the others are decoded each time. Safe among threads."""
+    """Keeps decoded images in memory while they fit; the others are decoded each time. Thread-safe."""
 
     def __init__(self, megabytes: int) -> None:
         self._free = megabytes * 10**6
@@ -85,7 +85,7 @@ class ImageCache:
         self._lock = threading.Lock()
 
     def pair(self, pair: CleanImage) -> tuple[Pixels, ...]:
-        """Rainy and clean image of a pair; a clean image alone."""
+        """The rainy and the clean image of a pair, or only the clean image of a file."""
         if isinstance(pair, Pair):
             return self._get(pair, pair.read)
         return self._get(pair, lambda: (read_rgb8(pair),))
@@ -99,10 +99,10 @@ class ImageCache:
         return self._get(("layer", path), lambda: (_to_gray(read_rgb8(path)),))[0]
 
     def one_of(self, items: Sequence[T], read: Callable[[T], Any], rng: np.random.Generator) -> Any:  # noqa: ANN401
-        """A random item, read. One that cannot be read is reported once, and another one takes its place.
+        """Read a random item. If it cannot be read, it is reported once, and another one is drawn.
 
         Raises:
-            ImageError: MOST_UNREADABLE in a row cannot be read.
+            ImageError: MOST_UNREADABLE items in a row cannot be read.
         """
         for _ in range(MOST_UNREADABLE):
             item = items[int(rng.integers(len(items)))]
@@ -126,7 +126,7 @@ class ImageCache:
         with self._lock:
             if size <= self._free and key not in self._kept:
                 self._free -= size
-                # A copy: a view would keep the whole image that it is a part of.
+                # A view would keep the whole image in memory.
                 self._kept[key] = tuple(array.copy() for array in arrays)
         return arrays
 
@@ -146,7 +146,14 @@ def _to_gray(image: Pixels) -> Pixels:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws samples from the files of a source."""
+    """Draws samples from the files of a source.
+
+    Attributes:
+        source: The source.
+        files: Its files.
+        cache: The cache that decodes them.
+        data: Configuration of the training data.
+    """
 
     source: Source
     files: Files
@@ -163,7 +170,7 @@ class Sampler:
         return rainy, clean
 
     def clean(self, rng: np.random.Generator, side: int) -> Pixels:
-        """A crop of a random clean image, in the light and with the noise of the camera."""
+        """A crop of a random clean image, with the camera's light and noise."""
         image = self.cache.one_of(self.files.images, self.cache.clean, rng)
         (clean,) = self._crop((image,), rng, side)
         return rain.expose(clean, self.data.camera, rng)
@@ -174,11 +181,11 @@ class Sampler:
         return layer
 
     def compressed(self, image: Pixels, rng: np.random.Generator) -> Pixels:
-        """The image as the camera's JPEG."""
+        """The image with the camera's JPEG compression."""
         return rain.compress(image, self.data.camera, rng)
 
     def _crop(self, images: tuple[Pixels, ...], rng: np.random.Generator, side: int) -> tuple[Pixels, ...]:
-        """The same square of images of one size, (side, side, 3), downscaled as drawn."""
+        """Crop the same random square from images of one size and downscale it: (side, side, 3)."""
         H, W = images[0].shape[:2]
         ranges = self.source.crop
         shrink, whole = rain.log_uniform(ranges.shrink, rng), rng.random() < ranges.whole
@@ -192,7 +199,7 @@ class Sampler:
 
 
 def _square(part: Pixels, side: int) -> Pixels:
-    """A part of an image, downscaled to (side, side, 3), or reflected at the right and bottom up to it."""
+    """Make a part of an image (side, side, 3): downscale it, or reflect it at the right and bottom."""
     H, W = part.shape[:2]
     made: Any = part
     if max(H, W) > side:
@@ -203,10 +210,10 @@ def _square(part: Pixels, side: int) -> Pixels:
 
 
 class Samples:
-    """Every sample of a run.
+    """The samples of a run.
 
     Attributes:
-        shares: Fraction of the samples at step 1, by source; they add up to 1.
+        shares: Fraction of the samples at step 1 by source; they add up to 1.
     """
 
     def __init__(self, samplers: dict[str, Sampler], config: Config) -> None:
@@ -215,10 +222,10 @@ class Samples:
         self.shares = self._shares(1)
 
     def _shares(self, step: int) -> dict[str, float]:
-        """Fraction of the samples of a step, by source."""
+        """Fraction of the samples of a step by source."""
         sources = self._config.at(step).data.sources
         weights = {name: sources[name].weight for name in self._samplers}
-        if not any(weights.values()):  # only what was kept in reserve is there
+        if not any(weights.values()):  # only sources of weight 0 have files
             weights = dict.fromkeys(weights, 1.0)
         total = sum(weights.values())
         return {name: weight / total for name, weight in weights.items() if weight > 0}
@@ -229,7 +236,7 @@ class Samples:
         rng = np.random.default_rng((config.seed, step, index))
         pair = self._draw(step, rng)
         if rng.random() < config.data.mixup:
-            share = np.float32(rng.beta(1.2, 1.2))  # as Restormer blends
+            share = np.float32(rng.beta(1.2, 1.2))  # as in Restormer
             pair = np.rint(share * pair + (1 - share) * self._draw(step, rng)).astype(np.uint8)
         return pair
 
@@ -246,7 +253,7 @@ class Samples:
         return pair
 
     def batches(self, steps: Iterable[int], share: Callable[[Sequence[int]], Sequence[int]]) -> Generator[Pixels]:
-        """This process's share of the batch of each step, (B, 2, P, P, 3), prepared ahead by threads."""
+        """This process's share of the batch of each step, (B, 2, P, P, 3); threads prepare batches ahead."""
         workers = self._config.data.workers
         if workers == 0:
             for step in steps:

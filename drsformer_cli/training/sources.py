@@ -1,7 +1,7 @@
-"""Where samples come from: the kinds of source, finding and checking their files, and the images to validate on.
+"""Sources of samples: their kinds, finding and checking their files, and the validation images.
 
-Each kind says what it is configured by, which files it needs, and how it makes a sample of them. A new kind is a class
-here and a place in `AnySource`.
+Each kind defines its configuration, the files that it needs, and how it makes a sample. To add a kind, write a class
+here and add it to `AnySource`.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ Paths = tuple[str, ...]
 Weight = Annotated[float, Limits(0, 1e9)]
 
 HELD_OUT_IMAGES = 16
-"""Held-out images that are made of each source unless the configuration says how many."""
+"""Default number of held-out images of each source."""
 
 HELD_OUT_SIDE = 256
-"""Their side in pixels unless the configuration says otherwise."""
+"""Default side of held-out images in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What all kinds of source have.
+    """Base class of all kinds of source.
 
     Attributes:
-        weight: Share of the samples, relative to the other sources; 0 keeps it in reserve: it is used where no source
-            with a weight was found.
+        weight: Share of the samples, relative to the other sources; 0: it is used only if no source with a weight has
+            files.
         crop: How crops are taken.
     """
 
@@ -60,10 +60,10 @@ class Source:
     crop: CropRanges = field(default_factory=CropRanges)
 
     makes_rain: ClassVar[bool] = True
-    """Whether clean images and layers can be held out of it for validation."""
+    """Whether its clean images and layers can be held out for validation."""
 
     def find(self, key: str, findings: Findings) -> Files:
-        """Its files; what is wrong with its folders goes to the findings, under the key."""
+        """Find its files; problems with its folders are added to the findings, with `key` as their path."""
         raise NotImplementedError
 
     def usable(self, files: Files) -> bool:
@@ -71,7 +71,7 @@ class Source:
         return bool(files.images)
 
     def count(self, files: Files) -> str:
-        """How many files there are, in words."""
+        """A description of the number of files."""
         return f"{len(files.images)} clean images"
 
     def sample(self, sampler: Sampler, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
@@ -81,13 +81,13 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Paired(Source):
-    """Pairs of rainy and clean images, in any layout that `drsformer_cli.pairs` knows.
+    """Pairs of rainy and clean images, in any layout that `drsformer_cli.pairs` supports.
 
     Attributes:
-        path: Folder.
-        side_by_side: Which half is the clean one, where one file holds both.
-        share_clean: Whether its clean images also serve the sources that use those of [data].
-        required: Whether the run is refused when the folder does not exist; else the source is left out.
+        path: Folder of the pairs.
+        side_by_side: Which half is the clean image, if each file holds a pair.
+        share_clean: Whether the sources that use data.clean also use its clean images.
+        required: Whether a missing folder is an error; otherwise the source is skipped.
     """
 
     kind: Literal["paired"]
@@ -99,18 +99,18 @@ class Paired(Source):
     makes_rain: ClassVar[bool] = False
 
     def find(self, key: str, findings: Findings) -> Files:
-        """Its pairs."""
+        """Find its pairs."""
         pairs = findings.pairs(f"{key}.path", self.path, self.side_by_side, required=self.required)
         if self.share_clean:
             findings.shared += pairs
         return Files(pairs)
 
     def count(self, files: Files) -> str:
-        """How many pairs there are."""
+        """A description of the number of pairs."""
         return f"{len(files.images)} pairs"
 
     def sample(self, sampler: Sampler, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
-        """A part of a pair as it is."""
+        """A crop of a pair, without further changes."""
         return sampler.pair(rng, side)
 
 
@@ -119,13 +119,13 @@ class OnCleanImages(Source):
     """A source that begins with clean images.
 
     Attributes:
-        clean: Folders of clean images. Default: those of [data].
+        clean: Folders of clean images. Default: data.clean.
     """
 
     clean: Paths = ()
 
     def find(self, key: str, findings: Findings) -> Files:
-        """Its clean images."""
+        """Find its clean images."""
         if self.clean:
             return Files(findings.images(f"{key}.clean", self.clean))
         return Files([*findings.images("data.clean", findings.clean), *findings.shared])
@@ -137,8 +137,8 @@ class Layers(OnCleanImages):
 
     Attributes:
         layers: Folders of layers.
-        required: Whether the run is refused when one of them does not exist; else it is left out.
-        vary: How a layer is varied.
+        required: Whether a missing folder is an error; otherwise it is skipped.
+        vary: How layers are varied.
     """
 
     kind: Literal["layers"]
@@ -147,7 +147,7 @@ class Layers(OnCleanImages):
     vary: LayerRanges = field(default_factory=LayerRanges)
 
     def find(self, key: str, findings: Findings) -> Files:
-        """Its clean images and layers."""
+        """Find its clean images and layers."""
         layers = findings.images(f"{key}.layers", self.layers, required=self.required)
         return Files(super().find(key, findings).images, layers)
 
@@ -156,11 +156,11 @@ class Layers(OnCleanImages):
         return bool(files.images and files.layers)
 
     def count(self, files: Files) -> str:
-        """How many clean images and layers there are."""
+        """A description of the number of clean images and layers."""
         return f"{super().count(files)} and {len(files.layers)} layers"
 
     def sample(self, sampler: Sampler, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
-        """A clean patch, and the same under one or two layers."""
+        """A clean patch, and the same patch with one or two layers added, rainy first."""
         clean = sampler.clean(rng, side)
         layer = rain.vary(sampler.layer(rng), self.vary, side, side, rng)
         if rng.random() < self.vary.second:
@@ -173,14 +173,14 @@ class Rendered(OnCleanImages):
     """Clean images with rain rendered by `drsformer_cli.training.rain`.
 
     Attributes:
-        rain: What the rain is drawn from.
+        rain: The ranges that the rain is drawn from.
     """
 
     kind: Literal["rendered"]
     rain: RainRanges = field(default_factory=RainRanges)
 
     def sample(self, sampler: Sampler, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
-        """A clean patch, and the same in the rain."""
+        """A clean patch, and the same patch with rain added, rainy first."""
         clean = sampler.clean(rng, side)
         layer = rain.render(self.rain, side, side, rng)
         return sampler.compressed(rain.composite(clean, layer, self.rain, rng), rng), clean
@@ -188,7 +188,7 @@ class Rendered(OnCleanImages):
 
 @dataclass(frozen=True, kw_only=True)
 class Clean(OnCleanImages):
-    """Clean images as both input and target, so that the network learns to leave them alone."""
+    """Clean images as both the rainy and the clean image, so that the network learns not to change them."""
 
     kind: Literal["clean"]
 
@@ -205,11 +205,11 @@ AnySource = Paired | Layers | Rendered | Clean
 
 @dataclass(frozen=True)
 class ValidationImage:
-    """An image to measure on.
+    """A validation image.
 
     Attributes:
-        group: The name of its set, or of the source that it was held out of.
-        read: Gives the rainy and the clean image, (H, W, 3) uint8 each.
+        group: Name of its set, or of the source that it was held out of.
+        read: Function that returns the rainy and the clean image, (H, W, 3) uint8 each.
     """
 
     group: str
@@ -218,13 +218,13 @@ class ValidationImage:
 
 @dataclass(frozen=True)
 class Data:
-    """Everything that a run reads.
+    """The data of a run.
 
     Attributes:
-        samples: For training.
-        validation: Images to measure on.
-        notes: What was found and what was left out on purpose, a line each.
-        problems: Files that cannot be used and why, a line each.
+        samples: Training samples.
+        validation: Validation images.
+        notes: What was found and what was skipped, one line each.
+        problems: Files that cannot be used and why, one line each.
     """
 
     samples: Samples
@@ -235,13 +235,13 @@ class Data:
 
 @dataclass
 class Findings:
-    """What comes to light while folders are searched.
+    """Searches folders, and collects notes and problems.
 
     Attributes:
-        clean: Folders of clean images for the sources that name none.
-        shared: Pairs whose clean images serve those sources too.
-        mistakes: What is wrong with the configuration, a line each.
-        notes, problems: As in `Data`.
+        clean: Folders of clean images for the sources without folders of their own.
+        shared: Pairs whose clean images those sources use, too.
+        mistakes: Mistakes in the configuration, one line each.
+        notes, problems: See `Data`.
     """
 
     clean: Paths
@@ -289,7 +289,7 @@ class Findings:
 
 
 def _images_below(root: Path) -> list[Path]:
-    """Images in a folder, at any depth, but for hidden folders and what training runs wrote."""
+    """Images in a folder at any depth; hidden folders and the folders of training runs are skipped."""
     below = sorted(inner for inner in root.rglob("*") if inner.is_dir())
     shown = [inner for inner in below if not any(part.startswith(".") for part in inner.relative_to(root).parts)]
     of_runs = [place for place in (root, *below) if (place / METRICS).exists()]
@@ -299,7 +299,7 @@ def _images_below(root: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Found:
-    """The files of a run, by the name of their source or validation set."""
+    """The files of a run by the name of their source or validation set."""
 
     sources: dict[str, Files]
     validation: dict[str, Files]
@@ -307,10 +307,10 @@ class Found:
 
 
 def find(config: Config) -> Found:
-    """The files that a configuration names; folders that are missing or empty are among the mistakes."""
+    """Find the files of a configuration; missing and empty folders are added to the mistakes."""
     findings = Findings(config.data.clean)
     sources = config.data.sources
-    # Pairs first: their clean images may serve the others.
+    # Pairs first: the other sources may share their clean images.
     files = {
         name: sources[name].find(f"data.sources.{name}", findings)
         for name in sorted(sources, key=lambda name: isinstance(sources[name], OnCleanImages))
@@ -327,10 +327,10 @@ def find(config: Config) -> Found:
 
 
 def load(config: Config, name: str, progress: Callable[[int, int], None]) -> Data:
-    """Find and check all images, and decode as many as fit; `progress(done, total)` counts them.
+    """Find and check all images, and decode as many as fit; `progress(done, total)` is called after each.
 
     Raises:
-        MistakesError: Folders are missing or empty, all of them are named; or nothing in them can be used.
+        MistakesError: Folders are missing or empty (the error lists all of them), or have no usable images.
     """
     found = find(config)
     findings = found.findings
@@ -363,7 +363,7 @@ def load(config: Config, name: str, progress: Callable[[int, int], None]) -> Dat
 
 
 def _samplers(files: dict[str, Files], config: Config, cache: ImageCache) -> dict[str, Sampler]:
-    """Of every source that has what it needs."""
+    """A sampler for each source that has the files that it needs."""
     sources = config.data.sources
     return {
         name: Sampler(sources[name], some, cache, config.data)
@@ -373,13 +373,13 @@ def _samplers(files: dict[str, Files], config: Config, cache: ImageCache) -> dic
 
 
 def _unusable(found: Found, config: Config, cache: ImageCache, progress: Callable[[int, int], None]) -> set[CleanImage]:
-    """The files that cannot be used; each is checked once, and what is wrong is among the problems."""
+    """Check each file once; returns those that cannot be used, and adds the reasons to the problems."""
     checks: dict[CleanImage, Callable[[], object]] = {}
     for files in found.sources.values():
         for layer in files.layers:
-            checks[layer] = partial(cache.layer if config.data.decode else _check_head, layer)
+            checks[layer] = partial(cache.layer if config.data.decode else _check_header, layer)
         for image in files.images:
-            checks[image] = partial(_decode, cache, image) if config.data.decode else partial(_check_head, image)
+            checks[image] = partial(_decode, cache, image) if config.data.decode else partial(_check_header, image)
     for files in found.validation.values():  # few enough to decode them all
         for image in files.images:
             checks[image] = partial(_decode, cache, image)
@@ -401,8 +401,8 @@ def _decode(cache: ImageCache, image: CleanImage) -> None:
         raise ImageError(f"{name}: {W}x{H} pixels; expected at least {SMALLEST_SSIM_SIDE} a side")
 
 
-def _check_head(image: CleanImage) -> None:
-    """Check the head of the file only."""
+def _check_header(image: CleanImage) -> None:
+    """Check only the header of a file."""
     if isinstance(image, Pair):
         for problem in size_problems([image]).values():
             raise ImageError(problem)
@@ -422,7 +422,7 @@ def _failure(check: Callable[[], object]) -> Exception | None:
 
 
 def _held_out(files: dict[str, Files], config: Config) -> set[CleanImage]:
-    """Clean images and layers that no source trains on; pairs, which are trained on as they are, are never held out."""
+    """Clean images and layers that no source trains on; pairs are never held out."""
     fraction = config.validation.held_out if config.validation.every else 0.0
     clean = itertools.chain(*(some.images for some in files.values()))
     held_out: set[CleanImage] = {
@@ -434,7 +434,7 @@ def _held_out(files: dict[str, Files], config: Config) -> set[CleanImage]:
 
 
 def _evenly(items: Sequence[T], fraction: float) -> Sequence[T]:
-    """That fraction of the items, evenly spread; none where there is but one."""
+    """A fraction of the items, evenly spread; an empty list if there is only one item."""
     if fraction == 0 or len(items) < 2:
         return []
     stride = max(2, round(1 / fraction))
@@ -442,14 +442,14 @@ def _evenly(items: Sequence[T], fraction: float) -> Sequence[T]:
 
 
 def _spread(items: Sequence[T], most: int) -> list[T]:
-    """At most that many items, evenly spread; 0: all."""
+    """At most `most` items, evenly spread; 0: all."""
     if most == 0 or len(items) <= most:
         return list(items)
     return [items[i * len(items) // most] for i in range(most)]
 
 
 def _middle(cache: ImageCache, pair: CleanImage, side: int) -> tuple[Pixels, Pixels]:
-    """A pair, or its middle where it is larger than `side`."""
+    """A pair, cropped to the middle if it is larger than `side`; 0: not cropped."""
     rainy, clean = cache.pair(pair)
     H, W = clean.shape[:2]
     top, left = (max(0, (size - side) // 2) if side else 0 for size in (H, W))
@@ -458,7 +458,7 @@ def _middle(cache: ImageCache, pair: CleanImage, side: int) -> tuple[Pixels, Pix
 
 
 def _held_out_images(source: str, sampler: Sampler, config: Config) -> list[ValidationImage]:
-    """Images made of what is held out of a source, always the same."""
+    """Validation images made from the held-out files of a source; they are always the same."""
     side = config.validation.crop or HELD_OUT_SIDE
 
     def make(i: int) -> tuple[Pixels, Pixels]:
