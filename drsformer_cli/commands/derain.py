@@ -113,7 +113,7 @@ def derain(
         if ranks.is_rank_0:
             _print_plan(todo.jobs, as_json=as_json)
         return
-report = _Reporter(model, as_json=as_json, quiet=quiet, single=len(todo.jobs) == 1)
+    report = _Reporter(model, as_json=as_json, quiet=quiet, single=len(todo.jobs) == 1)
     mine = ranks.shard(todo.jobs)
     if mine:
         from drsformer.inference import Restorer
