@@ -1,4 +1,4 @@
-"""`python -m drsformer_cli`, which torchrun needs."""
+"""Entry point of `python -m drsformer_cli`, which torchrun needs."""
 
 from drsformer_cli.app import main
 

@@ -43,21 +43,28 @@ def _main(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Take the rain out of photos with DRSformer, the sparse Transformer for image deraining (CVPR 2023)."""
+    """Remove rain from images with DRSformer, the sparse Transformer for image deraining (CVPR 2023)."""
 
 
 def main() -> NoReturn:
     """Run the command line and exit with an `ExitCode`."""
+<<<<<<< HEAD
     # Threads that wait for each other soon sleep instead of spinning on: beside other work, spinning makes two threads
     # several times as slow as one. GNU OpenMP reads this when torch is imported.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for name in ("SIGTERM", "SIGHUP"):  # the second is unknown to Windows, and ignored under nohup
+=======
+    # Threads that wait for each other sleep instead of spinning: beside other work, spinning makes two threads several
+    # times as slow as one. OpenMP reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it
+>>>>>>> english
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, lambda *_: sys.exit(ExitCode.TERMINATED))
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # file names may hold what a terminal's encoding has not
+        if isinstance(stream, io.TextIOWrapper):  # file names may contain characters that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="drsformer")
@@ -67,7 +74,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         console.error("interrupted")
         sys.exit(ExitCode.INTERRUPTED)
-    except OSError as error:  # stdout is full; whatever concerns one image was caught before
+    except OSError as error:  # such as a full disk behind stdout; errors of single images are caught earlier
         console.error(f"{error.filename or 'stdout'}: {reason(error)}")
         sys.stdout = None  # nothing more to flush
         sys.exit(ExitCode.FAILED)

@@ -1,4 +1,4 @@
-"""Everything that is said on stderr: notes, errors and the progress bar. Results go to stdout."""
+"""Output of the command line: notes, errors and the progress bar on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @cache
 def stderr() -> Console:
-    """The console of stderr; colors only on a terminal and without NO_COLOR."""
+    """The console of stderr; it uses colors only on a terminal and without NO_COLOR."""
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -27,17 +27,17 @@ def stderr() -> Console:
 
 
 def say(message: str, style: str | None = None) -> None:
-    """One line on stderr, above a progress bar where there is one."""
+    """Print one line on stderr, above the progress bar if there is one."""
     stderr().print(message, style=style)
 
 
 def error(message: str) -> None:
-    """One line on stderr for what failed."""
+    """Print an error, one line on stderr."""
     say(f"drsformer: {message}", style="red")
 
 
 def errors(where: str, problems: Sequence[str], most: int) -> None:
-    """A line on stderr for each of the first `most` problems, and how many more there are."""
+    """Print the first `most` problems, one line each, and the number of the others."""
     for problem in problems[:most]:
         error(f"{where}: {problem}")
     if len(problems) > most:
@@ -45,17 +45,17 @@ def errors(where: str, problems: Sequence[str], most: int) -> None:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first three of many, and how many more there are."""
+    """The first three names, and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def result(text: str) -> None:
-    """One line on stdout, at once."""
+    """Print one line on stdout, without buffering."""
     print(text, flush=True)  # noqa: T201 - stdout is for results
 
 
 def table(rows: Table) -> None:
-    """A table on stdout; never narrower than its columns' minimum widths, even if the terminal is."""
+    """Print a table on stdout, never narrower than its columns' minimum widths, even if the terminal is."""
     from rich.console import Console
     from rich.measure import Measurement
 
@@ -74,7 +74,7 @@ def json_line(facts: Mapping[str, object]) -> str:
 
 
 def progress_bar(*, visible: bool) -> Progress:
-    """A bar with share and time left, on stderr, drawn on a terminal only."""
+    """A progress bar with percentage and remaining time on stderr, drawn on a terminal only."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     return Progress(
@@ -84,9 +84,11 @@ def progress_bar(*, visible: bool) -> Progress:
         TimeRemainingColumn(elapsed_when_finished=True),
         console=stderr(),
         transient=True,
-        # Results go above the bar where they share its terminal; elsewhere they must stay on stdout.
+        # On a terminal, results are printed above the bar; in a pipe or file, they must stay on stdout.
         redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
-        disable=not (visible and stderr().is_terminal and stderr().file.isatty()),  # FORCE_COLOR feigns a terminal
+        disable=not (
+            visible and stderr().is_terminal and stderr().file.isatty()
+        ),  # FORCE_COLOR alone makes is_terminal true
     )
 
 
@@ -96,7 +98,7 @@ class _SayHandler(logging.Handler):
 
 
 def show_log(*, verbose: bool, quiet: bool) -> None:
-    """Show the library's log on stderr: warnings, with `verbose` all of it, with `quiet` errors only."""
+    """Show the library's log on stderr: warnings; with `verbose`, every message; with `quiet`, errors only."""
     logger = logging.getLogger("drsformer")
     logger.handlers = [_SayHandler()]
     logger.propagate = False

@@ -1,4 +1,4 @@
-"""The data sets of the field: how many images they have, how they are scored, and what papers report on them."""
+"""The usual test sets of deraining: their sizes, how they are scored, and what papers report on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Protocol = Literal["uint8-Y", "float-Y"]
 """How luma is computed for PSNR and SSIM; see `drsformer_cli.metrics`."""
 
 SideBySide = Literal["clean-left", "rainy-left"]
-"""Which half of an image is the clean one, where one file holds both."""
+"""Which half of a file is the clean image, if the file holds both images of a pair."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Dataset:
     """A data set to test on.
 
     Attributes:
-        name: As papers write it.
+        name: Name in papers.
         count: Number of pairs in its test set.
         protocol: How papers compute PSNR and SSIM on it.
-        source: Where to download it.
-        reported: Published results as (method, PSNR in dB, SSIM or None); DRSformer's comes first where it has one.
+        source: Where it can be downloaded.
+        reported: Published results as (method, PSNR in dB, SSIM or None); DRSformer's comes first if there is one.
         aliases: Other names of its folder.
-        side_by_side: Which half is clean, where each file holds a pair; None for two files.
-        caution: A training set that is known or likely to share scenes with it, and why.
+        side_by_side: Which half is clean, if each file holds a pair; None if a pair is two files.
+        caution: A training set that is known or likely to share scenes with it, and the reason.
     """
 
     name: str
@@ -124,16 +124,16 @@ DATASETS = {
         ),
     )
 }
-"""Data sets by name. Sizes, protocols and results are those of the authors' paper; of other sets, of their papers."""
+"""Data sets by name. Sizes, protocols and results are from the paper of DRSformer, or from that of the data set."""
 
 
 def known(name: str) -> Dataset | None:
-    """The data set of a name or alias, in any spelling; None if there is none."""
+    """The data set with this name or alias, in any spelling; None if there is none."""
     return next((row for row in DATASETS.values() if plain(name) in folder_names(row)), None)
 
 
 def find_dataset(name: str) -> Dataset:
-    """The data set of a name or alias, in any spelling.
+    """The data set with this name or alias, in any spelling.
 
     Raises:
         UsageError: No data set has that name.
@@ -147,7 +147,7 @@ def find_dataset(name: str) -> Dataset:
 
 
 def folder_names(dataset: Dataset) -> set[str]:
-    """What a data set's folder may be called, as `plain` writes it."""
+    """Possible names of a data set's folder, in the form that `plain` returns."""
     return {plain(name) for name in (dataset.name, *dataset.aliases)}
 
 

@@ -1,4 +1,4 @@
-"""Device and CPU threads of the network."""
+"""The device and the CPU threads that the network runs on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device with this name: auto, cpu, cuda, cuda:N or mps. Under torchrun, auto and cuda are the rank's own.
+    """The device with this name: auto, cpu, cuda, cuda:N or mps. Under torchrun, auto and cuda are the rank's device.
 
     Raises:
         UsageError: The name is unknown, or this machine has no such device.
@@ -36,7 +36,7 @@ def resolve_device(name: str) -> torch.device:
     if wanted >= number:
         raise UsageError(f"--device {name}: this machine has {number} CUDA device{'s' * (number != 1)}, from cuda:0")
     torch.cuda.set_device(wanted)
-    # cuDNN's default, TF32, differs from the published results by 1e-3.
+    # With TF32, cuDNN's default, results differ from the published ones by 1e-3.
     torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda", wanted)
 

@@ -1,4 +1,4 @@
-"""Exit codes, and the errors that only a command line has."""
+"""Exit codes, and the errors of the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
-# What one image can raise without stopping the others; anything else is a bug and keeps its traceback.
+# Errors of one image that do not stop the others; any other exception is a bug and keeps its traceback.
 IMAGE_ERRORS = (DRSformerError, OSError, MemoryError)
 
 
@@ -28,11 +28,11 @@ class UsageError(DRSformerError):
 
 
 class DownloadError(DRSformerError):
-    """A published file is missing and cannot be downloaded, or is not what it should be."""
+    """A published file cannot be downloaded, or its content is wrong."""
 
 
 def exit_code(error: DRSformerError) -> ExitCode:
-    """The exit code that an error ends the process with."""
+    """The exit code of the process for an error."""
     if isinstance(error, UsageError | ConfigError):
         return ExitCode.WRONG_USAGE
     if isinstance(error, CheckpointError | DownloadError):
@@ -41,7 +41,7 @@ def exit_code(error: DRSformerError) -> ExitCode:
 
 
 def reason(error: BaseException) -> str:
-    """One line for the user."""
+    """The message of an error, on one line."""
     if isinstance(error, MemoryError):
         return "out of memory"
     if isinstance(error, OSError) and error.strerror:

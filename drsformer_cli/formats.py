@@ -1,4 +1,4 @@
-"""The image formats: one row each. Free of Pillow and numpy, so that planning and `--help` stay quick."""
+"""The image formats, one row each. Imports neither Pillow nor numpy, so that planning and `--help` stay fast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 
 class Feature(StrEnum):
-    """What a format may hold; the values are the words of messages."""
+    """Something that a format may be able to store; the values appear in messages."""
 
     ALPHA = "alpha"
     DEEP = "16 bits"
@@ -30,14 +30,14 @@ class Format:
     """One image format that is read and written.
 
     Attributes:
-        name: Pillow's name of it.
-        title: Its name in messages.
-        endings: File endings that --format offers.
-        other_endings: Further endings of files in a folder.
-        signatures: What its files begin with; a dot stands for any byte.
-        brands: Of its files, where they are ISO base media files.
-        holds: What it can hold.
-        longest_side: Most pixels a side; None where memory is the limit.
+        name: Pillow's name of the format.
+        title: Name in messages.
+        endings: File endings, which are also the values of --format.
+        other_endings: Other endings of such files.
+        signatures: The first bytes of such files; a dot matches any byte.
+        brands: Brands of such files, if they are ISO base media files.
+        holds: What the format can store.
+        longest_side: Largest width and height in pixels; None: no limit.
     """
 
     name: str
@@ -89,30 +89,30 @@ FORMATS = {
             *("AVIF", "AVIF", ("avif",)),
             _PORTABLE | {Feature.ALPHA, Feature.GRAY, Feature.QUALITY, Feature.CICP},
             brands=frozenset({b"avif", b"avis"}),
-            longest_side=32_768,  # what libavif reads unless told otherwise
+            longest_side=32_768,  # libavif's default limit for reading
         ),
     )
 }
-"""By Pillow's name. A row is all that a format needs which Pillow reads and writes; `images` may know it better."""
+"""Formats by Pillow's name. A row is enough if Pillow reads and writes the format; a module in `images` can do more."""
 
 FORMAT_OF_ENDING = {f".{ending}": row.name for row in FORMATS.values() for ending in (*row.endings, *row.other_endings)}
-"""Pillow's name of the format of an output; also what counts as an image in a folder."""
+"""Pillow's names of the formats by file ending. In a folder, files with these endings are taken as images."""
 
 if TYPE_CHECKING:
     FormatName = str
 else:
     FormatName = Literal[tuple(ending for row in FORMATS.values() for ending in row.endings)]
-"""What --format takes: endings without their dot."""
+"""Values of --format: file endings without the dot."""
 
 DEFAULT_QUALITY = 95
-"""Of the formats that have a quality."""
+"""Default quality of the formats that have one."""
 
 
 def listed(words: list[str], last: str = "and") -> str:
-    """Words as English lists them: "a, b and c"."""
+    """Join words as in "a, b and c"."""
     return f" {last} ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def titles(feature: Feature | None = None, last: str = "and") -> str:
-    """The formats, or those that hold something, as messages and help list them."""
+    """The titles of all formats, or of those that can store a feature, joined for messages and help."""
     return listed([row.title for row in FORMATS.values() if feature is None or feature in row.holds], last)

@@ -1,4 +1,4 @@
-"""A lock between processes, which the system releases even if its holder is killed."""
+"""A lock between processes, which the system releases even if the process that holds it is killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POLL_SECONDS = 0.2
 
 @contextlib.contextmanager
 def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of a file. The file is not removed: two processes could then lock two files of the same name.
+    """Hold the lock of a file. The file is not removed: two processes could then lock two files with the same name.
 
     Args:
         path: The file; created if it does not exist.

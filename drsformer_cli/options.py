@@ -1,4 +1,4 @@
-"""Options that several commands share, each written once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def parse_tile(text: str) -> TileSize:
-    """`auto`, `none` or a number of pixels."""
+    """The value of --tile: `auto`, `none` or a number of pixels."""
     if text == "auto":
         return "auto"
     if text == "none":
@@ -37,7 +37,7 @@ Tile = Annotated[
     typer.Option(
         "--tile",
         metavar="auto|none|N",
-        help="Side of the tiles in pixels, best 192 or more; none: the whole image; auto: what fits the free memory.",
+        help="Side of the tiles in pixels, best 192 or more; none: no tiles; auto: as large as the free memory allows.",
         callback=_checked_tile,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Three stages of work at once: the next item is read and the previous one finished while this thread works."""
+"""A pipeline of three stages: while this thread works on an item, the next is read and the previous finished."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def overlapped(
     work: Callable[[Item, Read], Worked],
     finish: Callable[[Item, Worked, threading.Event], Finished],
 ) -> Generator[tuple[Item, Future[Finished]]]:
-    """Work off the items in order, with `read` of the next and `finish` of the previous one on threads of their own.
+    """Process the items in order, with `read` of the next item and `finish` of the previous one in separate threads.
 
-    Close the generator (`contextlib.closing`) where an interrupt may end the loop over it early.
+    Use `contextlib.closing` on the generator if an interrupt may end the loop over it early.
 
     Args:
         items: The items.
-        read: The first stage. That of the first item runs on this thread: endless input can then be interrupted.
-        work: The second stage, on this thread.
-        finish: The third stage. Its event is set when the loop was ended early: nothing may be written from then on.
+        read: The first stage. For the first item it runs in this thread, so that endless input can be interrupted.
+        work: The second stage, in this thread.
+        finish: The third stage. Its event is set when the loop ends early: nothing may be written from then on.
 
     Yields:
-        Each item with the future of its last stage. The future raises what any stage raised of `IMAGE_ERRORS`; other
-        errors of the first two stages are raised here.
+        Each item with the future of its last stage. The future raises the `IMAGE_ERRORS` of all stages; other errors
+        of the first two stages are raised here.
     """
     stop = threading.Event()
     reader, finisher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)

@@ -1,7 +1,7 @@
 """Find images, and pair rainy images with clean ones.
 
-A pair is a rainy image and its clean one: two files, or the halves of one. Nothing is ever resized or turned to make
-a pair fit; what does not fit is named.
+A pair is two files, or the halves of one. Images are never resized or rotated to make a pair fit; those that do not fit
+are listed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 RAINY_FOLDERS = ("input", "rain", "rainy", "rainy_image", "lq", "inputs")
 CLEAN_FOLDERS = ("target", "norain", "clean", "ground_truth", "gt", "targets")
-"""Names of the two folders of a data set, as found in the wild; in any case, with or without `_` and `-`."""
+"""Usual names of the two folders of a data set; upper and lower case, `_` and `-` make no difference."""
 
 _TEST_FOLDERS = ("test", "testing", "testset")
 _DEEPEST = 3  # levels below a data set's own folder that are searched for its images
@@ -38,13 +38,13 @@ _ROLE_WORDS = {"rain", "norain", "rainy", "clean", "input", "target", "gt", "lq"
 
 @dataclass(frozen=True)
 class Pair:
-    """A rainy image and its clean one.
+    """A rainy image and the clean image of the same scene.
 
     Attributes:
-        name: The rainy image's, without its ending.
-        rainy: File of the rainy image, or of both.
-        clean: File of the clean image; the same file where both are side by side.
-        side_by_side: Which half of the file is clean; None for two files.
+        name: Name of the rainy image, without its ending.
+        rainy: File of the rainy image.
+        clean: File of the clean image; the same file if both are side by side.
+        side_by_side: Which half of the file is clean; None if there are two files.
     """
 
     name: str
@@ -75,12 +75,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs of a folder, and what could not be paired.
+    """The pairs of a folder, and the images that could not be paired.
 
     Attributes:
-        pairs: In natural order of their names.
-        problems: Rainy images without a partner and why, a line each.
-        unused: Clean images that belong to no rainy image.
+        pairs: The pairs, in natural order of their names.
+        problems: Rainy images without a partner and why, one line each.
+        unused: Clean images without a rainy image.
     """
 
     pairs: list[Pair]
@@ -92,7 +92,7 @@ def _check_sizes(pair: Pair, rainy: tuple[int, int], clean: tuple[int, int]) -> 
     """Sizes are (width, height)."""
     if rainy == clean:
         return
-    how = "one of them is turned" if rainy == clean[::-1] else "their sizes differ"
+how = "one of them is rotated" if rainy == clean[::-1] else "their sizes differ"
     raise ImageError(
         f"{pair.rainy.name} is {rainy[0]}x{rainy[1]} and {pair.clean.name} is {clean[0]}x{clean[1]}: {how}"
     )
@@ -114,7 +114,7 @@ def is_role(folder: Path) -> bool:
 
 
 def locate(dataset: Dataset, root: Path) -> Path | None:
-    """The folder of a data set: `root` itself, or one up to three levels below; None if neither has its name."""
+    """The folder of a data set: `root` itself, or a folder up to three levels below; None if none has its name."""
     wanted = folder_names(dataset)
     level = [root]
     for _ in range(_DEEPEST + 1):
@@ -147,10 +147,10 @@ def find_pairs(folder: Path, *, side_by_side: SideBySide | None = None) -> Pairs
 
     The folder, or one below it, holds a rainy and a clean folder (`RAINY_FOLDERS`, `CLEAN_FOLDERS`), or rain-1.png and
     norain-1.png together; with `side_by_side`, files that hold both images. Folders below it whose names begin with
-    "train" are skipped; to use one, name it.
+    "train" are skipped, unless `folder` is one of them.
 
     Raises:
-        UsageError: There are no pairs, or several folders could be meant.
+        UsageError: There are no pairs, or several folders match.
     """
     if side_by_side is not None:
         files = image_files(_best(folder, _has_images, "images"))
@@ -164,12 +164,12 @@ def find_pairs(folder: Path, *, side_by_side: SideBySide | None = None) -> Pairs
 
 
 def pair(rainy: Sequence[Path], clean: Sequence[Path]) -> Pairs:
-    """Pair rainy images with clean ones by name; composed (NFC) and decomposed (NFD) accents are the same.
+    """Pair rainy images with clean ones by name; composed (NFC) and decomposed (NFD) accents are equal.
 
-    Three rules are tried in order: equal names without their endings; equal names without words such as rain and
-    norain, numbers compared as numbers (rain-001, norain-1); names that begin with that of the clean image, so that
-    several rainy images share one (1_1 and 1_2 with 1). The first rule that pairs any image holds for all of them: an
-    image without a partner is reported, not paired by another rule.
+    Three rules are tried in order: (1) the names are equal, apart from their endings; (2) the names are equal without
+    words such as rain and norain, and with numbers compared as numbers (rain-001 and norain-1); (3) the name of the
+    rainy image begins with that of the clean image, which several can share (1_1 and 1_2 with 1). The first rule that
+    pairs any image is used for all of them; images that it does not pair are reported.
     """
     rules: tuple[Callable[[Path], Sequence[object]], ...] = (
         lambda path: (_composed(path.stem),),
@@ -200,13 +200,13 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def names(files: Sequence[Path]) -> list[str]:
-    """A name for each file: without its ending, unless two files would then have the same."""
+    """A name for each file: without its ending, unless two files would then have the same name."""
     stems = Counter(path.stem for path in files)
     return [path.stem if stems[path.stem] == 1 else path.name for path in files]
 
 
 def size_problems(pairs: Iterable[Pair]) -> dict[Pair, str]:
-    """Why pairs cannot be used: files that cannot be opened, or differ in size. Only file headers are read."""
+    """Pairs that cannot be used and why: a file cannot be opened, or the sizes differ. Only file headers are read."""
     problems = {}
     for candidate in pairs:
         if candidate.side_by_side is None:
@@ -218,7 +218,7 @@ def size_problems(pairs: Iterable[Pair]) -> dict[Pair, str]:
 
 
 def missing_numbers(dataset: Dataset, pairs: Sequence[Pair]) -> list[int]:
-    """The numbers missing from a consecutively numbered set; empty where its names are not plain numbers."""
+    """The numbers that are missing in a numbered set; an empty list if its names are not plain numbers."""
     keys = [_key(found.name) for found in pairs]
     numbers = {key[0] for key in keys if len(key) == 1 and isinstance(key[0], int)}
     first = 0 if 0 in numbers else 1
@@ -241,7 +241,7 @@ def _pair_by(
         if len(partners) == 1:
             pairs.append(Pair(name, path, partners[0]))
         elif partners:
-            problems.append(f"{path.name}: {len(partners)} partners fit: {', '.join(p.name for p in partners)}")
+            problems.append(f"{path.name}: {len(partners)} possible partners: {', '.join(p.name for p in partners)}")
         else:
             problems.append(f"{path.name}: no partner in {clean[0].parent.name if clean else 'an empty folder'}")
     return Pairs(pairs, problems, [path for path in clean if path not in used])
@@ -258,7 +258,7 @@ def _says_clean(path: Path) -> bool:
 
 
 def _roles(folder: Path) -> tuple[Path, Path] | None:
-    """The rainy and the clean folder inside; both are `folder` itself where it holds rain-1 and norain-1 together."""
+    """The rainy and the clean folder inside; both are `folder` itself if it holds both rain-1 and norain-1."""
     by_role: dict[bool, list[Path]] = {True: [], False: []}
     for inner in _folders(folder):
         for is_rainy, words in ((True, RAINY_FOLDERS), (False, CLEAN_FOLDERS)):
@@ -275,7 +275,7 @@ def _roles(folder: Path) -> tuple[Path, Path] | None:
 
 
 def _with_images(folder: Path) -> Path:
-    """The folder, or the only one inside where the images are one level deeper (rain/X2)."""
+    """The folder, or its only subfolder if the images are in that (rain/X2)."""
     inner = _folders(folder)
     return inner[0] if len(inner) == 1 and not image_files(folder) else folder
 
@@ -285,10 +285,10 @@ def _has_images(folder: Path) -> bool:
 
 
 def _best(folder: Path, fits: Callable[[Path], bool], what: str) -> Path:
-    """The one folder that fits, `folder` itself or one below: the nearest, test folders before others.
+    """The folder that fits, `folder` itself or one below it: the nearest one, test folders before others.
 
     Raises:
-        UsageError: None fits, or several fit equally well.
+        UsageError: No folder fits, or several fit equally well.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
@@ -312,11 +312,11 @@ def _folders(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError:
-        return []  # missing, or not readable: nothing to find
+        return []# missing or not readable
 
 
 def _composed(name: str) -> str:
-    """Unicode NFC: macOS writes accents decomposed, other systems do not."""
+    """The name in Unicode NFC: macOS decomposes accents in file names, other systems do not."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -326,7 +326,7 @@ def _tokens(name: str) -> Iterator[str | int]:
 
 
 def _key(stem: str) -> tuple[str | int, ...]:
-    """The words and numbers of a name that identify the scene, without those that say which image of the pair it is."""
+    """The words and numbers of a name that identify the scene, without words such as rain and norain."""
     return tuple(token for token in _tokens(stem) if token not in _ROLE_WORDS)
 
 

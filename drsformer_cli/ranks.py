@@ -1,4 +1,4 @@
-"""Several processes under torchrun: the rank of this one, and communication between them."""
+"""Processes under torchrun: the rank of this process, and communication with the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Ranks:
         world_size: Number of processes.
 
     Raises:
-        UsageError: The environment is not one of torchrun.
+        UsageError: RANK or WORLD_SIZE is set, but not by torchrun.
     """
 
     def __init__(self) -> None:
@@ -35,14 +35,14 @@ class Ranks:
             if self.world_size > 1:
                 import torch.distributed as dist
 
-                # Ranks wait for each other only at the end, which the first may reach long before the last.
+                # Ranks wait for each other only at the end, and one may finish long before the others.
                 dist.init_process_group("gloo", timeout=dt.timedelta(days=7))
         except ValueError as error:
             raise UsageError(f"RANK and WORLD_SIZE are set, but not by torchrun: {error}") from None
 
     @property
     def is_rank_0(self) -> bool:
-        """Whether this process has rank 0, which speaks for all."""
+        """Whether this process has rank 0, the one that prints and writes for all."""
         return self.rank == 0
 
     def shard(self, items: Sequence[T]) -> list[T]:
@@ -64,7 +64,7 @@ class Ranks:
 
         Raises:
             DRSformerError: On rank 0, raised by `function`; an OSError becomes a UsageError.
-            typer.Exit: On the other ranks, when rank 0 raises an error: it reports it for all.
+            typer.Exit: On the other ranks if rank 0 raises an error, since rank 0 reports it.
         """
         result: T | DRSformerError | None = None
         if self.is_rank_0:
@@ -72,7 +72,7 @@ class Ranks:
                 result = function()
             except DRSformerError as error:
                 result = error
-            except OSError as error:  # a name that is too long, a folder that may not be searched
+            except OSError as error:  # such as a name that is too long, or a folder without permission
                 result = UsageError(f"{error.filename}: {reason(error)}")
         result = self.broadcast(result)
         if isinstance(result, DRSformerError):

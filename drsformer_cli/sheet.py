@@ -1,4 +1,4 @@
-"""Contact sheets: rows of images side by side, each under a line of text."""
+"""Contact sheets: rows of images side by side, each row under a line of text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH = 400
 """Maximum width of an image on the sheet, in pixels."""
 
 ERROR_GAIN = 4
-"""How much an error map is brightened: errors of 64 levels and more are white."""
+"""Factor by which an error map is brightened: errors of 64 levels and more are white."""
 
 _LINE = 22
 _GAP = 4
@@ -26,7 +26,9 @@ _GAP = 4
 
 def row(text: str, images: Sequence[RGB8]) -> RGB8:
     """Images of one size, (H, W, 3), side by side under a line of text, each shrunk to at most `WIDTH`."""
-    text = "".join(character if character.isprintable() else "?" for character in text)  # names may hold anything
+    text = "".join(
+        character if character.isprintable() else "?" for character in text
+    )  # file names may contain anything
     H, W = images[0].shape[:2]
     width = min(W, WIDTH)
     height = max(1, round(H * width / W))

@@ -6,7 +6,7 @@ from conftest import photo
 from PIL import Image
 
 from drsformer.errors import ImageError
-from drsformer_cli.training import sources
+from drsformer_cli.training import run_data
 from drsformer_cli.training.config import Config
 from drsformer_cli.training.toml_config import MistakesError, parse
 
@@ -36,7 +36,7 @@ def load(sections, validation=None, stages=(), **data):
     table = {"data": {"clean": ["photos"], "patch": 24, "workers": 0, "sources": sections, **data}}
     table |= {"training": {"batch": 3}, "stages": list(stages)}
     config = parse(Config, {**table, "validation": validation or {"every": 0}}, "test")
-    return sources.load(config, "test", lambda done, total: None)
+    return run_data.load(config, "test", lambda done, total: None)
 
 
 def samples(loaded, number=24):

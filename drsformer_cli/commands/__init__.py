@@ -1,1 +1,1 @@
-"""One module a command: read options, call, report."""
+"""One module per command: it reads the options, calls the code that does the work, and reports the result."""

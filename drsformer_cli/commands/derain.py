@@ -1,4 +1,4 @@
-"""`drsformer derain`: the options, and what is told of each image."""
+"""`drsformer derain`: its options, and its report on each image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from drsformer_cli.deraining.plan import Job, Plan
 
 HARDLY_CHANGED = 0.2
-"""Mean change, of 255, below which the user is told that the model may not suit the rain."""
+"""Mean change, on a scale of 255, below which a warning says that the model may not suit the rain."""
 
 
 def derain(
@@ -94,7 +94,7 @@ def derain(
     Several GPUs: torchrun --nproc-per-node N -m drsformer_cli derain FOLDER -o OUT
     """
     ranks = Ranks()
-    # Before any rank writes what another would find.
+    # Planned once, before any rank writes files that another would find.
     todo = ranks.on_rank_0(
         lambda: plan(
             inputs,
@@ -108,12 +108,12 @@ def derain(
     )
     _check_streams(todo.jobs, results=as_json or dry_run)
     if ranks.is_rank_0 and not quiet:
-        _say_what_is_left_out(todo)
+        _say_skipped(todo)
     if dry_run:
         if ranks.is_rank_0:
             _print_plan(todo.jobs, as_json=as_json)
         return
-    report = _Report(model, as_json=as_json, quiet=quiet, single=len(todo.jobs) == 1)
+    report = _Reporter(model, as_json=as_json, quiet=quiet, single=len(todo.jobs) == 1)
     mine = ranks.shard(todo.jobs)
     if mine:
         from drsformer.inference import Restorer
@@ -139,7 +139,7 @@ def derain(
                 work = pipeline.derain(mine, restorer, quality=quality, overwrite=overwrite, progress=follow)
                 with contextlib.closing(work):
                     for job, writing in work:
-                        report.tell(job, writing)
+                        report.add(job, writing)
         except (KeyboardInterrupt, SystemExit):
             report.summarize([report.outcome])
             raise
@@ -151,13 +151,13 @@ def derain(
 
 
 def _follower(bar: Progress, jobs: Sequence[Job]) -> Callable[[Job, float], None]:
-    """What tells the bar how far the work is: all jobs count alike."""
+    """A function that updates the bar with the progress of a job; all jobs have the same weight."""
     task = bar.add_task("", total=len(jobs))
     number = {job: i for i, job in enumerate(jobs)}
     return lambda job, done: bar.update(task, description=job.name, completed=number[job] + done)
 
 
-def _say_what_is_left_out(todo: Plan) -> None:
+def _say_skipped(todo: Plan) -> None:
     for note in todo.notes:
         console.say(note)
     if todo.skipped:
@@ -179,7 +179,7 @@ def _check_streams(jobs: list[Job], *, results: bool) -> None:
 
 @dataclass
 class _Outcome:
-    """What became of the images of one rank."""
+    """The results of one rank."""
 
     done: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
@@ -193,8 +193,8 @@ def _exit_code(outcomes: list[_Outcome]) -> ExitCode:
     return ExitCode.SOME_FAILED if done else ExitCode.FAILED
 
 
-class _Report:
-    """Says what happened: results on stdout, everything else on stderr."""
+class _Reporter:
+    """Prints results on stdout, and everything else on stderr."""
 
     def __init__(self, model: str, *, as_json: bool, quiet: bool, single: bool) -> None:
         self.model = model
@@ -203,8 +203,8 @@ class _Report:
         self.single = single
         self.outcome = _Outcome()
 
-    def tell(self, job: Job, writing: Future[Written]) -> None:
-        """Wait for an image, and say what became of it."""
+    def add(self, job: Job, writing: Future[Written]) -> None:
+        """Wait until an image is written, and report it."""
         try:
             written = writing.result()
         except IMAGE_ERRORS as error:
@@ -244,7 +244,7 @@ class _Report:
             console.result(console.json_line({"input": job.name, "error": reason(error)}))
 
     def summarize(self, outcomes: list[_Outcome]) -> None:
-        """The failures of all ranks, and what a user may want to try next."""
+        """Print the failures of all ranks, and what to try next."""
         failures = [failure for outcome in outcomes for failure in outcome.failures]
         unchanged = [name for outcome in outcomes for name in outcome.hardly_changed]
         if failures and not self.single:
@@ -254,5 +254,5 @@ class _Report:
         if unchanged and not self.quiet:
             console.say(
                 f"hardly changed (less than {HARDLY_CHANGED} of 255 on average): {console.some(unchanged)}. "
-                f"No rain, or a kind that the model {self.model!r} does not know: another --model may do better."
+                f"Either there is no rain, or the model {self.model!r} does not suit it: try another --model."
             )

@@ -30,7 +30,7 @@ def download(
             help=f"{', '.join(zoo.MODELS)}, or {zoo.METRICS}: the parameter files of NIQE and BRISQUE.",
         ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All names.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Use all names.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="List all names, and which of them are cached.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Verify cached files by their hashes.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove files from the cache.")] = False,
@@ -52,12 +52,12 @@ def download(
 ) -> None:
     """Download published checkpoints, verify them and keep them in a cache.
 
-    `derain --model NAME` downloads what is missing, too. Interrupted downloads are resumed. Only files that hold the
-    published network enter the cache, and files that change later are refused.
+    `derain --model NAME` downloads a missing model, too. Interrupted downloads are resumed. Files enter the cache only
+    if they hold the published network, and are refused if they change later.
 
     Exit codes: 0 all done; 2 wrong usage, nothing was done; 4 weights unavailable; 130 interrupted, 143 terminated.
 
-    DRSFORMER_HOME: folder of the cache. DRSFORMER_MIRROR: as --mirror. DRSFORMER_OFFLINE=1: never open a connection.
+    DRSFORMER_HOME: folder of the cache. DRSFORMER_MIRROR: default of --mirror. DRSFORMER_OFFLINE=1: no connections.
     """
     if sum((listing, verify, remove, file is not None)) > 1:
         raise UsageError("--list, --verify, --remove and --from: expected one of them")
@@ -92,12 +92,12 @@ class _Task:
         """Refuse wrong usage before anything is done."""
         bundled = [row.name for row in rows if _bundled(row)]
         if bundled and (self.remove or self.file is not None):
-            raise UsageError(f"{bundled[0]} is part of the package and stays as it is")
+            raise UsageError(f"{bundled[0]} is part of the package; only downloaded files can be removed or replaced")
         if self.file is not None and len(rows) > 1:
             raise UsageError(f"--from takes a single file; expected one of {', '.join(row.name for row in rows)}")
 
     def run(self, row: PublishedFile) -> str:
-        """Do it; returns what was done, or would be."""
+        """Do it; returns what was done, or what would be done."""
         if _bundled(row):
             return "bundled"
         if self.verify:
@@ -145,7 +145,7 @@ def _present(row: PublishedFile) -> bool:
 
 
 def _run_all(rows: list[PublishedFile], run: Callable[[PublishedFile], str], *, as_json: bool, quiet: bool) -> ExitCode:
-    """Run for each name, and report; the other names follow where one fails."""
+    """Run for each name, and report; if one fails, the others are still run."""
     code = ExitCode.DONE
     for row in rows:
         try:
@@ -177,7 +177,7 @@ def _file_facts(row: PublishedFile) -> Facts:
 
 
 def _size(row: PublishedFile) -> int:
-    """Bytes of the file; if it is not there, about as many as are published."""
+    """Bytes of the file; if it is not cached, the approximate size of the published one."""
     if row.path.is_file():
         return row.path.stat().st_size
     return 4 * row.parameters if isinstance(row, PublishedModel) else row.size[0]

@@ -107,7 +107,7 @@ def evaluate(
 ) -> None:
     """Measure how well rain is removed: PSNR and SSIM against clean images, NIQE and BRISQUE without them.
 
-    Images are never resized or turned to make a pair fit; those that cannot be scored are named.
+    Images are never resized or rotated to make a pair fit; those that cannot be scored are listed.
 
     Exit codes: 0 all scored; 1 nothing scored; 2 wrong usage or missing data; 3 some images could not be scored, or
     something could not be saved; 4 weights or metric parameters unavailable; 130 interrupted, 143 terminated.
@@ -165,7 +165,7 @@ def evaluate(
 
 
 def _check_outputs(sheet: Path | None, csv: Path | None, *, overwrite: bool) -> None:
-    """Refuse before the work what could not be written after it."""
+    """Refuse outputs that could not be written, before any work is done."""
     for path in (sheet, csv):
         if path is None:
             continue
@@ -184,7 +184,7 @@ def _check_outputs(sheet: Path | None, csv: Path | None, *, overwrite: bool) -> 
 
 
 def _gather(request: Request, ranks: Ranks) -> list[ImageSet]:
-    """The image sets; what was found but cannot be scored is said."""
+    """The image sets; files that cannot be scored are reported."""
     from drsformer_cli.images import allow_megapixels
 
     allow_megapixels(None)
@@ -199,7 +199,7 @@ def _gather(request: Request, ranks: Ranks) -> list[ImageSet]:
 
 
 def _write(path: Path, make: Callable[[], bytes], *, overwrite: bool) -> bool:
-    """Whether a file beside the scores could be made and written; if not, the reason is said."""
+    """Make and write a file; returns whether that worked, and prints the reason if it did not."""
     try:
         data = make()
         with atomic_write(path, overwrite=overwrite) as file:

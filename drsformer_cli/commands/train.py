@@ -14,9 +14,9 @@ from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
     from drsformer_cli.training.launch import Plan, StageTrial
-    from drsformer_cli.training.sources import Data
+    from drsformer_cli.training.run_data import Data
 
-_MOST_PROBLEMS = 20  # unusable files that are named one by one
+_MOST_PROBLEMS = 20  # unusable files that are listed
 
 
 def train(
@@ -65,7 +65,7 @@ def train(
         code = _train(ranks, config, output, device, threads, settings or [], resume=resume, check=check)
     except DRSformerError as error:
         if not ranks.is_rank_0:
-            raise typer.Exit(exit_code(error)) from None  # the first rank says it
+            raise typer.Exit(exit_code(error)) from None  # rank 0 prints it
         raise _listed(error) from None
     raise typer.Exit(code)
 
@@ -109,7 +109,7 @@ def _train(
 
 
 def _listed(error: DRSformerError) -> DRSformerError:
-    """The error itself; if it stands for several mistakes, they are said first, a line each."""
+    """The error itself; if it covers several mistakes, they are printed first, one per line."""
     from drsformer_cli.training.toml_config import MistakesError
 
     if not isinstance(error, MistakesError) or len(error.mistakes) == 1:

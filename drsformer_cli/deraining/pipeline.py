@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from drsformer_cli.deraining.plan import Job
     from drsformer_cli.images import DecodedImage
 
-_ROWS = 256  # that are compared at a time: a large image needs no second copy in memory
+_ROWS = 256  # rows compared at a time, so that a large image needs no second copy in memory
 
 
 @dataclass(frozen=True)
-class Restored:
-    """An image in both states, and what is told of it.
+class RestoredImage:
+    """A restored image, the image that it was made from, and facts for the report.
 
     Attributes:
-        rainy: As it was read.
-        image: As it is written.
-        seconds: In the network.
+        rainy: The image that was read.
+        image: The image to write.
+        seconds: Time in the network.
         tile: Side of the tiles in pixels; None: the image was processed whole.
-        mean_change: Mean absolute difference of all values, of 255.
+        mean_change: Mean absolute difference of all values, on a scale of 255.
     """
 
     rainy: DecodedImage
@@ -53,15 +53,15 @@ class Restored:
 
 @dataclass(frozen=True)
 class Written:
-    """A restored image that lies where its job says.
+    """A restored image that was written.
 
     Attributes:
         restored: The image.
-        notes: What reading and writing had to change, a line each.
-        problem: Why there is no comparison image although the job wants one; None: all is there.
+        notes: What reading and writing had to change, one line each.
+        problem: Why the comparison image was not written; None: it was, or the job has none.
     """
 
-    restored: Restored
+    restored: RestoredImage
     notes: tuple[str, ...]
     problem: str | None = None
 
@@ -74,23 +74,23 @@ def derain(
     overwrite: bool,
     progress: Callable[[Job, float], None],
 ) -> Generator[tuple[Job, Future[Written]]]:
-    """Work off the jobs in order; see `overlapped` for what is yielded and for early ends.
+    """Process the jobs in order; see `overlapped` for what is yielded and how to stop early.
 
     Args:
         jobs: What to read and where to write it.
         restorer: The network and its settings.
         quality: 1..100, for the formats that have one.
         overwrite: Whether existing files may be replaced.
-        progress: Called with the job in the network and the share of it that is done, 0 to 1.
+        progress: Called with the job in the network and its progress, 0 to 1.
     """
 
-    def restore(job: Job, rainy: DecodedImage) -> Restored:
+    def restore(job: Job, rainy: DecodedImage) -> RestoredImage:
         progress(job, 0.0)
         if job.target is not None:
-            _make_writable(job.target.parent)  # before the network works in vain
+            _make_writable(job.target.parent)  # before any time is spent in the network
         return _restored(rainy, restorer, lambda done, total: progress(job, done / total))
 
-    def write(job: Job, restored: Restored, stop: threading.Event) -> Written:
+    def write(job: Job, restored: RestoredImage, stop: threading.Event) -> Written:
         return _written(job, restored, stop, quality=quality, overwrite=overwrite)
 
     return overlapped(jobs, _read, restore, write)
@@ -109,16 +109,16 @@ def _make_writable(folder: Path) -> None:
         raise OSError(errno.EACCES, f"cannot write into {folder}: {os.strerror(errno.EACCES)}")
 
 
-def _restored(rainy: DecodedImage, restorer: Restorer, progress: Callable[[int, int], None]) -> Restored:
+def _restored(rainy: DecodedImage, restorer: Restorer, progress: Callable[[int, int], None]) -> RestoredImage:
     start = time.perf_counter()
     restored = restorer.restore(rainy.pixels, progress)
     seconds = time.perf_counter() - start
     image = replace(rainy, pixels=restored.image)
-    return Restored(rainy, image, seconds, restored.tile, _mean_change(rainy, image))
+    return RestoredImage(rainy, image, seconds, restored.tile, _mean_change(rainy, image))
 
 
 def _mean_change(before: DecodedImage, after: DecodedImage) -> float:
-    """Mean absolute difference of all values, of 255."""
+    """Mean absolute difference of all values, on a scale of 255."""
     total = 0.0
     for top in range(0, len(before.pixels), _ROWS):
         difference = after.pixels[top : top + _ROWS].astype(np.int32) - before.pixels[top : top + _ROWS]
@@ -126,7 +126,7 @@ def _mean_change(before: DecodedImage, after: DecodedImage) -> float:
     return total / before.pixels.size * 255 / float(np.iinfo(before.pixels.dtype).max)
 
 
-def _written(job: Job, restored: Restored, stop: threading.Event, *, quality: int, overwrite: bool) -> Written:
+def _written(job: Job, restored: RestoredImage, stop: threading.Event, *, quality: int, overwrite: bool) -> Written:
     image_format = job.image_format or restored.image.format
     notes = (*restored.rainy.notes, *images.losses(restored.image, image_format))
 
@@ -146,6 +146,6 @@ def _written(job: Job, restored: Restored, stop: threading.Event, *, quality: in
     if job.comparison is not None:
         try:
             write(images.side_by_side(restored.rainy, restored.image), job.comparison)
-        except IMAGE_ERRORS as error:  # the restored image is there, and stays
+        except IMAGE_ERRORS as error:  # the restored image is kept
             problem = f"{job.comparison} was not written: {reason(error)}"
     return Written(restored, notes, problem)

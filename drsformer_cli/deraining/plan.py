@@ -27,10 +27,10 @@ class Job:
     """One image.
 
     Attributes:
-        source: File to read; None is stdin.
-        target: File to write; None is stdout.
-        image_format: Pillow's name of the format to write; None: that of the input.
-        comparison: Side-by-side image to write as well, or None.
+        source: File to read; None: stdin.
+        target: File to write; None: stdout.
+        image_format: Pillow's name of the format to write; None: the format of the input.
+        comparison: File for the side-by-side image; None: it is not written.
     """
 
     source: Path | None
@@ -46,12 +46,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """The work of one command.
 
     Attributes:
         jobs: Images to process.
-        skipped: Images left alone because their output exists.
-        notes: What else was left out, a line each.
+        skipped: Images that are skipped because their output exists.
+        notes: What else is skipped, one line each.
     """
 
     jobs: list[Job]
@@ -72,13 +72,13 @@ def plan(
     """Pair every input with its output.
 
     Args:
-        inputs: Files, folders, globs that the shell left alone, or "-" alone for stdin.
+        inputs: Files, folders, globs that the shell did not expand, or only "-" for stdin.
         output: File, folder, "-" for stdout, or None for a name beside the input.
-        recursive: Whether folders are searched to any depth; the tree is mirrored.
+        recursive: Whether folders are searched to any depth; the output has the same subfolders.
         image_format: A FormatName; replaces the ending of every output.
-        compare: Whether a side-by-side image is written as well.
+        compare: Whether to write a side-by-side image, too.
         overwrite: Whether existing outputs may be replaced.
-        skip_existing: Whether images whose output exists are left alone.
+        skip_existing: Whether to skip images whose output exists.
 
     Raises:
         UsageError: An input is missing; outputs clash with each other, with an input or with existing files.
@@ -90,7 +90,7 @@ def plan(
         jobs = [_stream_job(inputs, output, image_format)]
     else:
         found = _file_jobs(inputs, output, notes, recursive=recursive, image_format=image_format)
-        jobs = list(dict.fromkeys(found))  # the same image given twice is one
+        jobs = list(dict.fromkeys(found))  # an image that is given twice is processed once
         if output is None and (overwrite or skip_existing):
             jobs = _without_results(jobs)
     if compare:
@@ -114,10 +114,10 @@ def plan(
 
 def _stream_job(inputs: list[str], output: str | None, image_format: str | None) -> Job:
     if len(inputs) != 1:
-        raise UsageError(f"'-' stands for one image, but {len(inputs)} inputs were given")
+        raise UsageError(f"'-' is one image from stdin or to stdout, but {len(inputs)} inputs were given")
     source = None if inputs[0] == STANDARD_STREAM else _existing(inputs[0])
     if source is not None and source.is_dir():
-        raise UsageError(f"{source} is a folder; one image can go to stdout")
+        raise UsageError(f"{source} is a folder; only a single image can be written to stdout")
     target = None if output in (None, STANDARD_STREAM) else Path(str(output))
     if target is not None:
         if target.is_dir():
@@ -132,7 +132,7 @@ def _job(source: Path | None, target: Path | None, image_format: str | None) -> 
 
 
 def _without_results(jobs: list[Job]) -> list[Job]:
-    """The jobs whose input is not a result of another one: a second `*.jpg` also matches what the first one wrote."""
+    """The jobs whose input is not the output of another one: a repeated `*.jpg` matches earlier outputs, too."""
     targets = [job.target for job in jobs if job.target is not None]
     results = {_identity(path) for target in targets for path in (target, _comparison_of(target))}
     return [job for job in jobs if job.source is None or _identity(job.source) not in results]
@@ -167,14 +167,14 @@ def _looks_like_a_image(output: str) -> bool:
 
 
 def _expanded(text: str) -> list[Path]:
-    """The path itself, or what a glob matches where the shell did not expand it."""
+    """The path itself, or the matches of a glob that the shell did not expand."""
     if not os.path.lexists(text) and glob.has_magic(text):
         matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
         folder, name = os.path.split(text)
         if not matches and Path(folder).is_dir():  # brackets in the name of a folder: "trip [2019]/*.jpg"
             matches = sorted(glob.glob(os.path.join(glob.escape(folder), name)))  # noqa: PTH118, PTH207
         if not matches:
-            raise UsageError(f"{text}: matches nothing")
+            raise UsageError(f"{text}: no matching files")
         return [Path(match) for match in matches]
     return [_existing(text)]
 
@@ -187,7 +187,7 @@ def _existing(text: str) -> Path:
 
 
 def _images_in(folder: Path, notes: list[str], *, recursive: bool, excluded: Path | None) -> Iterator[Path]:
-    """Files with an image's ending, in order; hidden ones, linked folders and the output folder are left out."""
+    """Files with an image's ending, in order; hidden files, linked folders and the output folder are skipped."""
     forbidden = os.path.realpath(excluded) if excluded is not None else None
 
     def refuse(error: OSError) -> None:
@@ -211,11 +211,11 @@ def _images_in(folder: Path, notes: list[str], *, recursive: bool, excluded: Pat
 
 
 def _never_ends(path: Path) -> bool:
-    """Whether it is a pipe, a socket or a device: nothing that lies in a folder as an image."""
+    """Whether it is a pipe, a socket or a device, which reading could wait for forever."""
     try:
         return not stat.S_ISREG(path.stat().st_mode)
     except OSError:
-        return False  # reading it will say what is wrong
+        return False  # reading it will report the error
 
 
 def _target(source: Path, relative: Path, folder: Path | None, image_format: str | None) -> Path:
@@ -267,7 +267,7 @@ def _refuse_special_files(existing: list[Job]) -> None:
 
 
 def _identity(path: Path) -> str:
-    """Same text for the same file, whatever links lead to it."""
+    """A text that is the same for all paths and links of a file."""
     try:
         status = path.stat()
     except OSError:  # it does not exist, or cannot be reached

@@ -1,1 +1,1 @@
-"""Published models and metric parameters: where they are, how they are downloaded, and their cache."""
+"""Published models and metric parameters: tables, downloads and cache."""

@@ -1,4 +1,4 @@
-"""The cache of published files: verified when they enter, and again when they seem to have changed."""
+"""The cache of published files, which are verified when they are added, and again when they seem to have changed."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class PublishedFile:
     """A file that can be downloaded.
 
     Attributes:
-        name: What the user calls it.
+        name: Name on the command line.
         file: Path in the cache, relative to `home()`.
-        size: Smallest and largest number of bytes that it may have.
-        license: As its publishers state it.
+        size: Smallest and largest valid number of bytes.
+        license: License that its publishers state.
         urls: Addresses, in the order in which they are tried.
         page: Page to download it from with a browser.
-        sha256: Its SHA-256; None: unknown.
-        variant: Name of the preset of the network that it must hold; None: it is not a checkpoint.
+        sha256: SHA-256; None: unknown.
+        variant: Preset of the network that it must hold; None: it is not a checkpoint.
     """
 
     name: str
@@ -58,13 +58,13 @@ class PublishedFile:
 
     @property
     def by_hand(self) -> str:
-        """Advice for when the download does not work."""
+        """Advice in case the download fails."""
         return f"to add it by hand, download {self.page} and run: drsformer download --from FILE {self.name}"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What was verified; kept beside the file, so that later changes are noticed."""
+    """Facts about a verified file, saved beside it so that later changes are noticed."""
 
     size: int
     sha256: str
@@ -74,7 +74,7 @@ class Record:
 
 
 def record(row: PublishedFile) -> Record | None:
-    """The record of a cached file; None: it has no valid one."""
+    """The record of a cached file; None: there is no valid record."""
     try:
         found = Record(**json.loads(_record_path(row).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -83,7 +83,7 @@ def record(row: PublishedFile) -> Record | None:
 
 
 def state(row: PublishedFile) -> CacheState:
-    """What the cache holds, judged by sizes and dates only."""
+    """The state of a file in the cache, judged only by its size and date."""
     with _file_errors(row):
         if row.path.is_file():
             known = record(row)
@@ -111,22 +111,22 @@ def verified(row: PublishedFile, *, rehash: bool = False) -> Path | None:
             remedy = f"drsformer download --force {row.name} downloads it again"
             raise DownloadError(f"{row.name}: {row.path}: {error}; {remedy}") from None
         source, date = (known.source, known.date) if known else (str(row.path), _now())
-        with contextlib.suppress(OSError):  # a cache that cannot be written is still of use
+        with contextlib.suppress(OSError):  # a read-only cache is still useful
             _write_record(row, sha256, source, date)
         return row.path
 
 
 def obtain(row: PublishedFile, *, mirror: str | None = None, force: bool = False, quiet: bool = False) -> Path:
-    """The cached file, downloaded first if it is missing. Several processes that need it download it once.
+    """The cached file, downloaded first if it is missing. If several processes need it, only one downloads it.
 
     Args:
         row: The file.
-        mirror: The only folder to download from. None: `DRSFORMER_MIRROR`, or the file's own addresses.
+        mirror: Address of the only folder to download from. None: `DRSFORMER_MIRROR`, or the file's own addresses.
         force: Whether to download it even if it is cached, and to accept that it has changed.
-        quiet: Whether to show neither progress nor license.
+        quiet: Whether to hide progress and license.
 
     Raises:
-        DownloadError: It cannot be downloaded, or is not this file; a cached one is kept.
+        DownloadError: The file cannot be downloaded, or its content is wrong; a cached file is kept.
         UsageError: The mirror is not an address.
     """
     if not force and (found := verified(row)) is not None:
@@ -135,7 +135,7 @@ def obtain(row: PublishedFile, *, mirror: str | None = None, force: bool = False
         raise DownloadError(f"{row.name} is not cached, and DRSFORMER_OFFLINE is set; {row.by_hand}")
     urls = urls_of(row, mirror)
     with _locked(row, quiet=quiet):
-        if not force and (found := verified(row)) is not None:  # by another process meanwhile
+        if not force and (found := verified(row)) is not None:  # another process has downloaded it meanwhile
             return found
         problems = []
         for url in urls:
@@ -150,10 +150,10 @@ def obtain(row: PublishedFile, *, mirror: str | None = None, force: bool = False
 
 
 def install(row: PublishedFile, file: Path, *, force: bool = False, quiet: bool = False) -> Path:
-    """Copy a file into the cache that was downloaded by hand.
+    """Copy a file that was downloaded by hand into the cache.
 
     Raises:
-        DownloadError: It is not this file; a cached one is kept.
+        DownloadError: Its content is wrong; a cached file is kept.
     """
     with _locked(row, quiet=quiet), _named(row, str(file)):
         if not file.is_file():
@@ -166,7 +166,7 @@ def install(row: PublishedFile, file: Path, *, force: bool = False, quiet: bool 
 
 def _copy(file: Path, part: http.PartialFile) -> None:
     http.check_free_space(part.path.parent, file.stat().st_size)
-    part.version_path.unlink(missing_ok=True)  # no download resumes from half a copy
+    part.version_path.unlink(missing_ok=True)  # a download must not resume from half a copy
     try:
         shutil.copyfile(file, part.path)
     except shutil.SameFileError:
@@ -177,7 +177,7 @@ def _copy(file: Path, part: http.PartialFile) -> None:
 
 
 def remove(row: PublishedFile) -> bool:
-    """Remove the file and all that belongs to it; returns whether anything was there."""
+    """Remove the file, its record and a partial download; returns whether there was any of these."""
     with _locked(row, quiet=True):
         part = _part(row)
         found = [path for path in (row.path, _record_path(row), part.path, part.version_path) if path.exists()]
@@ -187,7 +187,7 @@ def remove(row: PublishedFile) -> bool:
 
 
 def urls_of(row: PublishedFile, mirror: str | None) -> tuple[str, ...]:
-    """Addresses to download from: in the mirror if one is given, or the file's own.
+    """Addresses to download from: that in the mirror if one is given, or the file's own.
 
     Raises:
         UsageError: The mirror is not an address.

@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int | None], None]
 
 DRIVE = "https://drive.usercontent.google.com/download"
-"""Where Google Drive hands out files."""
+"""Address of downloads from Google Drive."""
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
 STALL_SECONDS, STALL_BYTES = 60.0, 60 * 1024
-"""A connection that brings fewer bytes than this in this time counts as broken."""
+"""A connection that delivers fewer bytes in this time is considered broken."""
 
 ATTEMPTS = 4
-"""Failures in a row after which a download gives up. One that brought a hundredth of the file does not count."""
+"""Failures in a row after which a download gives up; attempts that bring at least 1 % of the file do not count."""
 
 BACK_OFF_SECONDS = 1.0
-"""Wait after the first failure in a row; each further wait is twice as long."""
+"""Wait after the first failure in a row; it doubles with each further failure."""
 
 LONGEST_WAIT_SECONDS = 60.0
 """A download gives up if Retry-After asks for more."""
@@ -53,18 +53,18 @@ _HEADERS = {
 
 
 def drive_url(file_id: str) -> str:
-    """The address of a file on Google Drive, in the form that skips the page which warns of files over 100 MB."""
+    """The address of a file on Google Drive; it skips the page that asks for confirmation for large files."""
     return f"{DRIVE}?{urlencode({'id': file_id, 'export': 'download', 'confirm': 't'})}"
 
 
 def without_secrets(url: str) -> str:
-    """The address without user, password and query."""
+    """An address without user, password and query."""
     parts = urlsplit(url)
     return printable(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
 
 
 def printable(text: str, length: int = 200) -> str:
-    """Text from elsewhere on one line, without control characters."""
+    """Text from a server or a user on one line, without control characters."""
     line = "".join(character for character in " ".join(text.split()) if character.isprintable())
     return line if len(line) <= length else f"{line[:length]}..."
 
@@ -74,8 +74,8 @@ class _Version:
     """The version of the file that a partial file belongs to.
 
     Attributes:
-        source: Address, without secrets.
-        validator: ETag or date for If-Range; None: the server gave none.
+        source: Address without secrets.
+        validator: ETag or date for If-Range; None: the server sent none.
         total: Bytes of the whole file; None: unknown.
     """
 
@@ -86,7 +86,7 @@ class _Version:
 
 @dataclass(frozen=True)
 class PartialFile:
-    """The file that a download grows in; a JSON file beside it holds the version that it belongs to."""
+    """The file that a download is written to; a JSON file beside it records the version that it belongs to."""
 
     path: Path
 
@@ -97,7 +97,7 @@ class PartialFile:
 
     @property
     def size(self) -> int:
-        """Bytes so far."""
+        """Number of bytes so far."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def discard(self) -> None:
@@ -106,24 +106,24 @@ class PartialFile:
         self.version_path.unlink(missing_ok=True)
 
     def begin(self, version: _Version) -> None:
-        """Start over, with this version."""
+        """Start over with this version."""
         self.discard()
         self.version_path.write_text(json.dumps(asdict(version)), encoding="utf-8")
 
     def version(self, source: str) -> _Version | None:
-        """The version that the bytes so far belong to; None: a download from this source cannot resume from them."""
+        """The version that the bytes so far belong to; None: a download from this source cannot resume."""
         if not self.size:
             return None
         try:
             version = _Version(**json.loads(self.version_path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # another program wrote it, or none
+        except (OSError, ValueError, TypeError):  # missing, or written by another program
             return None
         return version if version.source == source else None
 
     def keep(self, source: str) -> int:
         """Number of bytes that a later download from this source can resume from.
 
-        Without a validator they are removed: by then, the source may have another version.
+        Without a validator they are removed, because the file may change on the server.
         """
         version = self.version(source)
         if version is None or version.validator is None:
@@ -132,7 +132,7 @@ class PartialFile:
 
 
 class _TemporaryError(Exception):
-    """Another attempt may succeed, after `wait` seconds. None: after the usual wait."""
+    """An error after which another attempt may succeed, in `wait` seconds. None: after the usual wait."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
@@ -148,10 +148,10 @@ def download(url: str, part: PartialFile, size: tuple[int, int], progress: Progr
         url: Address of the file, or of a page of Google Drive that asks for a confirmation first.
         part: Kept when the connection fails, so that a later call can resume; removed when the content is wrong.
         size: Smallest and largest number of bytes that the file may have.
-        progress: Called with the number of bytes so far and of all bytes, None if unknown.
+        progress: Called with the number of bytes so far and the total, which is None if unknown.
 
     Raises:
-        DownloadError: The server cannot be reached, refuses, or sends something else. The caller adds its address.
+        DownloadError: The server cannot be reached, refuses, or sends something else. The caller adds the address.
         OSError: `part` cannot be written; it is removed.
     """
     failures, most = 0, part.keep(without_secrets(url))
@@ -171,7 +171,7 @@ def download(url: str, part: PartialFile, size: tuple[int, int], progress: Progr
 
 
 def _attempt(url: str, part: PartialFile, size: tuple[int, int], progress: Progress) -> None:
-    """One request."""
+    """Send one request and save the response."""
     version = part.version(without_secrets(url))
     offset = part.size if version else 0
     headers = dict(_HEADERS)
@@ -191,7 +191,7 @@ def _attempt(url: str, part: PartialFile, size: tuple[int, int], progress: Progr
             part.begin(version)
         elif version is None or not _continues(response, offset, version.total):
             part.discard()
-            raise _TemporaryError("answers with a wrong range", wait=0)
+            raise _TemporaryError("sends the wrong range", wait=0)
         total = version.total
         if total is not None and not size[0] <= total <= size[1]:
             part.discard()
@@ -216,7 +216,7 @@ def _write(
                     break
                 file.write(chunk)
                 progress(offset, total)
-    except OSError:  # a full disk: the part is removed so that it does not stay full
+    except OSError:  # such as a full disk: the part is removed to free the space
         part.discard()
         raise
     if offset > (total or size[1]):
@@ -227,16 +227,16 @@ def _write(
 
 
 def wrong_size(found: int, size: tuple[int, int]) -> str:
-    """The error message for a file of another size."""
+    """The error message for a file of the wrong size."""
     expected = f"{size[0]}" if size[0] == size[1] else f"{size[0]} to {size[1]}"
     return f"{found} bytes, expected {expected}"
 
 
 def check_free_space(folder: Path, needed: int) -> None:
-    """Check that a disk has room.
+    """Check that a disk has enough space.
 
     Raises:
-        DownloadError: It has fewer than `needed` bytes left.
+        DownloadError: Fewer than `needed` bytes are left.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -244,7 +244,7 @@ def check_free_space(folder: Path, needed: int) -> None:
 
 
 def _session() -> requests.Session:
-    """A session that does not follow redirects: requests would read their whole bodies, and follow https to http."""
+    """A session that does not follow redirects: requests would read their bodies, and also go from https to http."""
     import requests
 
     class Session(requests.Session):
@@ -258,7 +258,7 @@ def _session() -> requests.Session:
 def _open(
     session: requests.Session, url: str, headers: dict[str, str]
 ) -> Iterator[tuple[requests.Response, Iterable[bytes]]]:
-    """The response with status 200, 206 or 416 and its body, after redirects and the confirmation of Google Drive."""
+    """The response (status 200, 206 or 416) and its body, after redirects and Google Drive's confirmation."""
     schemes = ("http", "https") if urlsplit(url).scheme == "http" else ("https",)
     timeout = CONNECT_SECONDS, READ_SECONDS
     for _ in range(_MAX_HOPS):
@@ -290,7 +290,7 @@ def _next_url(url: str, target: str, schemes: tuple[str, ...]) -> str:
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """The body as it arrives, not decoded."""
+    """The body in chunks, not decoded."""
     read = getattr(response.raw, "read1", response.raw.read)  # urllib3 1 has no read1
     since, seen = time.monotonic(), 0
     while chunk := read(_CHUNK):
@@ -372,13 +372,13 @@ def _refusal(response: requests.Response, page: _DrivePage) -> Exception:
     if page.caption.strip():
         return DownloadError(f"refused: {printable(page.caption)}")
     if status == HTTPStatus.OK:
-        return DownloadError("answers with a web page, not the file")
+        return DownloadError("sends a web page instead of the file")
     phrase = f" {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else ""
     if status != HTTPStatus.TOO_MANY_REQUESTS and status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return DownloadError(f"answers {status}{phrase}")
     wait = _retry_after(response.headers.get("Retry-After", ""))
     if wait is not None and wait > LONGEST_WAIT_SECONDS:
-        return DownloadError(f"answers {status}{phrase} and asks to come back in {wait:.0f} seconds")
+        return DownloadError(f"answers {status}{phrase} and asks to retry after {wait:.0f} seconds")
     return _TemporaryError(f"answers {status}{phrase}", wait)
 
 
@@ -416,7 +416,7 @@ def _continues(response: requests.Response, offset: int, total: int | None) -> b
 
 @contextlib.contextmanager
 def _network_errors() -> Iterator[None]:
-    """Turn the errors of requests into ours: its messages contain user, password and query of the address."""
+    """Replace the errors of requests, whose messages contain user, password and query of the address."""
     import requests
     from urllib3.exceptions import HTTPError
 
@@ -435,7 +435,7 @@ def _network_errors() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """The message of the system error behind it."""
+    """The message of the system error that caused an error."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     return (error.strerror if isinstance(error, OSError) else None) or "the connection broke"

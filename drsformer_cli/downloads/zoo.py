@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedModel(PublishedFile):
-    """A trained network.
+    """A published checkpoint.
 
     Attributes:
         parameters: Number of parameters.
-        trained_on: Data set, or a description of several.
-        tested_on: Data set of the scores.
-        psnr: PSNR in dB, as reported.
-        ssim: SSIM, as reported.
+        trained_on: Training set, or a description of several.
+        tested_on: Test set of the scores.
+        psnr: Reported PSNR in dB.
+        ssim: Reported SSIM.
         protocol: Protocol of the scores, uint8-Y or float-Y.
         paper: Address of the paper that reports the scores.
         bundled: The file in this package; None: it is downloaded.
@@ -55,7 +55,7 @@ DEFAULT = "general"
 
 _PAPER = "https://arxiv.org/abs/2303.11950"
 
-# Parameters, and bytes of a float32 file with room for other ways to save it; 134.6 and 130.4 MB are published.
+# Parameters, and the range of bytes of a float32 file, however it is saved; the published ones have 134.6 and 130.4 MB.
 _VARIANTS = {"mefc": (33_655_424, (128_000_000, 142_000_000)), "plain": (32_610_304, (124_000_000, 138_000_000))}
 
 # Name, data set, variant, Google Drive id.
@@ -92,7 +92,7 @@ def _published(name: str, data: str, variant: str, drive_id: str) -> PublishedMo
 
 _GENERAL = PublishedModel(
     name="general",
-    file="",  # it is bundled: what concerns downloads is empty
+    file="",  # bundled: the fields about downloads are empty
     size=(0, 0),
     license="MIT",
     urls=(),
@@ -146,7 +146,7 @@ def _parameter_file(url: str, size: int, sha256: str) -> PublishedFile:
 PARAMETER_FILES: Mapping[str, PublishedFile] = MappingProxyType(
     {row.name: row for row in (_parameter_file(*facts) for facts in _PARAMETER_FILES)}
 )
-"""The parameter files of NIQE and BRISQUE, by file name."""
+"""The parameter files of NIQE and BRISQUE by file name."""
 
 METRICS = "metrics"
 """The name for all parameter files in `drsformer download`."""
@@ -157,9 +157,9 @@ class LoadedModel:
     """A network in memory.
 
     Attributes:
-        network: In evaluation mode, on its device.
+        network: The network, in evaluation mode, on its device.
         checkpoint: The file that it was loaded from.
-        training: What the checkpoint says of its training; None where it says nothing.
+        training: What the checkpoint says about its training; None if nothing.
     """
 
     network: DRSformer
@@ -168,16 +168,16 @@ class LoadedModel:
 
 
 def load_model(model: str, *, device: str = "cpu", threads: int | None = None, quiet: bool = False) -> LoadedModel:
-    """Load what `--model` names, downloaded first if it is missing.
+    """Load the model that `--model` names, downloading it first if it is missing.
 
     Args:
         model: A name of `MODELS`, the name of another checkpoint in the cache, or a checkpoint file.
         device: Device for the network, see `resolve_device`.
         threads: CPU threads for the network. None: torch chooses.
-        quiet: Whether a download shows neither progress nor license.
+        quiet: Whether a download hides progress and license.
 
     Raises:
-        CheckpointError: There is no such model or file, or the file is damaged or foreign.
+        CheckpointError: There is no such model or file, or the file is damaged or not a checkpoint of DRSformer.
         DownloadError: The model cannot be downloaded, or its cached file has changed.
         UsageError: There is no such device.
     """

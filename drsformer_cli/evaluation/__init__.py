@@ -1,1 +1,1 @@
-"""Evaluation: which images are scored, by what, and how the scores are reported."""
+"""Evaluation: find the images, restore and score them, and report the scores."""

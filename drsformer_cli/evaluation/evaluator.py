@@ -1,4 +1,4 @@
-"""Restore and score images: from cases to the numbers of a table.
+"""Restore and score images.
 
 Shapes: images (H, W, 3) RGB uint8.
 """
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
     _Images = tuple[RGB8, RGB8 | None]  # rainy, clean
 
-_RECORD = "drsformer"  # PNG text of a saved result that says what made it
+_RECORD = "drsformer"  # keyword of the PNG text that says how a saved result was made
 _RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is scored: a model, or existing results.
+    """A model, or existing results, to score.
 
     Attributes:
-        name: In tables and in the paths of saved results.
-        restorer: Restores an image; None for existing results.
-        settings: What the results depend on besides the image: checkpoint hash, device, tile and so on.
+        name: Name in tables and in the paths of saved results.
+        restorer: Function that restores an image; None for existing results.
+        settings: Everything besides the image that the results depend on: checkpoint hash, device, tile and so on.
     """
 
     name: str
@@ -57,13 +57,13 @@ class ImageScores:
     """The scores of one image.
 
     Attributes:
-        name: Of the case.
-        scene: See `Case.scene`.
-        values: Scores by metric; with `_input` those of the rainy image. PSNR is infinite for equal luma; a metric that
-            is not defined for the image (too small, of one color) is NaN.
+        name: Name of the case.
+        scene: Scene of the case, see `Case.scene`.
+        values: Scores by metric; names that end in `_input` are those of the rainy image. PSNR is infinite for equal
+            luma; a metric that is not defined for the image (too small, or of one color) is NaN.
         seconds: Time in the network; None for existing results.
-        error: Why there are no scores; None if there are.
-        not_saved: Why the restored image could not be saved; None if it was, or should not be.
+        error: Why the image could not be scored; None if it was scored.
+        not_saved: Why the restored image could not be saved; None if it was saved or need not be.
     """
 
     name: str
@@ -89,7 +89,7 @@ class SetScores:
 
     @property
     def comparable(self) -> bool:
-        """Whether published results may stand beside these: the whole set was scored, in its protocol."""
+        """Whether published results are comparable: the whole set was scored, in the protocol of papers."""
         dataset = self.image_set.dataset
         return dataset is not None and len(self.scored) == dataset.count and self.image_set.protocol == dataset.protocol
 
@@ -111,7 +111,7 @@ class SetScores:
     def interval(self, metric: str) -> tuple[float, float] | None:
         """95 % interval of the mean, by bootstrap over scenes; None for fewer than two scenes.
 
-        Images of a scene are drawn together: 14 rainy versions of a photo are not 14 observations.
+        Images of a scene are resampled together: 14 rainy versions of a scene are not 14 observations.
         """
         by_scene: dict[str, list[float]] = {}
         for score in self.scores:
@@ -126,11 +126,11 @@ class SetScores:
         return float(low), float(high)
 
     def identical(self, of: str = "") -> int:
-        """Number of results, with "_input" of rainy images, whose luma equals the clean image's: PSNR is infinite."""
+        """Number of results (or with "_input", rainy images) whose luma equals the clean image's: PSNR is infinite."""
         return sum(math.isinf(score.values.get(f"psnr{of}", 0.0)) for score in self.scores)
 
     def typical(self) -> dict[str, ImageScores]:
-        """The worst, median and best image: by the main metric, or without clean images by how much it improved."""
+        """The worst, median and best image by the main metric, or by its improvement if there are no clean images."""
         metric = self.image_set.metrics[0]
 
         def quality(score: ImageScores) -> float:
@@ -146,13 +146,13 @@ class SetScores:
 
 
 @dataclass(frozen=True)
-class _Restored:
+class _Result:
     """A candidate's result for a case.
 
     Attributes:
         pixels: The restored image.
         seconds: Time in the network; None for existing results.
-        to_save: File to save it as; None where it was saved before or should not be saved.
+        to_save: File to save it as; None if it is saved already or need not be.
     """
 
     pixels: RGB8
@@ -167,8 +167,8 @@ class Evaluator:
         image_set: The images.
         candidates: The models or results to score.
         scorers: The metrics of the set, loaded, by name.
-        save: Folder of restored images; those that a run with the same settings left there are scored again, not
-            restored again.
+        save: Folder for restored images; images that a run with the same settings saved there are not restored again,
+            only scored.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Evaluator:
         self._scorers = {metric.name: scorers[metric.name] for metric in image_set.metrics}
 
     def score(self, cases: Sequence[Case]) -> Generator[list[ImageScores], None, None]:
-        """The scores of each case in order, one for each candidate; an error affects its image only.
+        """The scores of each case in order, one for each candidate; an error of one image does not stop the others.
 
         While one image is restored, the next one is read and the previous one is scored and saved.
         """
@@ -201,13 +201,13 @@ class Evaluator:
         """A candidate's result for the rainy image of a case.
 
         Raises:
-            ImageError: It cannot be restored, or there is no result, or one of another size.
+            ImageError: The image cannot be restored, or its existing result is missing or has another size.
             OSError: A file cannot be read.
         """
         return self._restore(case, candidate, rainy).pixels
 
     def foreign(self) -> Path | None:
-        """A file where a restored image would be saved but that this run did not make; None if there is none."""
+        """An existing file in the place of a restored image that no run with these settings made; None: none exists."""
         for case in self.image_set.cases:
             for candidate in self.candidates:
                 path = self._path(case, candidate)
@@ -215,9 +215,9 @@ class Evaluator:
                     return path
         return None
 
-    def _restore_all(self, case: Case, images: _Images) -> tuple[_Images, list[_Restored | str]]:
-        """The images, and each candidate's result or why there is none."""
-        results: list[_Restored | str] = []
+    def _restore_all(self, case: Case, images: _Images) -> tuple[_Images, list[_Result | str]]:
+        """The images, and each candidate's result or error message."""
+        results: list[_Result | str] = []
         for candidate in self.candidates:
             try:
                 results.append(self._restore(case, candidate, images[0]))
@@ -225,24 +225,24 @@ class Evaluator:
                 results.append(reason(error))
         return images, results
 
-    def _restore(self, case: Case, candidate: Candidate, rainy: RGB8) -> _Restored:
+    def _restore(self, case: Case, candidate: Candidate, rainy: RGB8) -> _Result:
         if candidate.restorer is None:
             if case.result is None:
                 raise ImageError("no result of that name")
-            return _Restored(_of_size(rainy, read_rgb8(case.result), case.result.name), None)
+            return _Result(_of_size(rainy, read_rgb8(case.result), case.result.name), None)
         path = self._path(case, candidate)
         if path is not None and path.exists():
             made_by, seconds = _record(path)
             if made_by == self._made_by(case, candidate):
-                return _Restored(_of_size(rainy, read_rgb8(path), path.name), seconds)
+                return _Result(_of_size(rainy, read_rgb8(path), path.name), seconds)
         start = time.perf_counter()
         pixels = candidate.restorer(rainy)
-        return _Restored(pixels, time.perf_counter() - start, path)
+        return _Result(pixels, time.perf_counter() - start, path)
 
     def _score(
-        self, case: Case, restored: tuple[_Images, list[_Restored | str]], _stop: threading.Event
+        self, case: Case, restored: tuple[_Images, list[_Result | str]], _stop: threading.Event
     ) -> list[ImageScores]:
-        """One for each candidate. Results are saved even after an interrupt: the next run takes them over."""
+        """The scores of each candidate. Results are saved even after an interrupt: the next run can use them."""
         (rainy, clean), results = restored
         of_input = self._values(rainy, clean, "_input") if case.has_input else {}
         return [
@@ -253,7 +253,7 @@ class Evaluator:
         ]
 
     def _score_one(
-        self, case: Case, candidate: Candidate, clean: RGB8 | None, restored: _Restored, of_input: dict[str, float]
+        self, case: Case, candidate: Candidate, clean: RGB8 | None, restored: _Result, of_input: dict[str, float]
     ) -> ImageScores:
         not_saved = self._save(case, candidate, restored)
         try:
@@ -267,7 +267,7 @@ class Evaluator:
         return ImageScores(case.name, case.scene, values | of_input, restored.seconds, not_saved=not_saved)
 
     def _values(self, image: RGB8, clean: RGB8 | None, suffix: str = "") -> dict[str, float]:
-        """Scores by metric; NaN where one is not defined for the image."""
+        """Scores by metric; NaN if a metric is not defined for the image."""
         values = {}
         for name, scorer in self._scorers.items():
             try:
@@ -276,8 +276,8 @@ class Evaluator:
                 values[name + suffix] = math.nan
         return values
 
-    def _save(self, case: Case, candidate: Candidate, restored: _Restored) -> str | None:
-        """Save a result where that was asked for; why it could not be saved, or None."""
+    def _save(self, case: Case, candidate: Candidate, restored: _Result) -> str | None:
+        """Save a result if that was asked for; returns why it could not be saved, or None."""
         if restored.to_save is None:
             return None
         try:
@@ -303,10 +303,10 @@ class Evaluator:
 
 
 def _of_size(rainy: RGB8, result: RGB8, name: str) -> RGB8:
-    """The result, which must be of the size of the rainy image."""
+    """Check that a result has the size of the rainy image; returns the result."""
     if result.shape != rainy.shape:
         found, expected = (f"{image.shape[1]}x{image.shape[0]}" for image in (result, rainy))
-        raise ImageError(f"{name} is {found}, the image {expected}")
+        raise ImageError(f"{name} is {found}, expected {expected} as the rainy image")
     return result
 
 
@@ -317,7 +317,7 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _record(path: Path) -> tuple[object, float | None]:
-    """What made a saved result, and its time in the network; (None, None) if the file does not say."""
+    """The settings that made a saved result, and its time in the network; (None, None) if the file does not say."""
     try:
         with Image.open(path) as image:
             record = json.loads(image.info.get(_RECORD, "null"))

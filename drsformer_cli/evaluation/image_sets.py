@@ -1,4 +1,4 @@
-"""Which images `eval` scores: data sets, pairs of folders, existing results, images without clean ones."""
+"""Find the images that `eval` scores: data sets, pairs of folders, existing results, images without clean ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MissingDatasetError(UsageError):
     """A known data set was not found.
 
     Attributes:
-        advice: How to get it; several lines.
+        advice: How to get it, several lines.
     """
 
     def __init__(self, message: str, advice: str) -> None:
@@ -42,10 +42,10 @@ class Case:
     """One image to score.
 
     Attributes:
-        name: Unique in its set.
+        name: Name, unique in its set.
         source: A pair, or a rainy image without a clean one.
         result: An existing result to score.
-        has_input: Whether the rainy image is known; not where only results and clean images are given.
+        has_input: Whether the rainy image is known; False if only results and clean images are given.
     """
 
     name: str
@@ -55,16 +55,16 @@ class Case:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that its scores depend on, apart from the network; the rainy image comes first."""
+        """The image files that its scores depend on, the rainy image first."""
         return (self.source.rainy, self.source.clean) if isinstance(self.source, Pair) else (self.source,)
 
     @property
     def scene(self) -> str:
-        """The same for all images of a scene, which are not independent observations."""
+        """A text that is the same for all images of a scene, which are not independent observations."""
         return str(self.files[-1])
 
     def read(self) -> tuple[RGB8, RGB8 | None]:
-        """The rainy image, and the clean one where there is one.
+        """The rainy image, and the clean image or None.
 
         Raises:
             ImageError: A file is not an image, or the two images differ in size.
@@ -80,13 +80,13 @@ class ImageSet:
     """Images that are scored together, in one table.
 
     Attributes:
-        name: In tables and in the paths of saved results.
+        name: Name in tables and in the paths of saved results.
         cases: The images.
         protocol: How PSNR and SSIM are computed; None without clean images.
-        dataset: Its row in the table of data sets, where it is one of them.
-        problems: What was found but cannot be scored, a line each.
-        warnings: Why its scores may not be comparable, a line each.
-        total: Number of images that it should have, including those that cannot be scored or are not wanted.
+        dataset: Its row in the table of data sets; None if it is not one of them.
+        problems: Files that cannot be scored and why, one line each.
+        warnings: Why its scores may not be comparable, one line each.
+        total: Number of images that it should have, including those that cannot be scored or are beyond the limit.
     """
 
     name: str
@@ -104,7 +104,7 @@ class ImageSet:
 
     @property
     def metrics(self) -> list[Metric]:
-        """Its metrics; the first is the main one."""
+        """The metrics of the set; the first is the main one."""
         from drsformer_cli.metrics import METRICS  # finding images needs no NumPy
 
         return [metric for metric in METRICS.values() if metric.needs_clean == self.has_clean]
@@ -112,12 +112,12 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class TrainingUse:
-    """What a checkpoint says about a use of images in its training.
+    """A use of images in the training of a model, as its checkpoint records it.
 
     Attributes:
-        verb: "trained on", for example, as in "MODEL was trained on IMAGES".
-        folders: Where the images were.
-        most: The largest number of them that were used; 0 for all.
+        verb: "trained on" or "selected on".
+        folders: Folders of the images.
+        most: Largest number of images that were used; 0: all.
     """
 
     verb: str
@@ -127,7 +127,7 @@ class TrainingUse:
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks to score; `gather` finds the images.
+    """The options that say what to score; `gather` finds the images.
 
     Attributes:
         datasets: Names or folders of data sets.
@@ -136,8 +136,8 @@ class Request:
         inputs: Folder of rainy images.
         targets: Folder of clean images.
         results: Folder of existing results.
-        protocol: How to compute PSNR and SSIM; None for the data set's own.
-        limit: Number of images of each set; None for all.
+        protocol: How to compute PSNR and SSIM; None: as papers do on the data set.
+        limit: Number of images of each set; None: all.
         models: Names or files, for warnings about what they were trained on.
     """
 
@@ -155,7 +155,7 @@ class Request:
         """The image sets, found and paired.
 
         Raises:
-            MissingDatasetError: A known data set is not there.
+            MissingDatasetError: A known data set was not found.
             UsageError: The options do not fit together, a folder is missing or empty, or two sets have the same name.
         """
         if self.inputs and not self.targets:
@@ -192,14 +192,14 @@ class Request:
         found = pairs.pair(pairs.image_files(self.inputs or self.results or targets), pairs.image_files(targets))
         folder = targets.resolve()
         name = folder.parent.name if pairs.is_role(folder) else folder.name
-        # A data set of that name lends its protocol, not its published results: these may be other images.
+        # If a data set has that name, its protocol is used, but not its published results: the images may be others.
         namesake = datasets.known(name)
         return self._paired(name, None, found, namesake.protocol if namesake else _DEFAULT_PROTOCOL)
 
     def _paired(
         self, name: str, dataset: Dataset | None, found: Pairs, default: Protocol = _DEFAULT_PROTOCOL
     ) -> ImageSet:
-        """Pairs whose sizes agree, each with its existing result where results are scored."""
+        """The pairs whose sizes agree, each with its existing result if results are scored."""
         sizes = pairs.size_problems(found.pairs)
         good = [pair for pair in found.pairs if pair not in sizes]
         problems = [*found.problems, *sizes.values()]
@@ -238,10 +238,10 @@ class Request:
 
 
 def training_uses(training: object) -> list[TrainingUse]:
-    """The uses of images that a checkpoint of `drsformer train` tells; none for other checkpoints.
+    """The uses of images that a checkpoint of `drsformer train` records; an empty list for other checkpoints.
 
     Args:
-        training: What the checkpoint holds as `training`; anything may be in a file.
+        training: The value of `training` in the checkpoint, which may be anything.
     """
     try:
         run = training["run"]  # type: ignore[index]
@@ -256,7 +256,7 @@ def training_uses(training: object) -> list[TrainingUse]:
 
 
 def with_training_warnings(image_set: ImageSet, model: str, uses: Sequence[TrainingUse]) -> ImageSet:
-    """The same images, with a warning for those that were used in the training of a model."""
+    """The image set with a warning if the training of a model used any of its images."""
     warnings = list(image_set.warnings)
     files = {case.name: [file.resolve() for file in case.files] for case in image_set.cases}
     for use in uses:

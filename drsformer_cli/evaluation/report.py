@@ -1,4 +1,4 @@
-"""Scores as tables for people, as JSON and as CSV."""
+"""Scores as tables, as JSON and as CSV."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tables(all_scores: Sequence[SetScores]) -> Iterator[tuple[str, Table]]:
 
 
 def notes(all_scores: Sequence[SetScores]) -> list[str]:
-    """What a reader needs to repeat the scores, and reasons to doubt them."""
+    """Warnings about the scores, and the settings that reproduce them."""
     lines = []
     for of_set in _by_set(all_scores):
         image_set = of_set[0].image_set
@@ -62,7 +62,7 @@ def line(score: ImageScores) -> str:
 
 
 def as_dict(scores: SetScores) -> dict[str, object]:
-    """Scores as plain values; a number that does not exist or is infinite is None."""
+    """Scores as plain values; numbers that are missing or infinite are None."""
     image_set = scores.image_set
     facts: dict[str, object] = {
         "dataset": image_set.name,
@@ -102,7 +102,7 @@ def as_dict(scores: SetScores) -> dict[str, object]:
 def as_csv(all_scores: Iterable[SetScores]) -> bytes:
     """One row for each image and candidate, in UTF-8. Infinite values are `inf`, undefined ones empty.
 
-    What of a name is not UTF-8 is written with backslashes, so that the rest stays readable.
+    Bytes of a name that are not UTF-8 are escaped with backslashes.
     """
     numbers = [f"{metric}{of}" for metric in METRICS for of in ("", "_input")]
     text = io.StringIO()
@@ -160,7 +160,7 @@ def _title(of_set: Sequence[SetScores]) -> str:
 
 
 def _change(metric: Metric) -> str:
-    """A gain where higher is better, a change where lower is."""
+    """The word for a difference: gain if higher is better, otherwise change."""
     return "gain" if metric.higher_is_better else "change"
 
 
@@ -175,7 +175,7 @@ def _cells(scores: SetScores, of: str) -> list[str]:
 
 
 def _exceptions(of_set: Sequence[SetScores]) -> Iterator[str]:
-    """What the means leave out."""
+    """Notes about images that a mean leaves out."""
     if number := of_set[0].identical("_input"):
         yield f"rainy input: {number} identical to the clean image, not in its mean PSNR; gains are over the others"
     for scores in of_set:
@@ -195,7 +195,7 @@ def _reported(image_set: ImageSet) -> list[tuple[str, dict[str, float | None]]]:
 
 
 def _to_paper(scores: SetScores) -> float | None:
-    """PSNR above what the network's paper reports, where the two may be compared."""
+    """Difference between the PSNR and that in DRSformer's paper; None if the two are not comparable."""
     mean = scores.mean("psnr")
     if mean is None or not scores.comparable:
         return None
@@ -217,6 +217,6 @@ def _csv_number(value: float | None) -> str:
 
 
 def _setting(value: object) -> str:
-    """Hashes are shortened."""
+    """A setting as text; hashes are shortened."""
     text = str(value)
     return text[:12] if len(text) == 64 else text

@@ -41,7 +41,7 @@ class Settings:
 
 
 def name_models(models: Sequence[str]) -> dict[str, str]:
-    """Models by their name in tables and paths: of a file the stem, where that is not unique also the folder.
+    """Models by their name in tables and paths: the stem of a file, with its folder if the stem is not unique.
 
     Raises:
         UsageError: Two models would have the same name.
@@ -51,7 +51,7 @@ def name_models(models: Sequence[str]) -> dict[str, str]:
     for model, stem in zip(models, stems, strict=True):
         name = stem if stems.count(stem) == 1 else f"{Path(model).resolve().parent.name}-{stem}"
         if name in named:
-            raise UsageError(f"--model: two are called {name}; score them one after the other")
+            raise UsageError(f"--model: two models are called {name}; score them one after the other")
         named[name] = model
     return named
 
@@ -59,19 +59,19 @@ def name_models(models: Sequence[str]) -> dict[str, str]:
 def load_models(
     models: Mapping[str, str], settings: Settings, *, quiet: bool
 ) -> tuple[list[Candidate], dict[str, list[TrainingUse]]]:
-    """The networks, and by name how their training used images.
+    """The networks as candidates, and by name the images that their training used.
 
     Args:
         models: Model names or checkpoint files, by their name in tables.
         settings: How the networks run.
-        quiet: Whether downloads show no progress.
+        quiet: Whether downloads hide their progress.
 
     Raises:
-        CheckpointError: A file is missing, damaged or foreign.
+        CheckpointError: A file is missing, damaged, or not a checkpoint of DRSformer.
         DownloadError: A model cannot be downloaded.
         UsageError: There is no such device.
     """
-    for model in models.values():  # all downloads come first
+    for model in models.values():  # download all of them first
         zoo.find_checkpoint(model, quiet=quiet)
     candidates, uses = [], {}
     for name, model in models.items():
@@ -114,7 +114,7 @@ def make_evaluators(
     scorers: Mapping[str, Scorer],
     save: Path | None,
 ) -> list[Evaluator]:
-    """An evaluator for each image set, which warns of images that the training of a model used."""
+    """An evaluator for each image set, with warnings about images that the training of a model used."""
     evaluators = []
     for image_set in image_sets:
         warned = image_set
@@ -171,7 +171,7 @@ def draw_sheet(evaluators: Sequence[Evaluator], all_scores: Sequence[SetScores])
     """A contact sheet of the worst, median and best image of each candidate and image set.
 
     Args:
-        evaluators: Those that gave the scores.
+        evaluators: The evaluators of the scores.
         all_scores: The scores.
 
     Returns:

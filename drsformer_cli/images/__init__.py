@@ -1,7 +1,7 @@
 """Read and write images: 8 and 16 bits, gray, alpha, orientation and metadata.
 
-`reading` opens a file; `jpeg`, `png`, `tiff`, `webp`, `avif` and `bmp` take it apart: metadata come from the file's own
-bytes, pixels from Pillow. `exif` and `xmp` change metadata in place. `writing` puts a file together again.
+`reading` opens a file; `jpeg`, `png`, `tiff`, `webp`, `avif` and `bmp` parse it: metadata is copied from the file's
+bytes, pixels come from Pillow. `exif` and `xmp` change metadata in place. `writing` encodes an image.
 """
 
 from drsformer_cli.images.image import DecodedImage, Metadata, to_8_bits

@@ -1,4 +1,4 @@
-"""AVIF: boxes for what Pillow does not tell; Pillow decodes."""
+"""AVIF: the boxes that Pillow does not report are read here; Pillow decodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from drsformer_cli.images.image import Channels
 
 _CONTAINERS = (b"iprp", b"ipco")
-_NO_ITEM = b"none"  # what an EXIF item is called for Pillow, so that it does not look into it
+_NO_ITEM = b"none"  # replaces the type of the EXIF item, so that Pillow ignores it
 
 
 def open_avif(file: BinaryIO) -> Opened:
@@ -52,13 +52,13 @@ def open_avif(file: BinaryIO) -> Opened:
         return pillow.channels(pillow.pixels(opened), None, notes)
 
     found = Opened("AVIF", *opened.size, decode, metadata=metadata, notes=notes)
-    # The file's own turn counts, not that of its EXIF; with EXIF out of the way, Pillow tells it.
+    # The orientation in the boxes counts, not that in EXIF; without EXIF, Pillow reports it.
     found.orientation = exif.orientation_of(Metadata(exif=opened.info.get("exif")).exif) or 1
     return found
 
 
 def with_metadata(data: bytes, metadata: Metadata) -> bytes:
-    """A file that was written with the placeholder of its EXIF block -> the same with the block and with its colors."""
+    """Put the EXIF block in place of its placeholder, and write the color description."""
     if metadata.exif:
         data = data.replace(placeholder(metadata.exif), metadata.exif, 1)
     if metadata.cicp and (at := data.find(b"colrnclx")) >= 0:
@@ -70,13 +70,13 @@ def with_metadata(data: bytes, metadata: Metadata) -> bytes:
 
 @dataclass
 class _Boxes:
-    """What the boxes tell.
+    """The content of the boxes.
 
     Attributes:
         cicp: Color primaries, transfer function, 0, 1 (full range) of the primary item.
-        bits: Bits a channel.
+        bits: Bits per channel.
         exif: EXIF block.
-        exif_type: Where the type of the EXIF item stands.
+        exif_type: Position of the type of the EXIF item.
         exif_id: Number of the EXIF item.
     """
 
@@ -88,7 +88,7 @@ class _Boxes:
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name and range of the content of each box."""
+    """Name, start and end of the content of each box."""
     while start + 8 <= end:
         size, name = struct.unpack(">I4s", data[start : start + 8])
         head = 8
@@ -117,7 +117,7 @@ def _read_boxes(data: bytes) -> _Boxes:
         if found.exif_id is not None and b"iloc" in inner:
             found.exif = _item(data, *inner[b"iloc"], found.exif_id, inner.get(b"idat"))
     except (struct.error, IndexError):
-        return replace(found, exif=None)  # whether the image is damaged is for the decoder to say
+        return replace(found, exif=None)  # the decoder reports whether the image is damaged
     return found
 
 
@@ -147,7 +147,7 @@ def _find_exif(data: bytes, start: int, end: int, found: _Boxes) -> None:
 
 
 def _item(data: bytes, start: int, end: int, wanted: int, idat: tuple[int, int] | None) -> bytes | None:
-    """The EXIF block of an item, from its TIFF header on."""
+    """The EXIF block of an item, beginning with its TIFF header."""
     version = data[start]
     sizes = struct.unpack(">H", data[start + 4 : start + 6])[0]
     offset_size, length_size, base_size, index_size = (sizes >> shift & 15 for shift in (12, 8, 4, 0))
@@ -180,5 +180,5 @@ def _item(data: bytes, start: int, end: int, wanted: int, idat: tuple[int, int] 
 
 
 def placeholder(block: bytes) -> bytes:
-    """An empty EXIF block of the same length: Pillow would write the real one anew."""
+    """An empty EXIF block of the same length: Pillow would change the real one."""
     return (b"II*\0\x08\0\0\0" + bytes(6)).ljust(len(block), b"\x5a")[: len(block)]

@@ -1,4 +1,4 @@
-"""BMP: Pillow reads it; the profile and an alpha channel that nobody filled in are looked at here."""
+"""BMP: Pillow reads it; the ICC profile and unused alpha channels are handled here."""
 
 from __future__ import annotations
 

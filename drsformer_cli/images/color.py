@@ -1,4 +1,4 @@
-"""How an image says what its numbers mean as colors, other than by an ICC profile; HDR is refused."""
+"""Color descriptions of images: CICP, ICC profiles and PNG chunks. HDR is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def refuse_hdr(cicp: bytes | None, source: str) -> None:
 
     Args:
         cicp: Color primaries, transfer function, matrix, range: ITU-T H.273.
-        source: Where they stand, for the message.
+        source: Where the file has them, for the message.
 
     Raises:
         ImageError: The image is HDR.
@@ -49,7 +49,7 @@ def is_gray(profile: bytes) -> bool:
 
 
 def fits(profile: bytes, *, gray: bool) -> bool:
-    """Whether an ICC profile describes such pixels; RGB profiles are common on gray ones and do no harm."""
+    """Whether an ICC profile fits the pixels; gray pixels with an RGB profile are common and do no harm."""
     return profile[16:20] == b"RGB " or (gray and is_gray(profile))
 
 
@@ -59,7 +59,7 @@ def is_srgb(cicp: bytes) -> bool:
 
 
 def says_srgb(chunks: tuple[tuple[bytes, bytes], ...]) -> bool:
-    """Whether the chunks gAMA, cHRM and sRGB of a PNG describe what a file without them is taken for."""
+    """Whether the chunks gAMA, cHRM and sRGB of a PNG describe sRGB, which is the default without them."""
     found = dict(chunks)
     if b"sRGB" in found:
         return True

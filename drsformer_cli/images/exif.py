@@ -1,7 +1,6 @@
-"""EXIF blocks, changed in place: every byte that need not change stays, and nothing moves.
+"""EXIF blocks, changed in place: bytes change only where they must, and nothing is moved.
 
-A block begins with its TIFF header. What may point to data by its place in the block, as a MakerNote does, keeps
-pointing to it.
+A block begins with its TIFF header. Offsets within the block, such as those in a MakerNote, stay valid.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _MOST_REPAIRS = 100
 _LARGEST_DIRECTORY = 64 << 20
 _KEPT, _THUMBNAIL = 1, 2
 
-# Tags of a TIFF file that lay out its pixels, or lead to data that is not kept.
+# Tags of a TIFF file that describe the layout of its pixels, or point to data that is not kept.
 LAYOUT_TAGS = {
     *range(254, 260),  # subfile type, width, length, bits, compression
     *range(262, 267),  # photometric interpretation, thresholding, cell size, fill order
@@ -53,14 +52,14 @@ RESOLUTION_TAGS = {282, 283, 296}
 
 @dataclass
 class _Values:
-    """A directory to be built: type, count and bytes of each tag, and the directories below it."""
+    """A directory to build: type, count and bytes of each tag, and its subdirectories."""
 
     values: dict[int, tuple[int, int, bytes]] = field(default_factory=dict)
     below: dict[int, _Values] = field(default_factory=dict)
 
 
 def orientation(tags: Tags, directory: Directory) -> int | None:
-    """1..8; 1 where the value is no valid one, None where there is no tag."""
+    """The orientation, 1..8; 1 if the value is invalid, None if the tag is missing."""
     entry = directory.entries.get(ORIENTATION)
     if entry is None:
         return None
@@ -71,7 +70,7 @@ def orientation(tags: Tags, directory: Directory) -> int | None:
 
 
 def orientation_of(block: bytes | None) -> int | None:
-    """That of an EXIF block."""
+    """The orientation of an EXIF block; see `orientation`."""
     if block is None:
         return None
     try:
@@ -82,7 +81,7 @@ def orientation_of(block: bytes | None) -> int | None:
 
 
 def resolution_of(block: bytes | None) -> tuple[float, float] | None:
-    """Dots per inch as an EXIF block tells them."""
+    """The resolution of an EXIF block in dots per inch, horizontal and vertical."""
     if block is None:
         return None
     try:
@@ -93,14 +92,14 @@ def resolution_of(block: bytes | None) -> tuple[float, float] | None:
 
 
 def upright(block: bytes, turn: int, notes: list[str]) -> bytes | None:
-    """The block of an image that was turned: orientation 1, width and height exchanged, no thumbnail.
+    """The EXIF block of an image that was rotated: orientation 1, width and height exchanged, no thumbnail.
 
-    Tags that lead outside the block are taken out, since they would lead into something else in another file.
+    Tags that point outside the block are removed, since they would point to something else in another file.
 
     Args:
         block: An EXIF block.
-        turn: The orientation 1..8 by which the image was turned.
-        notes: Gets what was lost.
+        turn: The orientation 1..8 that was applied to the image.
+        notes: A note is appended for everything that was lost.
     """
     data = bytearray(block)
     try:
@@ -109,7 +108,7 @@ def upright(block: bytes, turn: int, notes: list[str]) -> bytes | None:
     except DamagedError:
         main = {}
     if not main or block[2:4] in (b"+\0", b"\0+"):
-        if len(block) < 14 or block[8:].strip(b"\0"):  # an empty directory is no damage
+        if len(block) < 14 or block[8:].strip(b"\0"):  # an empty directory is valid
             notes.append(DAMAGED)
         return None
     if data != block:
@@ -127,14 +126,14 @@ def upright(block: bytes, turn: int, notes: list[str]) -> bytes | None:
 
 
 def from_tiff(tags: Tags, directories: list[Directory], notes: list[str]) -> bytes | None:
-    """An EXIF block with the tags of a TIFF file that describe the image, types and values as they are.
+    """An EXIF block with the tags of a TIFF file that describe the image, with unchanged types and values.
 
-    A MakerNote stays where it was if that is near the file's beginning.
+    A MakerNote keeps its offset if that is small enough.
 
     Args:
         tags: The file.
-        directories: The image's own directory first, then those that complete it.
-        notes: Gets what was lost.
+        directories: The directory of the image, then those that add to it.
+        notes: A note is appended for everything that was lost.
     """
     found = _Values()
     maker_note: tuple[int, bytes] | None = None
@@ -151,7 +150,7 @@ def from_tiff(tags: Tags, directories: list[Directory], notes: list[str]) -> byt
 
 
 def little_endian(block: bytes) -> bytes:
-    """The block with little-endian numbers, everything in its place; a MakerNote, no number, stays as it is."""
+    """The block with little-endian numbers at the same offsets; a MakerNote is not changed."""
     if block[:2] == b"II":
         return block
     data = bytearray(block)
@@ -180,7 +179,7 @@ def little_endian(block: bytes) -> bytes:
 
 
 def _values(tags: Tags, directory: Directory, kind: int | str, notes: list[str]) -> _Values:
-    """Copy of a directory without what means nothing outside its file."""
+    """A copy of a directory without the tags that are meaningless outside its file."""
     found = _Values()
     pointers = SUBDIRECTORIES[kind]
     lengths = (entry.length for tag, entry in directory.entries.items() if tag not in LAYOUT_TAGS)
@@ -243,7 +242,7 @@ class _Builder:
         return position
 
     def _stored(self, tag: int, data: bytes) -> bytes:
-        """The last four bytes of an entry: the value, or where it lies."""
+        """The last four bytes of an entry: the value, or its offset."""
         if len(data) <= 4:
             return data.ljust(4, b"\0")
         if tag == _MAKER_NOTE and self.maker_note is not None:
@@ -259,7 +258,7 @@ def _main(data: bytearray) -> Directory:
 
 
 def _directories(data: bytearray) -> Iterator[tuple[Tags, int | str, Directory]]:
-    """The main directory and those below it, each once."""
+    """The main directory and its subdirectories, each once."""
     tags = Tags(bytes(data))
     waiting: list[tuple[int | str, Directory]] = [("main", tags.directory(tags.first))]
     seen = set[int]()
@@ -274,7 +273,7 @@ def _directories(data: bytearray) -> Iterator[tuple[Tags, int | str, Directory]]
 
 
 def _mend(data: bytearray) -> None:
-    """Shorten directories that the block's end cuts, and take out entries that lead outside it."""
+    """Shorten directories that extend beyond the block, and remove entries that point outside it."""
     for _ in range(_MOST_REPAIRS):
         for tags, kind, directory in _directories(data):
             start = directory.position
@@ -301,7 +300,7 @@ def _leads_nowhere(tags: Tags, kind: int | str, directory: Directory, entry: Ent
 
 
 def _take_out(data: bytearray, tags: Tags, directory: Directory, lost: list[Entry]) -> None:
-    """Remove entries; those behind them and the pointer to the next directory move up."""
+    """Remove entries; later entries and the pointer to the next directory move up."""
     start = directory.position
     end = start + 2 + 12 * directory.count + 4
     gone = {entry.position for entry in lost}
@@ -311,7 +310,7 @@ def _take_out(data: bytearray, tags: Tags, directory: Directory, lost: list[Entr
 
 
 def _cut_thumbnail(data: bytearray) -> None:
-    """Cut the chain of directories behind the main one and blank what only they use."""
+    """Remove the directories after the main one, and blank the bytes that only they use."""
     tags = Tags(bytes(data))
     main = tags.directory(tags.first)
     if not main.following:
@@ -359,7 +358,7 @@ def _mark(used: bytearray, value: int, start: int, end: int) -> None:
 
 
 def _put(data: bytearray, order: str, entry: Entry, value: int) -> None:
-    """Write a single SHORT or LONG that lies within its entry."""
+    """Write a single SHORT or LONG that is stored in its entry."""
     struct.pack_into(order + ("H" if entry.type == SHORT else "I"), data, entry.offset, value)
 
 

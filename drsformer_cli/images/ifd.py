@@ -1,4 +1,4 @@
-"""Directories of tags: the common ground of TIFF files and EXIF blocks."""
+"""Directories of tags (IFDs), which TIFF files and EXIF blocks consist of."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 """Bytes of a value, by type."""
 
 NUMBER_SIZES = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Bytes of a number, by type; a rational is two. Values of other types are not numbers of several bytes."""
+"""Bytes of a number, by type; a rational is two numbers. Other types have no numbers of several bytes."""
 
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 
 EXIF, GPS, INTEROPERABILITY = 0x8769, 0x8825, 0xA005
 SUBDIRECTORIES = {"main": (EXIF, GPS), EXIF: (INTEROPERABILITY,), GPS: (), INTEROPERABILITY: ()}
-"""Tags that point to a further directory, by the tag that led to the present one."""
+"""Tags that point to a subdirectory, by the tag that points to their own directory."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Entry:
     """One tag of a directory.
 
     Attributes:
-        tag: Its number.
+        tag: Number of the tag.
         type: Type of the values.
         count: Number of values.
         raw: The whole entry as stored: 12 bytes, 20 in BigTIFF.
-        position: Where the entry lies.
-        offset: Where the values lie.
+        position: Position of the entry.
+        offset: Position of the values.
     """
 
     tag: int
@@ -46,20 +46,20 @@ class Entry:
 
     @property
     def length(self) -> int:
-        """Bytes of all values; those of an unknown type are taken to lie within the entry."""
+        """Bytes of all values; values of an unknown type are assumed to be stored in the entry."""
         return SIZES.get(self.type, 0) * self.count
 
 
 @dataclass(frozen=True)
 class Directory:
-    """Tags in a row.
+    """A list of tags.
 
     Attributes:
-        position: Where it begins.
+        position: Position of its first byte.
         every: Its entries, in order.
         count: Number of entries that it claims to have.
-        following: Position of the next directory, 0 for none.
-        cut: Whether the file ends within it.
+        following: Position of the next directory; 0: none.
+        cut: Whether the file ends within the directory.
     """
 
     position: int
@@ -70,7 +70,7 @@ class Directory:
 
     @cached_property
     def entries(self) -> dict[int, Entry]:
-        """By tag; the first counts where one stands twice."""
+        """Entries by tag; if a tag occurs twice, the first entry."""
         return {entry.tag: entry for entry in reversed(self.every)}
 
 
@@ -99,20 +99,20 @@ class Tags:
 
     def _read(self, offset: int, length: int) -> bytes:
         if offset + length > self.length:  # before memory is asked for
-            raise DamagedError("a part lies outside the file")
+            raise DamagedError("a part is outside the file")
         self.file.seek(offset)
         return self.file.read(length)
 
     def directory(self, position: int) -> Directory:
-        """The directory at a position, as far as it lies in the file.
+        """The directory at a position, as far as it is in the file.
 
         Raises:
-            DamagedError: There is none.
+            DamagedError: There is no directory.
         """
         count_format, entry_format = ("Q", "HHQ8s") if self.big else ("H", "HHI4s")
         count_size, entry_size, pointer = (8, 20, "Q") if self.big else (2, 12, "I")
         if not 8 <= position <= self.length - count_size:
-            raise DamagedError("a directory lies outside the file")
+            raise DamagedError("a directory is outside the file")
         (count,) = struct.unpack(self.order + count_format, self._read(position, count_size))
         start = position + count_size
         fitting = min(count, (self.length - start) // entry_size)
@@ -137,18 +137,18 @@ class Tags:
         """The bytes of all values, in the file's byte order.
 
         Raises:
-            DamagedError: They lie outside the file.
+            DamagedError: They are outside the file.
         """
         return self._read(entry.offset, entry.length)
 
     def integers(self, entry: Entry | None, default: tuple[int, ...] = ()) -> tuple[int, ...]:
-        """The values of an integer type; `default` where the tag is missing or of another type."""
+        """Values of an integer type; `default` if the tag is missing or has another type."""
         if entry is None or entry.type not in _INTEGERS:
             return default
         return struct.unpack(f"{self.order}{entry.count}{_INTEGERS[entry.type]}", self.value(entry))
 
     def integer(self, entry: Entry | None, default: int) -> int:
-        """The first value of an integer type."""
+        """The first value of an integer type; `default` if there is none."""
         return (self.integers(entry) or (default,))[0]
 
     def rational(self, entry: Entry | None) -> float | None:
@@ -164,7 +164,7 @@ class Tags:
         return float(self.integer(entry, 0)) if entry.type in _INTEGERS else None
 
     def subdirectory(self, directory: Directory, tag: int) -> Directory | None:
-        """The directory that a tag points to, if there is one."""
+        """The directory that a tag points to, or None."""
         entry = directory.entries.get(tag)
         if entry is None or entry.type not in (LONG, IFD, LONG8, IFD8) or entry.count != 1:
             return None
@@ -175,7 +175,7 @@ class Tags:
         return found if found.entries else None
 
     def resolution(self, directory: Directory) -> tuple[float, float] | None:
-        """Dots per inch."""
+        """Resolution in dots per inch, horizontal and vertical."""
         entries = directory.entries
         try:
             found = [self.rational(entries.get(tag)) for tag in (282, 283)]

@@ -1,4 +1,4 @@
-"""What passes between reading and writing: pixels, metadata, and a file that was opened but not yet decoded.
+"""The data that reading and writing share: decoded images, metadata, and files that are not decoded yet.
 
 Shapes: pixels (H, W, 3) RGB, alpha (H, W).
 """
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 class DamagedError(Exception):
-    """The file contradicts its format; `reading` makes an ImageError of it."""
+    """The file contradicts its format; `reading` replaces this with an ImageError."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What travels with the pixels.
+    """The metadata that is kept from the input to the output.
 
     Attributes:
-        exif: EXIF block, its orientation reset to 1; begins with its TIFF header, a prefix "Exif" is taken off.
+        exif: EXIF block, its orientation reset to 1; it begins with the TIFF header, without the prefix "Exif".
         icc: ICC profile.
         xmp: XMP packet, its orientation reset to 1.
         dpi: Horizontal and vertical resolution in dots per inch.
         iptc: IPTC-IIM records.
         comment: JPEG comment.
-        text: Chunks of a PNG that hold text, whole.
+        text: Complete text chunks of a PNG.
         cicp: Content of a PNG's cICP chunk: color primaries, transfer function, matrix (0), full range.
         gamma: Name and content of a PNG's chunks gAMA, cHRM and sRGB.
     """
@@ -62,9 +62,9 @@ class DecodedImage:
         alpha: (H, W) of the same type, or None.
         gray: Whether it is written as a gray image.
         format: Pillow's name of the format that it was read from.
-        metadata: What travels with the pixels.
+        metadata: The metadata that is kept.
         notes: What reading had to change, for the user.
-        lossless: Whether it comes from a lossless WebP file.
+        lossless: Whether it was read from a lossless WebP file.
     """
 
     pixels: Channels
@@ -78,17 +78,17 @@ class DecodedImage:
 
 @dataclass
 class Opened:
-    """A file whose head was read.
+    """A file whose header was read.
 
     Attributes:
         format: Pillow's name of the format.
         width: Width of the stored pixels.
         height: Height of the stored pixels.
-        decode: Reads the pixels as they are stored: (H, W) gray or (H, W, C) gray and alpha, RGB or RGBA; uint8 or
-            uint16. Metadata and notes are complete only afterwards.
-        orientation: EXIF orientation 1..8 that the pixels still need.
-        metadata: As found.
-        notes: For the user.
+        decode: Function that decodes the pixels, not yet rotated: (H, W) gray or (H, W, C) gray and alpha, RGB or
+            RGBA; uint8 or uint16. Metadata and notes are complete only afterwards.
+        orientation: EXIF orientation 1..8 that is to be applied to the pixels.
+        metadata: The metadata in the file.
+        notes: Notes for the user.
         lossless: Whether it is a lossless WebP file.
     """
 
@@ -103,7 +103,7 @@ class Opened:
 
 
 def to_8_bits(channels: Channels) -> Channels:
-    """uint16 -> uint8, rounded; uint8 as it is."""
+    """Round uint16 to uint8; uint8 is returned unchanged."""
     if channels.dtype == np.uint8:
         return channels
     return np.rint(channels / np.float32(257)).astype(np.uint8)

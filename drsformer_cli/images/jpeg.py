@@ -1,4 +1,4 @@
-"""JPEG: segments and what lies behind the image."""
+"""JPEG: segments, and data after the image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LONGEST_SEGMENT = 65_000
 
-CREDENTIALS_DROPPED = "content credentials (C2PA) dropped: they are those of the rainy image"
+CREDENTIALS_DROPPED = "content credentials (C2PA) dropped: they belong to the rainy image"
 
 _SOS, _EOI, _COM, _APP0, _APP1, _APP2, _APP11, _APP13, _APP14 = 0xDA, 0xD9, 0xFE, 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -48,12 +48,12 @@ def open_jpeg(file: BinaryIO) -> Opened:
     if layers not in (1, 3, 4):
         raise ImageError(f"not supported: JPEG of {layers} channels; expected 1, 3 or 4")
     if not height:
-        raise ImageError("not supported: JPEG whose height stands behind its pixels")
+        raise ImageError("not supported: JPEG whose height is stored after its pixels")
     if frame_marker in _NEVER_SUPPORTED:
         raise ImageError("not supported: JPEG that is hierarchical, or lossless with arithmetic coding")
     metadata, multiple = _metadata(segments, notes)
     opened = Opened("JPEG", width, height, lambda: _decode(file, opened, segments, start, multiple=multiple))
-    opened.orientation = orientation.told(metadata.exif, metadata.xmp)
+    opened.orientation = orientation.dropped(metadata.exif, metadata.xmp)
     opened.metadata, opened.notes = metadata, notes
     return opened
 
@@ -65,7 +65,7 @@ def iptc_segment(iptc: bytes) -> bytes:
 
 
 def _segments(file: BinaryIO) -> tuple[list[tuple[int, bytes]], int]:
-    """Marker and content of the segments before the pixels, and where the first scan begins."""
+    """Marker and content of the segments before the pixels, and the position of the first scan."""
     segments: list[tuple[int, bytes]] = []
     file.seek(2)
     while True:
@@ -92,7 +92,7 @@ def _segments(file: BinaryIO) -> tuple[list[tuple[int, bytes]], int]:
 
 
 def _metadata(segments: list[tuple[int, bytes]], notes: list[str]) -> tuple[Metadata, bool]:
-    """Metadata, and whether further images are announced."""
+    """Metadata, and whether the segments announce further images."""
 
     def contents(marker: int, prefix: bytes) -> list[bytes]:
         return [data[len(prefix) :] for found, data in segments if found == marker and data.startswith(prefix)]
@@ -123,7 +123,7 @@ def _icc(parts: list[bytes], notes: list[str]) -> bytes | None:
 
 
 def _density(segments: list[tuple[int, bytes]]) -> tuple[float, float] | None:
-    """Dots per inch of the JFIF segment."""
+    """Resolution of the JFIF segment in dots per inch."""
     for marker, data in segments:
         if marker == _APP0 and data.startswith(b"JFIF\0") and len(data) >= 12:
             unit, x, y = struct.unpack(">BHH", data[7:12])
@@ -154,7 +154,7 @@ def _decode(
     scans = file.read()
     frame = next(data for marker, data in segments if marker in _FRAMES)
     end, complete = _end_of_scans(scans, set(frame[6::3]))
-    # Pillow gets what the pixels need and nothing else.
+    # Pillow gets only the segments that the pixels need.
     head = b"\xff\xd8" + b"".join(
         struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
         for marker, data in segments
@@ -162,13 +162,13 @@ def _decode(
     )
     if end is None:
         return _decode_without_end(head, scans.removesuffix(b"\xff"), opened, complete=complete)
-    _tell_what_follows(scans[end:], opened, multiple=multiple)
+    _note_what_follows(scans[end:], opened, multiple=multiple)
     loaded = pillow.pixels(pillow.open_as(head + scans[:end], "JPEG"))
     return pillow.channels(loaded, opened.metadata.icc, opened.notes)
 
 
 def _end_of_scans(scans: bytes, components: set[int]) -> tuple[int | None, bool]:
-    """Where the image ends, if its end marker is there, and whether its scans hold all bits of all coefficients."""
+    """The end of the image if it has an end marker, and whether its scans hold all bits of all coefficients."""
     position, missing = 0, dict[tuple[int, int], int]()
     while (found := _MARKER.search(scans, position)) is not None:
         marker, position = scans[found.end() - 1], found.end()
@@ -184,7 +184,7 @@ def _end_of_scans(scans: bytes, components: set[int]) -> tuple[int | None, bool]
                 for component in header[1 : 1 + 2 * header[0] : 2]:
                     missing.update({(component, k): bits & 15 for k in range(first, min(last, 63) + 1)})
             position += length
-    if scans.rstrip(b"\0\r\n").endswith(_END):  # markers led astray
+    if scans.rstrip(b"\0\r\n").endswith(_END):  # a marker in the data was misleading
         return scans.rindex(_END) + 2, True
     return None, all(missing.get((c, k), 1) == 0 for c in components for k in range(64))
 
@@ -200,7 +200,7 @@ def _decode_without_end(head: bytes, scans: bytes, opened: Opened, *, complete: 
     restarts = re.findall(rb"\xff([\xd0-\xd7])", scans[scans.rindex(b"\xff\xda") :])
     following = restarts[-1][0] + 1 if restarts else 0xD0
     found = []
-    for filler in (b"", b"\x55" * 64, b"\xaa" * 64):  # the decoder would draw them where data were missing
+    for filler in (b"", b"\x55" * 64, b"\xaa" * 64):  # would be visible if data were missing
         intervals = b"".join(bytes([*filler, 0xFF, 0xD0 + (following + i) % 8]) for i in range(8)) * _MOST_CYCLES
         data = head + scans + (intervals if filler else b"") + _END
         found.append(pillow.pixels(pillow.open_as(data, "JPEG")))
@@ -210,14 +210,14 @@ def _decode_without_end(head: bytes, scans: bytes, opened: Opened, *, complete: 
     return pillow.channels(found[0], opened.metadata.icc, opened.notes)
 
 
-def _tell_what_follows(tail: bytes, opened: Opened, *, multiple: bool) -> None:
-    packet, told = xmp.kept_promises(opened.metadata.xmp or b"")
+def _note_what_follows(tail: bytes, opened: Opened, *, multiple: bool) -> None:
+    packet, dropped = xmp.without_dropped_data(opened.metadata.xmp or b"")
     opened.metadata = replace(opened.metadata, xmp=packet or None)
     rest = tail.strip(b"\0\r\n\xff")
-    if b"ftyp" in rest and xmp.VIDEO_DROPPED not in told:
-        told.append("video behind the image dropped")
-    if multiple and not told:
-        told.append("only the main image of a multi-image JPEG is kept")
-    if len(rest) > 16 and not told:
-        told.append(f"{len(rest)} bytes behind the image dropped")
-    opened.notes += told
+    if b"ftyp" in rest and xmp.VIDEO_DROPPED not in dropped:
+        dropped.append("video after the image dropped")
+    if multiple and not dropped:
+        dropped.append("only the main image of a multi-image JPEG is kept")
+    if len(rest) > 16 and not dropped:
+        dropped.append(f"{len(rest)} bytes after the image dropped")
+    opened.notes += dropped

@@ -15,10 +15,10 @@ def allow_megapixels(limit: float | None, advice: str = "") -> None:
     """Set the size above which images are refused, for the process.
 
     Args:
-        limit: In megapixels; None is Pillow's own limit of 179.
+        limit: Limit in megapixels; None: Pillow's limit of 179.
         advice: How to raise the limit, for the message.
     """
-    global _advice  # noqa: PLW0603 - Pillow's limit is the process's as well
+    global _advice  # noqa: PLW0603 - Pillow's limit is global, too
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the hard limit is twice that
     if limit is not None:
         Image.MAX_IMAGE_PIXELS = max(1, int(limit * 1e6 / 2))
@@ -26,10 +26,10 @@ def allow_megapixels(limit: float | None, advice: str = "") -> None:
 
 
 def check(pixels: int) -> None:
-    """Refuse more pixels than are allowed.
+    """Refuse images that are too large.
 
     Raises:
-        ImageError: There are more.
+        ImageError: There are more pixels than the limit.
     """
     if Image.MAX_IMAGE_PIXELS is not None and pixels > (limit := 2 * Image.MAX_IMAGE_PIXELS):
         advice = f"; {_advice}" if _advice else ""

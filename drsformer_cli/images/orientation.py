@@ -1,4 +1,4 @@
-"""How an image is turned: one rule for all formats, for `size` as for `read`."""
+"""Orientation of images: the same rule for all formats, in `size` and in `read`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from drsformer_cli.images.image import Channels
 
 
-def told(block: bytes | None, packet: bytes | None) -> int:
-    """1..8: what EXIF says, or XMP where EXIF says nothing."""
+def from_metadata(block: bytes | None, packet: bytes | None) -> int:
+    """The orientation 1..8 in EXIF, or in XMP if EXIF has none."""
     return exif.orientation_of(block) or xmp.orientation(packet) or 1
 
 
 def swaps_sides(turn: int) -> bool:
-    """Whether width and height change places."""
+    """Whether an orientation exchanges width and height."""
     return turn >= 5
 
 
 def upright(channels: Channels, turn: int) -> Channels:
-    """Turn (H, W, ...) as orientation 1..8 says."""
+    """Apply an orientation 1..8 to (H, W, ...)."""
     turned: dict[int, Any] = {
         2: lambda a: a[:, ::-1],
         3: lambda a: a[::-1, ::-1],

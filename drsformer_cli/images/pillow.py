@@ -1,4 +1,4 @@
-"""Pillow as a decoder of pixels: what it gives as arrays, and what it raises as words."""
+"""Decoding with Pillow: pixels as arrays, and exceptions as errors with a message."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def decoding() -> Iterator[None]:
-    """Turn whatever Pillow's decoders raise into an ImageError, and keep them from writing to stderr.
+    """Turn all exceptions of Pillow's decoders into an ImageError, and keep them from writing to stderr.
 
     Raises:
-        ImageError: The data are damaged, or of a kind that is not supported.
-        OSError: The system cannot read them.
+        ImageError: The data is damaged or not supported.
+        OSError: The system cannot read the file.
     """
     _silence_libtiff()
     try:
@@ -63,7 +63,7 @@ def _in_words(error: Exception) -> Exception:
 
 @functools.cache
 def _silence_libtiff() -> None:
-    """Take away libtiff's own error handler, which writes to stderr; Pillow raises what matters."""
+    """Remove libtiff's error handler, which writes to stderr; Pillow raises the errors that matter."""
     here = Path(PIL.__file__).parent
     for library in (*here.parent.glob("[pP]illow.libs/libtiff*"), *here.glob(".dylibs/libtiff*")):
         with contextlib.suppress(OSError, AttributeError):
@@ -86,15 +86,15 @@ def pixels(opened: Image.Image) -> Image.Image:
 
 
 def channels(opened: Image.Image, icc: bytes | None, notes: list[str]) -> Channels:
-    """(H, W) gray or (H, W, C) gray and alpha, RGB or RGBA of a loaded image.
+    """The pixels of a loaded image: (H, W) gray or (H, W, C) gray and alpha, RGB or RGBA.
 
     Args:
         opened: The image.
-        icc: Its profile, which CMYK is converted with.
-        notes: Gets what the conversion changed.
+        icc: Its ICC profile, which is used to convert CMYK.
+        notes: A note is appended for each conversion.
 
     Raises:
-        ImageError: Its mode is none that can be restored.
+        ImageError: Its mode is not supported.
     """
     mode = opened.mode
     if mode in ("P", "PA"):
@@ -114,9 +114,9 @@ def channels(opened: Image.Image, icc: bytes | None, notes: list[str]) -> Channe
 
 
 def cmyk_to_rgb(opened: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB by the profile, or by the plain formula where there is none that can be used."""
+    """Convert CMYK to RGB by the profile, or by the plain formula if there is no usable profile."""
     if profile:
-        # An unusable profile: the plain formula is what viewers fall back to as well.
+        # The profile cannot be used; viewers fall back to the plain formula, too.
         with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
             converted = ImageCms.profileToProfile(
                 opened, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"

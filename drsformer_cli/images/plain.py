@@ -1,4 +1,4 @@
-"""Formats of which nothing needs to be known but what Pillow tells."""
+"""Formats that Pillow reads without help."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_plain(file: BinaryIO, image_format: str) -> Opened:
         return pillow.channels(pillow.pixels(opened), metadata.icc, notes)
 
     found = Opened(image_format, *opened.size, decode, metadata=metadata, notes=notes)
-    found.orientation = orientation.told(metadata.exif, metadata.xmp)
+    found.orientation = orientation.from_metadata(metadata.exif, metadata.xmp)
     return found
 
 
@@ -39,7 +39,7 @@ def refuse_frames(opened: Image.Image) -> None:
     """Refuse animations.
 
     Raises:
-        ImageError: It is one.
+        ImageError: The image has several frames.
     """
     frames = getattr(opened, "n_frames", 1)
     if frames > 1:
@@ -47,7 +47,7 @@ def refuse_frames(opened: Image.Image) -> None:
 
 
 def metadata_of(opened: Image.Image, notes: list[str]) -> Metadata:
-    """What Pillow hands out as bytes."""
+    """The metadata that Pillow returns as bytes."""
     icc = opened.info.get("icc_profile")
     if icc and not color.is_profile(icc):
         notes.append("ICC profile is damaged and was dropped")

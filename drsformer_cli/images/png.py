@@ -1,4 +1,4 @@
-"""PNG: chunks in and out; Pillow gets those that the pixels need, one byte of each sample at a time."""
+"""PNG: chunks are read and written here; Pillow gets those that the pixels need, one byte of each sample at a time."""
 
 from __future__ import annotations
 
@@ -76,17 +76,17 @@ def open_png(file: BinaryIO) -> Opened:
         return _decode(file, data_chunks, kept, notes)
 
     opened = Opened("PNG", width, height, decode, metadata=metadata, notes=notes)
-    opened.orientation = orientation.told(metadata.exif, metadata.xmp)
+    opened.orientation = orientation.from_metadata(metadata.exif, metadata.xmp)
     return opened
 
 
 def pack(name: bytes, content: bytes) -> bytes:
-    """A whole chunk."""
+    """A complete chunk, with length and checksum."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def metadata_chunks(metadata: Metadata) -> bytes:
-    """All metadata as chunks that stand behind IHDR."""
+    """All metadata as chunks, which belong after IHDR."""
     chunks = list(metadata.gamma)
     if metadata.cicp:
         chunks.insert(0, (b"cICP", metadata.cicp))
@@ -103,13 +103,13 @@ def metadata_chunks(metadata: Metadata) -> bytes:
 
 
 def with_metadata(data: bytes, metadata: Metadata) -> bytes:
-    """A PNG file without metadata -> the same with them."""
+    """Insert metadata into a PNG file without metadata."""
     after_header = len(SIGNATURE) + 25
     return data[:after_header] + metadata_chunks(metadata) + data[after_header:]
 
 
 def _chunks(file: BinaryIO) -> Iterator[_Chunk]:
-    """All chunks up to IEND; what the file's end cuts is still given."""
+    """All chunks up to IEND, including one that the end of the file cuts off."""
     position = len(SIGNATURE)
     end = file.seek(0, io.SEEK_END)
     while position + 8 <= end:
@@ -122,7 +122,7 @@ def _chunks(file: BinaryIO) -> Iterator[_Chunk]:
 
 
 def _checked(file: BinaryIO, chunk: _Chunk, notes: list[str]) -> bytes | None:
-    """The content of a chunk; None where it is damaged and the pixels do not need it."""
+    """The content of a chunk; None if it is damaged and the pixels do not need it."""
     needed = not chunk.name[0] & 0x20
     if needed and chunk.name not in (b"IHDR", b"PLTE"):
         raise DamagedError(f"an unknown chunk {chunk.name!r}")
@@ -152,7 +152,7 @@ def _metadata(kept: dict[bytes, bytes], text: list[bytes], notes: list[str]) -> 
         keyword = content.partition(b"\0")[0].lower()
         if keyword == _XMP_KEYWORD.lower():
             packet = packet or _text(name, content)
-        elif keyword.startswith(b"raw profile type "):  # ImageMagick's way before eXIf
+        elif keyword.startswith(b"raw profile type "):  # how ImageMagick stores EXIF without eXIf
             profile = _raw_profile(_text(name, content))
             kind = keyword.removeprefix(b"raw profile type ")
             if kind in (b"exif", b"app1") and profile.startswith(b"Exif\0\0"):
@@ -194,7 +194,7 @@ def _icc(content: bytes | None, notes: list[str]) -> bytes | None:
 
 
 def _inflated(data: bytes) -> bytes:
-    """Decompressed as far as it goes."""
+    """Decompress as much as possible."""
     try:
         return zlib.decompressobj().decompress(data, _LARGEST_METADATA)
     except zlib.error:
@@ -202,14 +202,14 @@ def _inflated(data: bytes) -> bytes:
 
 
 def _text(name: bytes, content: bytes) -> bytes:
-    """The bytes of the text of a chunk."""
+    """The text of a chunk as bytes."""
     rest = content.partition(b"\0")[2]
     if name == b"tEXt":
         return rest
     if name == b"zTXt":
         return _inflated(rest[1:])
     compressed, rest = rest[:1] == b"\1", rest[2:]
-    text = rest.partition(b"\0")[2].partition(b"\0")[2]  # behind language and translated keyword
+    text = rest.partition(b"\0")[2].partition(b"\0")[2]  # after language and translated keyword
     return _inflated(text) if compressed else text
 
 
@@ -234,7 +234,7 @@ def _decode(file: BinaryIO, data_chunks: list[_Chunk], kept: dict[bytes, bytes],
     deep = depth == 16 and color_type != _GRAY
     samples = None if deep else pillow.pixels(_opened(data))
     found = _decode_16_bits(data, color_type) if samples is None else np.asarray(samples)
-    if interlaced or not found[-1].any():  # Pillow leaves rows black that a stream does not have
+    if interlaced or not found[-1].any():  # Pillow leaves missing rows black
         _refuse_short(stream, _length_of_rows(width, height, depth * _SAMPLES.get(color_type, 1), interlaced))
     if samples is None:
         return _with_transparent_color(found, kept, depth, color_type)
@@ -250,7 +250,7 @@ def _decode(file: BinaryIO, data_chunks: list[_Chunk], kept: dict[bytes, bytes],
 
 
 def _length_of_rows(width: int, height: int, bits: int, interlaced: int) -> int:
-    """Bytes of all rows with their filter bytes, for pixels of so many bits."""
+    """Bytes of all rows with their filter bytes; `bits` per pixel."""
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     length = 0
     for x, y, step_x, step_y in passes:
@@ -260,10 +260,10 @@ def _length_of_rows(width: int, height: int, bits: int, interlaced: int) -> int:
 
 
 def _stream(file: BinaryIO, data_chunks: list[_Chunk]) -> bytes:
-    """The compressed pixels; their checksums are right.
+    """The compressed pixels.
 
     Raises:
-        DamagedError: They are not.
+        DamagedError: A checksum is wrong, or the file is truncated.
     """
     parts = []
     for chunk in data_chunks:
@@ -276,10 +276,10 @@ def _stream(file: BinaryIO, data_chunks: list[_Chunk]) -> bytes:
 
 
 def _refuse_short(stream: bytes, length: int) -> None:
-    """Refuse a stream that decompresses to fewer bytes.
+    """Refuse a stream that decompresses to fewer than `length` bytes.
 
     Raises:
-        DamagedError: It does.
+        DamagedError: The stream is too short.
     """
     inflater, count = zlib.decompressobj(), 0
     while count < length and not inflater.eof:
@@ -300,7 +300,7 @@ def _opened(data: bytes) -> PngImagePlugin.PngImageFile:
 
 
 def _decode_16_bits(data: bytes, color_type: int) -> Channels:
-    """(H, W, 2..4) uint16: Pillow keeps one byte of each sample, so it is asked for one and for the other."""
+    """Decode to (H, W, 2..4) uint16: Pillow keeps one byte of each sample, so it decodes twice."""
 
     def decoded(raw_mode: str) -> Channels:
         opened = _opened(data)
@@ -316,7 +316,7 @@ def _decode_16_bits(data: bytes, color_type: int) -> Channels:
 
 
 def _with_transparent_color(samples: Channels, kept: dict[bytes, bytes], depth: int, color_type: int) -> Channels:
-    """The samples with an alpha channel where one gray or one color stands for transparent."""
+    """Add an alpha channel if the file declares one gray or color as transparent."""
     count = {_GRAY: 1, _RGB: 3}.get(color_type)
     key = kept.get(b"tRNS")
     if count is None or key is None or len(key) < 2 * count:

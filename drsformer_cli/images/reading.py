@@ -1,4 +1,4 @@
-"""Open a file and decode it: one way in for whole images and for their size."""
+"""Open a file, and decode it or read only its size."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _READERS: dict[str, Callable[[BinaryIO], Opened]] = {
     "BMP": open_bmp,
     "AVIF": open_avif,
 }
-"""What knows more of a format than Pillow tells."""
+"""Functions that open a format; Pillow alone opens the others."""
 
 _HEIC_BRANDS = {
     b"heic",
@@ -78,7 +78,7 @@ def read(source: Path | bytes) -> DecodedImage:
     """Decode an image from a file or from the bytes of one; the format is recognized by content.
 
     Raises:
-        ImageError: It is no image of a known format, is damaged, too large, HDR, a raw file, or has several frames.
+        ImageError: It is not an image of a known format, or is damaged, too large, HDR, raw, or has several frames.
         OSError: The file cannot be read.
     """
     with _opened(source) as opened:
@@ -104,10 +104,10 @@ def read(source: Path | bytes) -> DecodedImage:
 
 
 def size(path: Path) -> tuple[int, int]:
-    """Width and height of an image, upright; its pixels are not decoded.
+    """Width and height of the upright image; its pixels are not decoded.
 
     Raises:
-        ImageError: It is an image that `read` refuses for another reason than its pixels.
+        ImageError: `read` would refuse the image because of its header.
         OSError: The file cannot be read.
     """
     with _opened(path) as opened:
@@ -116,10 +116,10 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def read_rgb8(path: Path) -> NDArray[np.uint8]:
-    """An image as (H, W, 3) RGB uint8, upright; gray has three equal channels, alpha is dropped, 16 bits rounded.
+    """Decode an image to upright (H, W, 3) RGB uint8; gray has three equal channels, alpha is dropped, 16 bits rounded.
 
     Raises:
-        ImageError: The file is no image; the message begins with its name.
+        ImageError: The file is not an image that `read` supports; the message begins with its name.
         OSError: The file cannot be read.
     """
     try:
@@ -131,7 +131,7 @@ def read_rgb8(path: Path) -> NDArray[np.uint8]:
 
 @contextlib.contextmanager
 def _opened(source: Path | bytes) -> Iterator[Opened]:
-    """The file with its head read; errors of the block are put into words."""
+    """Open a file and read its header; errors in the block become ImageErrors."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
         file: BinaryIO = stream if stream.seekable() else io.BytesIO(stream.read())
         try:
@@ -143,19 +143,19 @@ def _opened(source: Path | bytes) -> Iterator[Opened]:
             yield opened
         except DamagedError as error:
             raise ImageError(f"damaged image: {error}") from None
-        except (struct.error, zlib.error) as error:  # our own look at a damaged file
+        except (struct.error, zlib.error) as error:  # raised by our parsers on a damaged file
             raise ImageError(f"damaged image: {error}") from None
 
 
 def _refuse_raw(file: BinaryIO) -> None:
-    """Refuse what is called a raw file, unless its content says that it is something else."""
+    """Refuse files with the ending of a raw file, unless their content shows that they are something else."""
     file.seek(0)
     if _format_of(file.read(64)) in (None, "TIFF"):
         raise ImageError(RAW)
 
 
 def _format_of(start: bytes) -> str | None:
-    """The format of a file with that beginning."""
+    """The format of a file by its first bytes."""
     brands = _brands(start)
     for row in FORMATS.values():
         if row.brands & brands or any(_begins(start, signature) for signature in row.signatures):
@@ -170,7 +170,7 @@ def _begins(start: bytes, signature: bytes) -> bool:
 
 
 def _open(file: BinaryIO) -> Opened:
-    """Open a file by its beginning.
+    """Open a file by its first bytes.
 
     Raises:
         ImageError: It is not an image of a known format.
@@ -211,11 +211,11 @@ def _check_size(opened: Opened) -> None:
 
 
 def _upright(metadata: Metadata, turn: int, notes: list[str]) -> Metadata:
-    """Metadata of the image once it is turned, without what is not kept of the file."""
+    """Metadata for the rotated image, without references to data that is not kept."""
     block, packet = metadata.exif, metadata.xmp
     if block is not None:
         block = exif.upright(block, turn, notes)
     if packet is not None:
-        packet, told = xmp.kept_promises(xmp.upright(packet, turn))
-        notes += [text for text in told if text not in notes]
+        packet, dropped = xmp.without_dropped_data(xmp.upright(packet, turn))
+        notes += [text for text in dropped if text not in notes]
     return replace(metadata, exif=block, xmp=packet or None)

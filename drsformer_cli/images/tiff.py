@@ -1,6 +1,6 @@
 """TIFF: pages, metadata and layout are read here; Pillow and libtiff decompress.
 
-Shapes: samples (H, W, C), C samples a pixel, extra ones included.
+Shapes: samples (H, W, C), C samples per pixel, including extra ones.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _PHOTOMETRICS = {
 }
 _FORMATS = {1: "", 2: "signed ", 3: "floating-point ", 4: "", 5: "complex ", 6: "complex "}
 _RAW_COMPRESSIONS = {32767, 32769, 34713, 34892, 65000, 65535}  # of Sony, Epson, Nikon, lossy DNG, Kodak, Pentax
-_BYTES_ALONE = {1, 5, 8, 32773, 32946, 34925, 50000}  # compress bytes, whatever these mean
+_BYTES_ALONE = {1, 5, 8, 32773, 32946, 34925, 50000}  # compress bytes, whatever they mean
 _PILLOWS = {*_BYTES_ALONE, 2, 3, 4, 6, 7, 32771, 32809}
 _COMPRESSIONS = {
     34661: "JBIG",
@@ -65,7 +65,7 @@ _COMPRESSIONS = {
     50002: "JPEG XL",
     52546: "JPEG XL",
 }
-# What Pillow needs of a directory; all else could only disturb it.
+# The tags that Pillow needs; others might confuse it.
 _PIXEL_TAGS = {
     *(_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, 263, 266, _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_SIZES),
     *(_PLANES, 292, 293, _PREDICTOR, 320, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_SIZES, 332, 334),
@@ -92,8 +92,8 @@ def open_tiff(file: BinaryIO) -> Opened:
     layout.refuse()
     metadata = _metadata(tags, main, directories[0], notes)
     opened = Opened("TIFF", width, height, lambda: _decode(layout, metadata.icc, notes), metadata=metadata, notes=notes)
-    told = exif.orientation(tags, main)
-    opened.orientation = orientation.told(None, metadata.xmp) if told is None else told
+    from_exif = exif.orientation(tags, main)
+    opened.orientation = orientation.from_metadata(None, metadata.xmp) if from_exif is None else from_exif
     return opened
 
 
@@ -113,7 +113,7 @@ def _chain(tags: Tags) -> list[Directory]:
 
 
 def _main(tags: Tags, directories: list[Directory], notes: list[str]) -> Directory:
-    """The directory of the image, which may have masks and reduced copies beside it."""
+    """The directory of the image, among directories of masks and reduced copies."""
     if _is_raw(tags, directories):
         raise ImageError(RAW)
     pages = [found for found in directories if not _is_secondary(tags, found)]
@@ -134,7 +134,7 @@ def _is_secondary(tags: Tags, directory: Directory) -> bool:
 
 
 def _is_raw(tags: Tags, directories: list[Directory]) -> bool:
-    """Whether the pixels are a sensor's, or lie where only a raw converter finds them."""
+    """Whether the pixels are those of a sensor, or only a raw converter can find them."""
     found = list(directories)
     for directory in directories:
         if _DNG_VERSION in directory.entries:
@@ -151,7 +151,7 @@ def _is_raw(tags: Tags, directories: list[Directory]) -> bool:
     ):
         return True
     reduced = all(_is_secondary(tags, directory) for directory in directories)
-    # A preview in front, and behind it what it is the preview of.
+    # The first directory is a preview, and a later one the raw image.
     widths = [tags.integer(directory.entries.get(_WIDTH), 0) for directory in found]
     below = any(
         width > widths[0] and not _is_secondary(tags, directory)
@@ -195,7 +195,7 @@ def _value(tags: Tags, directory: Directory, tag: int) -> bytes | None:
 
 
 class _Layout:
-    """How the samples of a directory lie in the file."""
+    """The layout of the samples of a directory in the file."""
 
     def __init__(self, tags: Tags, main: Directory, width: int, height: int) -> None:
         def number(tag: int, default: int) -> int:
@@ -217,7 +217,7 @@ class _Layout:
 
     @property
     def plain(self) -> bool:
-        """Whether the samples are numbers that lie one after the other, so that they are read here."""
+        """Whether the samples are stored as consecutive numbers, which are read here."""
         return (
             self.compression in _BYTES_ALONE
             and self.sample_format in (1, 4)
@@ -229,7 +229,7 @@ class _Layout:
 
     @property
     def left_to_pillow(self) -> bool:
-        """Whether it is a palette, YCbCr, or compressed in a way that knows about pixels, and of 8 bits at most."""
+        """Whether it has at most 8 bits, and a palette, YCbCr, or a compression that depends on the kind of pixels."""
         return (
             (self.compression not in _BYTES_ALONE or self.photometric in (_PALETTE, _YCBCR))
             and self.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR)
@@ -238,7 +238,7 @@ class _Layout:
         )
 
     def describe(self) -> str:
-        """In words, for messages."""
+        """A description for messages."""
         bits = self.bits or "/".join(map(str, self.all_bits[:5]))
         kind = _FORMATS.get(self.sample_format, "mixed ")
         photometric = _PHOTOMETRICS.get(self.photometric, f"photometric interpretation {self.photometric}")
@@ -246,10 +246,10 @@ class _Layout:
         return f"TIFF of {channels} of {bits}-bit {kind}{photometric}"
 
     def refuse(self) -> None:
-        """Refuse what neither Pillow nor `samples_of` reads.
+        """Refuse layouts that neither Pillow nor this module reads.
 
         Raises:
-            ImageError: It is not supported.
+            ImageError: The layout is not supported.
         """
         if self.compression not in _PILLOWS:
             name = _COMPRESSIONS.get(self.compression, f"number {self.compression}")
@@ -294,14 +294,14 @@ def _decode(layout: _Layout, icc: bytes | None, notes: list[str]) -> Channels:
 
 
 def _unmultiplied(colors: Channels, alpha: Channels) -> Channels:
-    """Colors that are multiplied by alpha -> plain ones."""
+    """Divide colors by the alpha that they were multiplied by."""
     full = np.iinfo(colors.dtype).max
     plain = np.rint(colors * (full / np.maximum(alpha, 1).astype(np.float32)))
     return np.minimum(plain, full).astype(colors.dtype)
 
 
 def _full_range(samples: Channels, bits: int) -> Channels:
-    """Samples of 1 to 16 bits -> the whole range of uint8 or uint16, exactly rounded."""
+    """Scale samples of 1 to 16 bits to the full range of uint8 or uint16, with exact rounding."""
     if bits in (8, 16):
         return samples
     full, largest = (255 if bits < 8 else 65535), 2**bits - 1
@@ -311,9 +311,9 @@ def _full_range(samples: Channels, bits: int) -> Channels:
 
 
 def _samples(layout: _Layout) -> Channels:
-    """(H, W, C) uint8 or uint16 as they stand in the file.
+    """The stored samples, (H, W, C) uint8 or uint16.
 
-    Pillow decompresses each plane as if it were an image of bytes: width is then that of a row in bytes.
+    Pillow decompresses each plane as an image of bytes, whose width is the number of bytes of a row.
     """
     tags, main = layout.tags, layout.main
     H, W, bits = layout.height, layout.width, layout.bits
@@ -356,7 +356,7 @@ def _samples(layout: _Layout) -> Channels:
 
 
 def _numbers(rows: Channels, bits: int, count: int, order: str) -> Channels:
-    """Rows of bytes (R, B) -> the numbers in them (R, `count`)."""
+    """The numbers in rows of bytes: (R, B) -> (R, `count`)."""
     if bits == 8:
         return rows
     if bits == 16:
@@ -375,7 +375,7 @@ def _entries_for_pillow(layout: _Layout) -> list[_NewEntry]:
 
 @dataclass(frozen=True)
 class _NewEntry:
-    """An entry of a little-endian directory that is to be written."""
+    """An entry of a little-endian directory to write."""
 
     tag: int
     type: int
@@ -393,14 +393,14 @@ def _copied(tags: Tags, directory: Directory, tag: int) -> _NewEntry:
 
 
 def _new(tag: int, kind: int, values: Sequence[int]) -> _NewEntry:
-    """An entry of numbers; those of a rational come in pairs."""
+    """An entry of numbers; a rational is a pair of numbers."""
     letter = {BYTE: "B", UNDEFINED: "B", SHORT: "H", LONG: "I", RATIONAL: "I", LONG8: "Q"}[kind]
     count = len(values) // 2 if kind == RATIONAL else len(values)
     return _NewEntry(tag, kind, count, struct.pack(f"<{len(values)}{letter}", *values))
 
 
 def _packed(entries: Iterable[_NewEntry], position: int, *, big: bool = False) -> bytes:
-    """A directory that will lie at a position, its values behind it."""
+    """The bytes of a directory for a position in the file, followed by its values."""
     field, counter, pointer = (8, "Q", "Q") if big else (4, "H", "I")
     ordered = sorted(entries, key=lambda entry: entry.tag)
     packed, elsewhere = [struct.pack("<" + counter, len(ordered))], []
@@ -419,7 +419,7 @@ def _packed(entries: Iterable[_NewEntry], position: int, *, big: bool = False) -
 def _load(layout: _Layout, entries: list[_NewEntry]) -> Image.Image:
     """Let Pillow read the file as if its only directory had these entries.
 
-    The directory is little-endian, whatever the file is: no sample that is left to Pillow has more than a byte.
+    The directory is little-endian even if the file is not: samples that Pillow reads have at most one byte.
     """
     file, big = layout.tags.file, layout.tags.big
     file.seek(0)
@@ -433,16 +433,16 @@ def _load(layout: _Layout, entries: list[_NewEntry]) -> Image.Image:
     with pillow.decoding():
         try:
             opened = TiffImagePlugin.TiffImageFile(buffer)
-        except (SyntaxError, KeyError):  # raised for kinds of TIFF that Pillow's tables do not hold
+        except (SyntaxError, KeyError):  # raised for kinds of TIFF that Pillow does not support
             raise ImageError(f"not supported: {layout.describe()}") from None
         return pillow.pixels(opened)
 
 
 def encode_tiff(channels: Channels, metadata: Metadata) -> bytes:
-    """(H, W) or (H, W, 2..4) of 8 or 16 bits -> TIFF, deflate with horizontal prediction.
+    """Encode (H, W) or (H, W, 2..4) of 8 or 16 bits as TIFF, with deflate and horizontal prediction.
 
-    The EXIF block becomes the file's beginning, so that nothing in it moves; the file's own directory, at its end,
-    takes over the entries of the block's.
+    The file begins with the EXIF block, so that offsets in it stay valid; the directory of the file, at its end,
+    includes the entries of the block's main directory.
     """
     if channels.ndim == 2:
         channels = channels[..., None]
@@ -453,7 +453,7 @@ def encode_tiff(channels: Channels, metadata: Metadata) -> bytes:
     strips = []
     for top in range(0, H, rows):
         strip = channels[top : top + rows].copy()
-        strip[:, 1:] -= channels[top : top + rows, :-1]  # differences wrap, as the format wants
+        strip[:, 1:] -= channels[top : top + rows, :-1]  # differences wrap around, as the format requires
         strips.append(zlib.compress(strip.astype(ordered).tobytes()))
     start = len(block) + len(block) % 2
     offsets = [int(offset) for offset in start + np.cumsum([0, *(len(strip) for strip in strips)])]
@@ -486,13 +486,13 @@ def encode_tiff(channels: Channels, metadata: Metadata) -> bytes:
 
 
 def _taken_over(block: bytes, resolution: tuple[float, float] | None) -> dict[int, _NewEntry]:
-    """Entries of an EXIF block that lies at the file's beginning; its resolution only where it is the image's."""
+    """Entries of the EXIF block at the beginning of the file; its resolution only if it is that of the image."""
     tags = Tags(block)
     main = tags.directory(tags.first)
     own = tags.resolution(main)
     same = own is not None and (resolution is None or all(map(_near, own, resolution)))
     return {
-        tag: _NewEntry(tag, entry.type, entry.count, entry.raw[8:])  # the value, or where it lies in the block
+        tag: _NewEntry(tag, entry.type, entry.count, entry.raw[8:])  # the value, or its offset in the block
         for tag, entry in main.entries.items()
         if tag not in exif.LAYOUT_TAGS and (same or tag not in exif.RESOLUTION_TAGS)
     }

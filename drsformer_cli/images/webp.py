@@ -1,4 +1,4 @@
-"""WebP: Pillow reads it, metadata included, which it hands out as bytes."""
+"""WebP: Pillow reads pixels and metadata; this module also recognizes lossless files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def open_webp(file: BinaryIO) -> Opened:
 
 
 def _image_chunks(data: bytes) -> set[bytes]:
-    """Names of the chunks, those within a frame included."""
+    """Names of the chunks, including those within a frame."""
     names, position = set(), 12
     while position + 8 <= len(data):
         name, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")

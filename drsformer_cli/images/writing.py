@@ -1,4 +1,4 @@
-"""Encode images, and say what a format cannot hold of them."""
+"""Encode images, and list what a format cannot store."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def encode(image: DecodedImage, image_format: str, *, quality: int = DEFAULT_QUA
     """The bytes of a file.
 
     Args:
-        image: What to write; `losses` tells what the format cannot hold of it.
+        image: The image; `losses` lists what the format cannot store of it.
         image_format: A name in `FORMATS`.
         quality: 1..100, for the formats that have one. A lossless WebP stays lossless at the default.
 
     Raises:
-        ImageError: The format cannot hold the image, usually for its size.
+        ImageError: The format cannot store the image, usually because of its size.
     """
     pixels, alpha, metadata = image.pixels, image.alpha, _holdable(image, image_format)
     row, holds = FORMATS[image_format], FORMATS[image_format].holds
@@ -61,7 +61,7 @@ def encode(image: DecodedImage, image_format: str, *, quality: int = DEFAULT_QUA
 
 
 def losses(image: DecodedImage, image_format: str) -> list[str]:
-    """What that format cannot hold of the image, for the user."""
+    """What a format cannot store of an image, as notes for the user."""
     row, metadata, kept = FORMATS[image_format], image.metadata, _holdable(image, image_format)
     lost = []
     if image.alpha is not None and Feature.ALPHA not in row.holds:
@@ -90,7 +90,7 @@ def side_by_side(left: DecodedImage, right: DecodedImage) -> DecodedImage:
 
 
 def _kinds(metadata: Metadata) -> dict[Feature, Any]:
-    """What there is of each kind; colors only where they differ from what a file without them is taken for."""
+    """The metadata by kind; color descriptions only if they differ from sRGB, the default without them."""
     return {
         Feature.EXIF: metadata.exif,
         Feature.ICC: metadata.icc,
@@ -105,7 +105,7 @@ def _kinds(metadata: Metadata) -> dict[Feature, Any]:
 
 
 def _named(kind: Feature, metadata: Metadata) -> str:
-    """A kind in messages; color descriptions with what they say."""
+    """The name of a kind in messages; color descriptions with their content."""
     if kind is Feature.CICP and metadata.cicp:
         return f"color description (cICP {metadata.cicp[0]}/{metadata.cicp[1]})"
     if kind is Feature.GAMMA:
@@ -114,7 +114,7 @@ def _named(kind: Feature, metadata: Metadata) -> str:
 
 
 def _holdable(image: DecodedImage, image_format: str) -> Metadata:
-    """What the format can hold of an image's metadata."""
+    """The metadata of an image that a format can store."""
     metadata, holds = image.metadata, FORMATS[image_format].holds
     longest = jpeg.LONGEST_SEGMENT if image_format == "JPEG" else 1 << 32
 
@@ -138,14 +138,14 @@ def _holdable(image: DecodedImage, image_format: str) -> Metadata:
 
 
 def _stays_gray(image: DecodedImage, image_format: str) -> bool:
-    """Whether a gray image is written as one; 16-bit gray with alpha is a kind that few programs read."""
+    """Whether a gray image is written as gray; few programs read 16-bit gray with alpha."""
     holds = FORMATS[image_format].holds
     deep_with_alpha = image.alpha is not None and image.pixels.dtype == np.uint16 and Feature.DEEP in holds
     return Feature.GRAY in holds and not deep_with_alpha
 
 
 def _options(row: Format, metadata: Metadata, quality: int) -> dict[str, Any]:
-    """What Pillow is told of how to write a format."""
+    """Pillow's options for writing a format."""
     block = metadata.exif
     if block and row.name == "JPEG":
         block = b"Exif\0\0" + block
@@ -171,7 +171,7 @@ def _saved(channels: Channels, image_format: str, options: dict[str, Any]) -> by
 
 
 def _finished(data: bytes, image_format: str, metadata: Metadata) -> bytes:
-    """What Pillow wrote, with what it cannot write."""
+    """A file that Pillow wrote, completed with the metadata that Pillow cannot write."""
     return avif.with_metadata(data, metadata) if image_format == "AVIF" else data
 
 
@@ -187,4 +187,4 @@ def _encode_png(channels: Channels, metadata: Metadata) -> bytes:
 
 
 _ENCODERS = {"PNG": _encode_png, "TIFF": encode_tiff}
-"""What is not left to Pillow."""
+"""Formats that are not written by Pillow."""

@@ -1,4 +1,4 @@
-"""XMP packets, changed in place: the orientation, and promises that a written file does not keep."""
+"""XMP packets, changed in place: the orientation, and references to data that is not written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 GAIN_MAP_DROPPED = "gain map (HDR) dropped: the SDR image is kept"
 VIDEO_DROPPED = "video of the motion photo dropped"
 
-# By namespace: names of what tells of data that was in the file and is not written.
+# By namespace: names of properties that refer to data that is not written.
 _GONE = {
     rb"http://ns.google.com/photos/1.0/camera/": rb"(?:MotionPhoto|MicroVideo)\w*",
     rb"http://ns.google.com/photos/1.0/container/": rb"\w+",
@@ -29,13 +29,13 @@ _QUOTED = rb"""(?:"[^"]*"|'[^']*')"""
 
 
 def orientation(packet: bytes | None) -> int | None:
-    """1..8 as the packet tells it, None where it does not."""
+    """The orientation 1..8 in the packet, or None."""
     found = _ORIENTATION.search(packet) if packet else None
     return int(found[2]) if found and found[2] in {b"1", *_TURNED} else None
 
 
 def upright(packet: bytes, turn: int) -> bytes:
-    """The packet of an image that was turned by an orientation 1..8."""
+    """The packet of an image to which an orientation 1..8 was applied."""
     packet = _ORIENTATION.sub(lambda found: found[1] + b"1" if found[2] in _TURNED else found[0], packet)
     if turn >= 5:
         for one, other in (
@@ -46,8 +46,8 @@ def upright(packet: bytes, turn: int) -> bytes:
     return packet
 
 
-def kept_promises(packet: bytes) -> tuple[bytes, list[str]]:
-    """The packet without what promises data that the written file does not have, and what that was."""
+def without_dropped_data(packet: bytes) -> tuple[bytes, list[str]]:
+    """The packet without references to data that is not written, and notes about that data."""
     told = []
     for namespace, names in _GONE.items():
         for prefix in set(re.findall(rb"""xmlns:(\w+)\s*=\s*["']""" + re.escape(namespace) + rb"""["']""", packet)):
@@ -71,7 +71,7 @@ def kept_promises(packet: bytes) -> tuple[bytes, list[str]]:
 
 
 def _exchanged(packet: bytes, one: bytes, other: bytes) -> bytes:
-    """The values of two properties exchanged, where both are there once."""
+    """Exchange the values of two properties if each occurs once."""
     found = [list(re.finditer(name + rb"""(?:\s*=\s*["']|>)\s*(\d+)""", packet)) for name in (one, other)]
     if [len(matches) for matches in found] != [1, 1]:
         return packet

@@ -1,7 +1,7 @@
-"""Image quality in numbers: PSNR and SSIM against a clean image, NIQE and BRISQUE without one.
+"""Image quality metrics: PSNR and SSIM against a clean image, NIQE and BRISQUE without one.
 
-`METRICS` is the table that everything else is derived from. A new metric is a function in a module of this package and
-a row here; if it has parameter files, also their rows in `drsformer_cli.downloads.zoo`.
+Options, tables and reports are derived from `METRICS`. A new metric is a function in a module of this package and a row
+here; if it has parameter files, they need rows in `drsformer_cli.downloads.zoo`, too.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Metric:
     """One metric.
 
     Attributes:
-        name: In JSON and CSV.
-        title: In tables.
+        name: Name in JSON and CSV.
+        title: Name in tables.
         digits: Decimals in tables.
-        higher_is_better: Whether a higher score is a better one.
-        needs_clean: Whether the restored image is compared with a clean one.
-        function: (restored, clean, protocol) -> score where it needs a clean image, restored -> score otherwise. With
-            `files`, a class or function that takes their paths and returns that. Raises an ImageError for images that
-            it is not defined for, such as too small ones.
+        higher_is_better: Whether a higher score is better.
+        needs_clean: Whether it compares the restored image with a clean one.
+        function: (restored, clean, protocol) -> score if it needs a clean image, otherwise restored -> score. If there
+            are `files`, a class or function that takes their paths and returns such a function. Raises an ImageError
+            for images that the metric is not defined for, such as too small ones.
         files: Names of its parameter files, which `drsformer download metrics` downloads.
     """
 
@@ -82,5 +82,5 @@ METRICS = {
         ),
     )
 }
-"""Every metric by name. Of those that need a clean image, and of those that do not, the first is the main one: reports
-rank images and show gains by it."""
+"""All metrics by name. The first that needs a clean image, and the first that does not, are the main ones: reports rank
+images and show gains by them."""

@@ -35,7 +35,7 @@ _ROWS = 256  # rows of the SSIM map computed at a time: they stay in cache, and 
 
 
 def check_image(image: RGB8) -> None:
-    """Refuse what no metric is defined for.
+    """Refuse arrays that are not RGB images of 8 bits.
 
     Raises:
         ImageError: `image` is not (H, W, 3) uint8.
@@ -49,7 +49,7 @@ def luma(image: RGB8, protocol: Protocol) -> Floats:
 
     Args:
         image: (H, W, 3) RGB, uint8.
-        protocol: "uint8-Y" rounds Y to integers, halves upwards; "float-Y" does not round.
+        protocol: "uint8-Y" rounds Y to integers (halves are rounded up); "float-Y" does not round.
 
     Returns:
         (H, W) float64.
@@ -72,7 +72,7 @@ def psnr(restored: RGB8, clean: RGB8, protocol: Protocol = "uint8-Y") -> float:
     Args:
         restored: (H, W, 3) RGB, uint8.
         clean: The clean image of the same shape.
-        protocol: See the module. The authors' script for "float-Y" uses [0, 1] with peak 1, which gives the same.
+        protocol: See the module. The authors' script for "float-Y" uses [0, 1] with peak 1, which is equivalent.
 
     Raises:
         ImageError: The shapes differ, or are not (H, W, 3) uint8.
@@ -119,7 +119,7 @@ def _check_pair(restored: RGB8, clean: RGB8) -> None:
 
 
 def _shrink(y: Floats) -> Floats:
-    """Means of f x f pixels, every f-th kept, f = max(1, round(min(H, W) / 256)); borders are mirrored."""
+    """Means of f x f pixels, of which every f-th is kept; f = max(1, round(min(H, W) / 256)); borders are mirrored."""
     f = max(1, math.floor(min(y.shape) / 256 + 0.5))
     if f == 1:
         return y
@@ -130,7 +130,7 @@ def _shrink(y: Floats) -> Floats:
 
 
 def _ssim_map(x: Floats, y: Floats) -> Floats:
-    """Two (h, w) -> (h - 10, w - 10)."""
+    """SSIM around each pixel: (h, w) twice -> (h - 10, w - 10)."""
     c1, c2 = ((k * _PEAK) ** 2 for k in _SSIM_K)
     mean_x, mean_y = _gaussian(x), _gaussian(y)
     variance_x = _gaussian(x * x) - mean_x**2

@@ -2,11 +2,11 @@
 
 Both describe an image by the statistics of its locally normalized luminance and of the products of neighboring pixels,
 each fitted by an asymmetric generalized Gaussian (AGGD), at full and at half size: 36 features. NIQE compares them with
-the features of undistorted photos; BRISQUE feeds them to a support vector machine trained on human ratings. The
+the features of undistorted images; BRISQUE feeds them to a support vector machine trained on human ratings. The
 parameters are their authors' files, under Apache-2.0; `drsformer download metrics` downloads them.
 
-Everything is computed in float64, and local means are rounded to multiples of 2^-32. Without that, flat areas of an
-image would be normalized to rounding errors instead of zeros, and a score would depend on the processor. The reference
+Everything is computed in float64, and local means are rounded to multiples of 2^-32. Without rounding, flat areas of an
+image would become rounding errors instead of zeros, and a score would depend on the processor. The reference
 implementations (BasicSR for NIQE, OpenCV for BRISQUE) use float32: these scores agree with theirs to 0.003 and 0.01.
 
 Shapes: images (H, W, 3) RGB uint8; luminance (H, W) float64, 0..255.
@@ -49,7 +49,7 @@ class Niqe:
     As MATLAB defines it: on the rounded luma Y, in blocks of 96x96, without cropping a border.
 
     Args:
-        parameters: The file `niqe_pris_params.npz`: mean and covariance of the features of undistorted photos.
+        parameters: The file `niqe_pris_params.npz`: mean and covariance of the features of undistorted images.
 
     Raises:
         CheckpointError: The file is missing or damaged.
@@ -65,7 +65,7 @@ class Niqe:
             raise CheckpointError(f"{parameters}: not the parameters of NIQE ({error})") from None
 
     def __call__(self, image: RGB8) -> float:
-        """Score of one image, 0 upwards, lower is more natural.
+        """Score of an image, at least 0; lower is more natural.
 
         Args:
             image: (H, W, 3) RGB, uint8; at least two blocks of 96x96.
@@ -104,7 +104,7 @@ class Brisque:
     """Blind/referenceless image spatial quality evaluator (Mittal et al., 2012), as in OpenCV's quality module.
 
     Args:
-        model: The file `brisque_model_live.yml`: a support vector machine trained on the LIVE data base.
+        model: The file `brisque_model_live.yml`: a support vector machine trained on the LIVE database.
         scaling: The file `brisque_range_live.yml`: minimum and maximum of each feature over its training images.
 
     Raises:
@@ -131,7 +131,7 @@ class Brisque:
             raise ValueError(self._vectors.shape)
 
     def __call__(self, image: RGB8) -> float:
-        """Score of one image, 0..100, lower is more natural.
+        """Score of an image, 0..100; lower is more natural.
 
         Args:
             image: (H, W, 3) RGB, uint8.
@@ -154,20 +154,20 @@ class Brisque:
 
 
 def _rounded(values: Any) -> Floats:  # noqa: ANN401 - OpenCV's arrays have no element type
-    """To multiples of 2^-32: sums that differ only in their order become equal."""
+    """Round to multiples of 2^-32, so that sums that differ only in their order become equal."""
     rounded: Floats = np.rint(values / _STEP) * _STEP
     return rounded
 
 
 def _normalized(y: Floats, blur: Callable[[Floats], Any]) -> Floats:
-    """(y - mean) / (deviation + 1), mean and deviation taken around each pixel; exactly 0 in flat areas."""
+    """(y - mean) / (deviation + 1), with the mean and deviation around each pixel; exactly 0 in flat areas."""
     mean, mean_of_squares = _rounded(blur(y)), _rounded(blur(y * y))
     normalized: Floats = (y - mean) / (np.sqrt(np.maximum(mean_of_squares - mean**2, 0)) + 1)
     return normalized
 
 
 def _block_features(normalized: Floats) -> list[float]:
-    """NIQE: shape and mean width of a block, then shape, mean and widths of its products with four neighbors."""
+    """Features of NIQE: shape and mean width of a block, then shape, mean and widths of four products of neighbors."""
     shape, left, right = _fit_aggd(normalized)
     features = [shape, (left + right) / 2]
     for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
@@ -178,7 +178,7 @@ def _block_features(normalized: Floats) -> list[float]:
 
 
 def _image_features(gray: Floats) -> list[float]:
-    """BRISQUE: the features of NIQE for the whole image, with standard deviations in place of widths."""
+    """Features of BRISQUE: as those of NIQE, but for the whole image and with variances instead of widths."""
     normalized = _normalized(
         gray, lambda values: cv2.GaussianBlur(values, (7, 7), 7 / 6, borderType=cv2.BORDER_REPLICATE)
     )
@@ -220,14 +220,14 @@ def _fit_aggd(values: Floats) -> tuple[float, float, float]:
 
 @cache
 def _moment_ratios() -> tuple[Floats, Floats]:
-    """Shapes, and E|x|^2 / E x^2 of a generalized Gaussian of each."""
+    """Shapes, and for each shape (E|x|)^2 / E x^2 of a generalized Gaussian."""
     shapes = np.arange(0.2, 10.001, 0.001)
     gamma = math.gamma
     return shapes, np.array([gamma(2 / shape) ** 2 / (gamma(1 / shape) * gamma(3 / shape)) for shape in shapes])
 
 
 def _width_of_deviation(shape: float) -> float:
-    """Beta of a generalized Gaussian of standard deviation 1."""
+    """Width (beta) of a generalized Gaussian with standard deviation 1."""
     return math.sqrt(math.gamma(1 / shape) / math.gamma(3 / shape))
 
 

@@ -1,4 +1,4 @@
-"""What a training run is made of: the sections of its TOML file, and the bundled recipes."""
+"""The configuration of a training run: the sections of its TOML file, and how files and recipes are loaded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Loss = Literal["l1", "charbonnier", "rmse"]
 
 @dataclass(frozen=True)
 class AblationSection:
-    """The paper's ablations; what is left out is as in the paper's network. See `drsformer.ablations`."""
+    """Ablations of the network; the defaults are the paper's network. See `drsformer.ablations`."""
 
     attention: Literal["sparse", "dense"] = "sparse"
     top_k: Annotated[tuple[float, ...], Limits(0, 1)] = Ablation.top_k
@@ -39,22 +39,22 @@ class AblationSection:
     feed_forward: Literal["msfn", "gdfn", "dfn", "fn"] = Ablation.feed_forward
 
     def mistakes(self) -> list[str]:
-        """What does not go together."""
+        """Invalid combinations of values."""
         return _raised(self.ablation)
 
     def ablation(self) -> Ablation:
-        """The same for the library."""
+        """These values as the library's `Ablation`."""
         top_k = () if self.attention == "dense" else self.top_k
         return Ablation(top_k, self.experts, self.mefc, self.feed_forward)
 
 
 @dataclass(frozen=True)
 class ModelSection:
-    """The network: a preset, and what differs from it.
+    """The network: a preset, and values that replace those of the preset.
 
     Attributes:
-        preset: Named configuration that the other values replace.
-        weights: Bundled model or checkpoint file to start from; empty: random weights.
+        preset: Named configuration.
+        weights: Model or checkpoint file to start from; empty: random weights.
         grow: Whether the weights may be those of a network with fewer blocks; additional blocks start as the identity.
         ablation: Changes for experiments.
     """
@@ -73,14 +73,14 @@ class ModelSection:
     ablation: AblationSection = field(default_factory=AblationSection)
 
     def mistakes(self) -> list[str]:
-        """What the network refuses, or what does not go together."""
+        """Values that the network refuses, and invalid combinations."""
         found = _raised(self.network)
         if self.grow and not self.weights:
             found.append("grow: expected weights to grow from")
         return found
 
     def network(self) -> DRSformerConfig:
-        """Configuration of the network."""
+        """The configuration of the network."""
         values = PRESETS[self.preset].to_dict()
         changed = {name: getattr(self, name) for name in values if getattr(self, name) is not None}
         return DRSformerConfig.from_dict({**values, **changed})
@@ -88,21 +88,21 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class DataSection:
-    """What is trained on. Paths are relative to the folder that the command runs in.
+    """The training data. Paths are relative to the folder that the command runs in.
 
     Attributes:
-        sources: By name; each sample comes from one of them, drawn by weight.
-        clean: Folders of clean images for the sources that name none.
-        camera: Light, noise and compression of their images.
-        patch: Side of the crops in pixels, a multiple of 8 * model.stem; smaller images are padded by reflection.
-        crop: Where they are taken; center: always the middle, to see whether a network can overfit.
-        flips: Whether crops are mirrored at random, both ways.
-        turns: Whether they are turned by quarters at random.
+        sources: Sources by name; each sample comes from one of them, drawn by weight.
+        clean: Folders of clean images for the sources without folders of their own.
+        camera: Light, noise and compression of clean images and of images with added rain.
+        patch: Side of the patches in pixels, a multiple of 8 * model.stem; smaller images are padded by reflection.
+        crop: Position of the patches; center: always the middle, to see whether a network can overfit.
+        flips: Whether patches are flipped at random, horizontally and vertically.
+        turns: Whether patches are rotated at random by multiples of 90 degrees.
         mixup: Probability that a sample is blended with another one.
-        workers: Threads that prepare samples ahead; 0: none, each batch is made when it is wanted.
+        workers: Threads that prepare samples ahead; 0: each batch is prepared when it is needed.
         cache: Megabytes of decoded images that are kept in memory.
-        decode: Whether every image is decoded at the start, to find damaged ones; otherwise its header is read, and
-            a damaged one is replaced when it is drawn.
+        decode: Whether all images are decoded at the start, to find damaged ones; otherwise only their headers are
+            read, and a damaged image is replaced when it is drawn.
     """
 
     sources: dict[str, AnySource]
@@ -118,7 +118,7 @@ class DataSection:
     decode: bool = True
 
     def mistakes(self) -> list[str]:
-        """What does not go together."""
+        """Invalid values and combinations."""
         found = _patch_mistakes(self.patch)
         if not self.sources:
             found.append('sources: expected at least one, such as [data.sources.rendered] with kind = "rendered"')
@@ -135,24 +135,25 @@ def _patch_mistakes(patch: int) -> list[str]:
 
 @dataclass(frozen=True)
 class TrainingSection:
-    """How it is trained.
+    """Loss, optimizer and schedule.
 
     Attributes:
-        steps: Steps of the optimizer.
-        batch: Samples a step, over all processes and accumulation: the effective batch size.
+        steps: Number of trainer steps.
+        batch: Samples per step, over all processes and accumulation: the effective batch size.
         accumulate: Parts that each process splits its share of the batch into, to save memory.
-        loss: The mean over all values of L1 or of Charbonnier's sqrt(difference**2 + charbonnier_eps**2); or rmse, the
-            mean over samples of sqrt(mean(difference**2) + charbonnier_eps**2), which is nearer to what PSNR measures.
-        optimizer: AdamW, or Muon for the kernels that mix channels beside AdamW for the rest.
+        loss: l1, the mean absolute difference; charbonnier, the mean of sqrt(difference**2 + charbonnier_eps**2); or
+            rmse, the mean over samples of sqrt(mean(difference**2) + charbonnier_eps**2), which is closest to PSNR.
+        optimizer: AdamW; or Muon for the kernels that mix channels and AdamW for the other parameters.
         lr: Learning rate, constant for `constant` steps, then falling to `final_lr` by a cosine.
-        warmup: Steps in which it rises from zero first.
-        constant: Steps before it begins to fall, warm-up included.
-        betas: Coefficients of AdamW.
-        weight_decay: Decoupled from the gradient.
-        clip: Norm that gradients are clipped to; 0: not at all.
-        ema: Decay of the averaged weights, which are validated and saved as the best; 0: none.
+        warmup: Steps at the beginning in which the learning rate rises from zero.
+        constant: Steps before the learning rate begins to fall, including the warm-up.
+        betas: Betas of AdamW.
+        weight_decay: Decoupled weight decay.
+        clip: Largest norm of the gradients; larger ones are scaled down. 0: they are not clipped.
+        ema: Decay of the exponential moving average of the weights, which is validated and saved as best.pth; 0: no
+            average.
         precision: Precision of the forward pass; auto: bf16 or fp16 on GPUs that support it, otherwise fp32.
-        compile: Whether torch.compile prepares the network; minutes at the start, faster afterwards on GPUs.
+        compile: Whether to use torch.compile, which takes minutes at the start and makes steps faster on GPUs.
         tf32: Whether GPUs may round float32 products to TF32.
     """
 
@@ -175,7 +176,7 @@ class TrainingSection:
     tf32: bool = True
 
     def mistakes(self) -> list[str]:
-        """What does not go together."""
+        """Invalid combinations of values."""
         found = []
         if self.final_lr > self.lr:
             found.append(f"final_lr: expected at most lr ({self.lr:g}), not {self.final_lr:g}")
@@ -189,11 +190,12 @@ class ValidationPairs:
     """Pairs to validate on.
 
     Attributes:
-        path: Folder.
-        side_by_side: Which half is the clean one, where one file holds both.
-        required: Whether the run is refused when the folder does not exist; else it is left out.
-        images: Most images of the folder, evenly spread; 0: all. Default: that of [validation].
-        crop: Side of the part in the middle of larger images that is used; 0: the whole. Default: that of [validation].
+        path: Folder of the pairs.
+        side_by_side: Which half is the clean image, if each file holds a pair.
+        required: Whether a missing folder is an error; otherwise it is skipped.
+        images: Largest number of pairs, evenly spread over the folder; 0: all. Default: validation.images.
+        crop: Side of the square in the middle of larger images that is used; 0: the whole image. Default:
+            validation.crop.
     """
 
     path: str
@@ -209,18 +211,19 @@ class ValidationPairs:
 
 @dataclass(frozen=True)
 class ValidationSection:
-    """When and on what it is measured, by Y-PSNR and SSIM.
+    """When and on which images the network is validated, by Y-PSNR and SSIM.
 
-    The best checkpoint is that of the highest mean over all sets, those that are held out included.
+    The best checkpoint is the one with the highest mean PSNR over all sets, held-out sets included.
 
     Attributes:
-        every: Steps between validations; 0: none.
+        every: Steps between validations; 0: no validation.
         paired: Sets of pairs, by name.
-        held_out: Fraction of the clean images and layers that is kept from training; each source that makes rain has a
-            set of them, with rain drawn once.
-        images: Most images of a set, evenly spread; 0: all of a folder, 16 that are held out.
-        crop: Side of the part in the middle of larger images that is used; 0: the whole, 256 where it is held out.
-        protocol: How luma is rounded, see `drsformer_cli.metrics`.
+        held_out: Fraction of the clean images and layers that is not trained on; each source that makes rain has a
+            validation set made of them, always with the same rain.
+        images: Largest number of images of a set, evenly spread; 0: all pairs of a folder, 16 held-out images.
+        crop: Side of the square in the middle of larger images that is used; 0: the whole image, 256 for held-out
+            images.
+        protocol: How luma is computed, see `drsformer_cli.metrics`.
     """
 
     every: Count = 1000
@@ -241,14 +244,14 @@ def _crop_mistakes(crop: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Stage:
-    """Values that change after a number of steps; values that are omitted stay as they are.
+    """Values that change after a number of steps; values that are omitted do not change.
 
     Attributes:
-        after: Steps before the stage.
-        patch: As in [data].
-        batch: As in [training].
-        loss: As in [training].
-        weights: Weights of sources, by name.
+        after: Number of steps before the stage.
+        patch: New value of data.patch.
+        batch: New value of training.batch.
+        loss: New value of training.loss.
+        weights: New weights of sources, by name.
     """
 
     after: Positive
@@ -258,18 +261,18 @@ class Stage:
     weights: dict[str, Weight] = field(default_factory=dict)
 
     def mistakes(self) -> list[str]:
-        """What does not go together."""
+        """Invalid values."""
         return _patch_mistakes(self.patch) if self.patch is not None else []
 
 
 @dataclass(frozen=True)
 class OutputSection:
-    """What the run writes.
+    """The files that the run writes.
 
     Attributes:
         log_every: Steps between lines of metrics.jsonl.
         save_every: Steps between checkpoints.
-        keep: How many of the latest checkpoints are kept; the best is kept besides.
+        keep: Number of latest checkpoints to keep; the best is kept in addition.
         half: Whether best.pth is stored in float16, half the size.
     """
 
@@ -281,9 +284,15 @@ class OutputSection:
 
 @dataclass(frozen=True)
 class Config:
-    """A training run.
+    """The configuration of a training run.
 
     Attributes:
+        data: Training data.
+        seed: Seed of everything random.
+        model: The network.
+        training: Loss, optimizer and schedule.
+        validation: When and on which images the network is validated.
+        output: The files that the run writes.
         stages: Changes during the run, in the order of their steps.
     """
 
@@ -296,7 +305,7 @@ class Config:
     stages: tuple[Stage, ...] = ()
 
     def mistakes(self) -> list[str]:
-        """What does not go together."""
+        """Invalid combinations of values of different sections."""
         found = self._patch_mistakes()
         last = 0
         for number, stage in enumerate(self.stages):
@@ -316,7 +325,7 @@ class Config:
         return found
 
     def _patch_mistakes(self) -> list[str]:
-        if _raised(self.model.network):  # which is a mistake of its own
+        if _raised(self.model.network):  # reported by ModelSection
             return []
         multiple = self.model.network().size_multiple
         patches = {"data.patch": self.data.patch}
@@ -346,7 +355,7 @@ class Config:
         return resolved
 
     def at(self, step: int) -> Config:
-        """The configuration of a step, from 1, with what the stages change."""
+        """The configuration at a step, counted from 1, with the changes of the stages."""
         return next(config for after, config in reversed(self._resolved) if step > after)
 
     def stage_steps(self) -> list[int]:
@@ -359,7 +368,7 @@ def load(name: str, settings: list[str]) -> Config:
 
     Raises:
         UsageError: There is no such file or recipe, it is not TOML, or files are the base of each other.
-        MistakesError: It has mistakes; all of them are in it.
+        MistakesError: The configuration has mistakes; the error lists all of them.
     """
     table = _with_base(name, f"--config {name}", Path())
     toml_config.override(table, settings)
@@ -367,7 +376,7 @@ def load(name: str, settings: list[str]) -> Config:
 
 
 def _with_base(name: str, key: str, folder: Path, above: tuple[Path, ...] = ()) -> toml_config.Table:
-    """The tables of a file or recipe, over those of its `base`: a recipe, or a file relative to its own folder."""
+    """The tables of a file or recipe, merged over those of its `base`: a recipe, or a file relative to its folder."""
     path = recipes.path(name) if name in recipes.NAMES else folder / name
     if not path.exists():
         names = ", ".join(recipes.NAMES)
@@ -385,7 +394,7 @@ def _with_base(name: str, key: str, folder: Path, above: tuple[Path, ...] = ()) 
 
 
 def _raised(make: Callable[[], object]) -> list[str]:
-    """What making it raises, as mistakes."""
+    """The ConfigError that a function raises, as a list of mistakes."""
     try:
         make()
     except ConfigError as error:

@@ -11,7 +11,7 @@ from drsformer.errors import DeviceError
 from drsformer.memory import is_out_of_memory
 from drsformer_cli import images, recipes, sheet
 from drsformer_cli.errors import ExitCode, UsageError, reason
-from drsformer_cli.training import loop, sources, toml_config
+from drsformer_cli.training import loop, run_data, toml_config
 from drsformer_cli.training.config import Config, load
 from drsformer_cli.training.report import write_image
 from drsformer_cli.training.run_folder import CONFIG, RunFolder
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     import torch
 
     from drsformer_cli.ranks import Ranks
-    from drsformer_cli.training.sources import Data
+    from drsformer_cli.training.run_data import Data
 
 CHECK_FILE = "batch.png"
 """Samples that a trial writes into the folder of the run."""
 
-_SHOWN = 16  # samples in it
-_A_ROW = 4
+_SHOWN = 16  # samples in the file
+_PER_ROW = 4
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Plan:
         name: File or recipe of the configuration.
         config: The configuration.
         folder: Folder of the run; it may not exist yet.
-        resume: Whether it continues from the latest checkpoint in the folder.
-        notes: Warnings, a line each.
+        resume: Whether it resumes from the latest checkpoint in the folder.
+        notes: Warnings, one line each.
     """
 
     name: str
@@ -54,15 +54,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class StageTrial:
-    """A step of a stage, tried.
+    """The measurements of a trial step of a stage.
 
     Attributes:
         step: The first step of the stage.
-        batch: What its batches consist of.
-        seconds: Time of a step.
-        megabytes: Highest memory so far.
+        batch: Description of its batches.
+        seconds: Time per step.
+        megabytes: Peak memory so far.
         loss: Loss of the step.
-        hours: Time of all steps of the stage.
+        hours: Estimated time of all steps of the stage.
     """
 
     step: int
@@ -79,12 +79,12 @@ def plan(
     """Read the configuration and check the folder; nothing is written.
 
     Args:
-        name: TOML file or bundled recipe; None with `resume`: that of the run.
+        name: TOML file or bundled recipe; None with `resume`: the configuration of the run.
         output: Folder of the run. Default: runs/NAME.
         settings: `key=value` settings on top of the configuration.
-        processes: World size; a batch is split among them.
-        resume: Whether to continue from the latest checkpoint in `output`.
-        check: Whether only `try_steps` will follow, which does not change a run.
+        processes: World size, among which a batch is split.
+        resume: Whether to resume from the latest checkpoint in `output`.
+        check: Whether only `try_steps` will be called, which does not change an existing run.
 
     Raises:
         UsageError: The configuration or the folder cannot be used.
@@ -101,7 +101,7 @@ def plan(
     try:
         config = load(name, list(settings))
     except MistakesError as error:
-        missing = sources.find(error.partial).findings.mistakes if isinstance(error.partial, Config) else []
+        missing = run_data.find(error.partial).findings.mistakes if isinstance(error.partial, Config) else []
         raise MistakesError(name, [*error.mistakes, *missing]) from None
     share = config.training.accumulate * processes
     for step in config.stage_steps():
@@ -113,7 +113,7 @@ def plan(
             )
     folder = RunFolder(output or Path("runs") / Path(name).stem)
     if folder.checkpoints() and not (resume or check):
-        raise UsageError(f"--output {folder.path}: holds a run already; --resume continues it")
+        raise UsageError(f"--output {folder.path}: already holds a run; --resume resumes it")
     folder.refuse_unsuitable(CHECK_FILE)
     notes = []
     if config.training.constant >= config.training.steps:
@@ -125,13 +125,13 @@ def plan(
 
 
 def read_data(plan: Plan, progress: Callable[[int, int], None]) -> Data:
-    """Find, check and decode the images; `progress(done, total)` counts them.
+    """Find, check and decode the images; `progress(done, total)` is called after each.
 
     Raises:
-        MistakesError: Folders are missing or empty, or nothing in them can be used.
+        MistakesError: Folders are missing, empty, or without usable images.
     """
     images.allow_megapixels(None)
-    return sources.load(plan.config, plan.name, progress)
+    return run_data.load(plan.config, plan.name, progress)
 
 
 def train(plan: Plan, data: Data, device: torch.device, ranks: Ranks, say: Callable[[str], None]) -> ExitCode:
@@ -139,14 +139,15 @@ def train(plan: Plan, data: Data, device: torch.device, ranks: Ranks, say: Calla
 
     Args:
         plan: The run.
-        data: What it reads.
+        data: Its samples and validation images.
         device: Device of this process.
         ranks: The processes.
-        say: Called with each line that the user should read before the first step, on rank 0.
+        say: Called on rank 0 with each line to print before the first step.
 
     Raises:
-        DRSformerError: As in `loop.train`; or another process is training into the folder, or it cannot be written
-            into, or the device is out of memory.
+        TrainingError: Training failed, see `loop.train`.
+        UsageError: Another process is training into the folder, or the folder is not writable.
+        DeviceError: The device is out of memory.
     """
     config, folder = plan.config, plan.folder
     resumed = folder.latest() if plan.resume else None
@@ -167,7 +168,7 @@ def try_steps(plan: Plan, data: Data, device: torch.device, ranks: Ranks) -> tup
     """Try two steps of each stage and write a sheet of samples.
 
     Returns:
-        The number of parameters, and a trial per stage.
+        The number of parameters, and the measurements of each stage.
 
     Raises:
         DRSformerError: The weights to start from cannot be used, or the device is out of memory.
@@ -181,7 +182,7 @@ def try_steps(plan: Plan, data: Data, device: torch.device, ranks: Ranks) -> tup
         for first, end in zip(firsts, [*firsts[1:], config.training.steps + 1], strict=True):
             loss: Any = None
             for batch in data.samples.batches([first, first], ranks.shard):
-                throughput.restart()  # what counts is the second step: the first one prepares
+                throughput.restart()  # only the second step counts: the first one includes warm-up
                 loss = float(make_step(first, batch))
                 throughput.count(config.at(first).training.batch)
             row = throughput.row()
@@ -193,8 +194,8 @@ def try_steps(plan: Plan, data: Data, device: torch.device, ranks: Ranks) -> tup
     if ranks.is_rank_0:
         samples = [data.samples.sample(1, index) for index in range(_SHOWN)]  # each (2, P, P, 3)
         rows = [
-            sheet.row("rainy, clean, ...", [part for pair in samples[i : i + _A_ROW] for part in pair])
-            for i in range(0, _SHOWN, _A_ROW)
+            sheet.row("rainy, clean, ...", [part for pair in samples[i : i + _PER_ROW] for part in pair])
+            for i in range(0, _SHOWN, _PER_ROW)
         ]
         try:
             write_image(sheet.stack(rows), plan.folder.path / CHECK_FILE)

@@ -31,34 +31,34 @@ if TYPE_CHECKING:
     from drsformer_cli.ranks import Ranks
     from drsformer_cli.training.config import Config, TrainingSection
     from drsformer_cli.training.rain import Pixels
+    from drsformer_cli.training.run_data import Data
     from drsformer_cli.training.run_folder import RunFolder
-    from drsformer_cli.training.sources import Data
     from drsformer_cli.training.state import State
     from drsformer_cli.training.validation import Validation
 
 COLLAPSED = 0.01
-"""Change of PSNR in dB; below it, on every validation image, the network has collapsed to the identity."""
+"""Change of PSNR in dB; if it is smaller on every validation image, the network has collapsed to the identity."""
 
 DIVERGED = 5.0
 """Ratio of the running mean of the loss to its minimum at which training stops."""
 
 SETTLED = 100
-"""Steps after the warm-up before that ratio is checked."""
+"""Steps after the warm-up before DIVERGED is checked."""
 
-_LOSS_DECAY = 0.98  # of its running mean
+_LOSS_DECAY = 0.98  # of the running mean of the loss
 
 
 class TrainingError(DRSformerError):
-    """Training failed in a way that more steps cannot fix."""
+    """Training failed and cannot continue."""
 
 
-def train(  # noqa: C901 - the loop is to be read from top to bottom
+def train(  # noqa: C901 - the loop should read from top to bottom
     config: Config, data: Data, folder: RunFolder, device: torch.device, ranks: Ranks, state: State
 ) -> ExitCode:
     """Train to the last step, or until asked to stop; returns the exit code.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
         data: Samples and validation images.
         folder: Folder of the run, which rank 0 writes to.
         device: Device of this process.
@@ -119,7 +119,7 @@ def train(  # noqa: C901 - the loop is to be read from top to bottom
 
 
 class Step:
-    """One step of the optimizer on this process's share of a batch."""
+    """Runs a trainer step on this process's share of a batch."""
 
     def __init__(self, config: Config, state: State, device: torch.device, ranks: Ranks) -> None:
         self.config, self.state, self.device = config, state, device
@@ -142,7 +142,7 @@ class Step:
         for number, part in enumerate(parts, 1):
             pair = torch.from_numpy(part).to(self.device).permute(1, 0, 4, 2, 3).float() / 255
             rainy, clean = pair  # each (B / parts, 3, P, P), channels-last, in [0, 1]
-            # Gradients are exchanged among the processes with the last part only.
+            # Processes exchange gradients only with the last part.
             alone = self.together and number < len(parts)
             with self.network.no_sync() if alone else contextlib.nullcontext():
                 with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
@@ -153,7 +153,7 @@ class Step:
         for optimizer in state.optimizers:
             state.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), training.clip or math.inf)
-        # The scaler skips an optimizer whose own gradients overflowed in fp16; the others have to skip the step too.
+        # The scaler skips an optimizer if its own gradients overflowed in fp16; the others must skip the step, too.
         if not state.scaler.is_enabled() or norm.isfinite():
             for optimizer in state.optimizers:
                 state.scaler.step(optimizer)
@@ -165,7 +165,7 @@ class Step:
 
 
 def criterion(restored: Tensor, clean: Tensor, training: TrainingSection) -> Tensor:
-    """The loss of `TrainingSection.loss`: (B, 3, H, W) twice -> scalar."""
+    """The loss that `TrainingSection.loss` names: (B, 3, H, W) twice -> scalar."""
     difference = restored - clean
     if training.loss == "l1":
         return difference.abs().mean()
@@ -182,16 +182,16 @@ def _distributed(network: Any, device: torch.device) -> nn.Module:  # noqa: ANN4
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
-    # Kernels of 1x1 are channels-last and not at the same time; which it is changes no result.
+    # Kernels of 1x1 are contiguous and channels-last at once, so that DDP doubts their strides; results are the same.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # The group that the processes talk in is one for CPUs.
+    # The default group is gloo's, for CPUs.
     group = dist.new_group(backend="nccl") if device.type == "cuda" else None
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=devices, process_group=group)
 
 
 def describe_batch(config: Config, step: int, ranks: Ranks) -> str:
-    """What a batch of the step consists of."""
+    """A description of the batches at a step."""
     at = config.at(step)
     parts = at.training.accumulate
     each = at.training.batch // ranks.world_size // parts
@@ -203,13 +203,17 @@ def describe_batch(config: Config, step: int, ranks: Ranks) -> str:
 
 
 def _judge_losses(state: State, losses: list[Tensor], ranks: Ranks, config: Config) -> None:
-    """Take the losses since the last time into the running mean, and stop where they went wrong."""
+    """Update the running mean with the losses since the last call.
+
+    Raises:
+        TrainingError: A loss is not finite, or training diverged.
+    """
     values = ranks.all_reduce(torch.stack(losses).tolist())
     first = state.step - len(losses) + 1
     losses.clear()
     for step, total in enumerate(values, first):
         training = config.at(step).training
-        if state.loss_name != training.loss:  # the mean of another loss says nothing of this one
+        if state.loss_name != training.loss:  # values of different losses are not comparable
             state.loss_name, state.loss, state.lowest_loss = training.loss, None, math.inf
         loss = total / ranks.world_size
         if not math.isfinite(loss):
@@ -228,7 +232,7 @@ def _judge_losses(state: State, losses: list[Tensor], ranks: Ranks, config: Conf
 
 
 def _log(log: TrainingLog, state: State, training: TrainingSection, throughput: Throughput) -> str:
-    """Log the step; the answer is for the terminal."""
+    """Log the step; returns a summary for the terminal."""
     measured = throughput.row()
     lr = learning_rate(state.step, training)
     log.add({"step": state.step, "loss": state.loss, "lr": lr, **measured})
@@ -247,7 +251,11 @@ def _validate(
     ranks: Ranks,
     stop: StopRequest,
 ) -> None:
-    """Measure the network, judge it, and keep it where it is the best so far."""
+    """Validate the network, and save it if it is the best so far.
+
+    Raises:
+        TrainingError: The network collapsed.
+    """
     protocol = config.validation.protocol
     validation = validate(state.result, data.validation, protocol, ranks, lambda: stop.code is not None)
     if validation is not None:
@@ -267,7 +275,7 @@ def _judge_scores(validation: Validation, state: State, training: TrainingSectio
 def _keep_if_best(
     state: State, validation: Validation, config: Config, folder: RunFolder, log: TrainingLog | None
 ) -> None:
-    if log is None:  # the first rank keeps it
+    if log is None:  # rank 0 saves it
         return
     row = validation.row()
     best = row["psnr"] > state.best
@@ -282,13 +290,17 @@ def _keep_if_best(
         try:
             save_checkpoint(state.result, folder.path / BEST, half=config.output.half, training=about)
         except OSError as error:
-            console.error(f"{folder.path / BEST}: not saved: {reason(error)}; the one before is kept")
+            console.error(f"{folder.path / BEST}: not saved: {reason(error)}; the previous one is kept")
         else:
             state.best = row["psnr"]
 
 
 def _save(state: State, config: Config, folder: RunFolder, ranks: Ranks, *, must: bool) -> None:
-    """Write a checkpoint; one that cannot be written costs only itself, unless it is the last."""
+    """Write a checkpoint; a failure is an error with `must`, otherwise it is only reported.
+
+    Raises:
+        TrainingError: The weights are not finite, or the checkpoint cannot be written and `must` is True.
+    """
     if not state.finite():
         raise TrainingError(f"weights are not finite after step {state.step}: lower training.lr; nothing was saved")
     if not ranks.is_rank_0:
@@ -303,7 +315,7 @@ def _save(state: State, config: Config, folder: RunFolder, ranks: Ranks, *, must
 
 
 class Throughput:
-    """Throughput, waiting and memory since it was last asked."""
+    """Measures throughput, time spent waiting for data, and memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -315,17 +327,20 @@ class Throughput:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """The time inside is spent waiting for data."""
+        """Count the time in the block as waiting for data."""
         begin = time.perf_counter()
         yield
         self._waited += time.perf_counter() - begin
 
     def count(self, samples: int) -> None:
-        """So many samples are done."""
+        """Count finished samples."""
         self._samples += samples
 
     def row(self) -> dict[str, float]:
-        """Samples per second over all processes, fraction of the time spent waiting, peak memory in megabytes."""
+        """Samples per second over all processes, fraction of time spent waiting, and peak memory in megabytes.
+
+        The measurement is restarted.
+        """
         seconds = max(time.perf_counter() - self._begin, 1e-9)
         row = {
             "samples_per_second": self._samples / seconds,
@@ -337,7 +352,7 @@ class Throughput:
 
 
 def _memory(device: torch.device) -> float:
-    """Highest memory so far in bytes, of the GPU or of the process."""
+    """Peak memory in bytes, of the GPU or of the process."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     if sys.platform == "win32":
@@ -348,10 +363,10 @@ def _memory(device: torch.device) -> float:
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM and SIGHUP ask the loop to finish its step and save; asked twice, it stops at once.
+    """Makes Ctrl-C, SIGTERM and SIGHUP ask the loop to finish its step and save; a second signal exits immediately.
 
     Attributes:
-        code: What the process will answer, once it was asked.
+        code: Exit code for the signal; None before there is one.
     """
 
     def __init__(self) -> None:
@@ -359,7 +374,7 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last is unknown to Windows, and ignored under nohup
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._ask)

@@ -1,4 +1,4 @@
-"""Optimizers of training: AdamW, or Muon for the kernels that mix channels beside AdamW for the rest."""
+"""Optimizers of training: AdamW; or Muon for the kernels that mix channels and AdamW for the other parameters."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ MOMENTUM = 0.95
 """Decay of Muon's momentum."""
 
 ADAMW_RMS = 0.2
-"""About the root mean square of AdamW's steps at learning rate 1, to which Muon's are scaled (Liu et al. 2025)."""
+"""Approximate root mean square of AdamW's steps at learning rate 1; Muon's are scaled to it (Liu et al. 2025)."""
 
 FEWEST_CHANNELS = 4
-"""Fewest input and output channels of a kernel for Muon: not three colors, channel pairs or depth-wise kernels."""
+"""Fewest input and output channels of a kernel for Muon: excludes three colors, channel pairs, depth-wise kernels."""
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
-_WIDE = 2  # times as many columns as rows from which iterating on the n x n Gram matrix is faster
+_WIDE = 2  # ratio of columns to rows from which iterating on the n x n Gram matrix is faster
 
 
 def make_optimizers(model: nn.Module, training: TrainingSection) -> tuple[Optimizer, ...]:
     """The optimizers of `training.optimizer`; each parameter of the model is in exactly one of them."""
-    kernels: dict[int, list[nn.Parameter]] = {3: [], 1: []}  # for Muon, by the matrices that they stack
+    kernels: dict[int, list[nn.Parameter]] = {3: [], 1: []}  # for Muon, by the number of stacked matrices
     others = []
     queries_keys_values = {module.qkv.weight for module in model.modules() if isinstance(module, TKSA)}
     for parameter in model.parameters():
@@ -49,7 +49,7 @@ def make_optimizers(model: nn.Module, training: TrainingSection) -> tuple[Optimi
 
 
 class Muon(Optimizer):
-    """Momentum with orthogonalized steps, which change a kernel by the same amount in all directions.
+    """Momentum with orthogonalized steps, which change a kernel by about the same amount in all directions.
 
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; scaled as by Liu et al., "Muon is
     scalable for LLM training", arXiv 2502.16982, so that learning rates for AdamW can be used. `torch.optim.Muon`
@@ -67,7 +67,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Make one step; the closure is ignored."""
+        """Update the kernels; the closure is ignored."""
         del closure
         for group in self.param_groups:
             for kernel in group["params"]:
@@ -85,7 +85,7 @@ class Muon(Optimizer):
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
-    """About U V^T of the matrix U S V^T, with singular values of 0.7 to 1.2, by Newton-Schulz iterations."""
+    """Approximately U V^T of the matrix U S V^T, with singular values of 0.7 to 1.2, by Newton-Schulz iterations."""
     tall = matrix.shape[0] > matrix.shape[1]
     x: Tensor = matrix.T if tall else matrix  # (n, m), n <= m
     x = x / torch.linalg.vector_norm(x).clamp_min(1e-7)
@@ -93,7 +93,7 @@ def _orthogonal(matrix: Tensor) -> Tensor:
         for _ in range(_ITERATIONS):
             x = _polynomial(x @ x.T) @ x
     else:
-        # The same iterations without x: all are polynomials in the first gram, hence symmetric, and commute.
+        # The same iterations without x: all matrices are polynomials in the first gram, so they commute.
         gram = x @ x.T  # (n, n)
         product = polynomial = _polynomial(gram)
         for _ in range(_ITERATIONS - 1):

@@ -1,6 +1,6 @@
-"""Rain for training: streaks rendered from parameters, layers of streaks varied, and both added to clean images.
+"""Rain for training: render streaks, vary given layers of streaks, and add either to clean images.
 
-Everything is drawn from the generator that is passed in, so that a seed decides the image.
+All randomness comes from the generator that is passed in, so that the result depends only on its seed.
 
 Shapes: images (H, W, 3) uint8 RGB; layers (H, W) float32, 0..255, gray as in Rain100 and Rain200.
 Lengths are in pixels; angles in degrees from the vertical, positive leaning to the right at the bottom.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Layer = NDArray[np.float32]
     Floats = NDArray[np.floating[Any]]
 
-# Lowest and highest value; one between them is drawn for each image.
+# Lowest and highest value; a value between them is drawn for each image.
 Range = tuple[float, float]
 Fraction = Annotated[Range, Limits(0, 1, ordered=True)]
 Levels = Annotated[Range, Limits(0, 255, ordered=True)]
@@ -36,27 +36,27 @@ Scale = Annotated[Range, Limits(0.1, 10, ordered=True)]
 Probability = Annotated[float, Limits(0, 1)]
 
 AIRLIGHT = (0.6, 1.0)
-"""Brightness of the haze that distant rain makes, of 1."""
+"""Range of the brightness of the haze that distant rain makes, on a scale of 1."""
 
 FAINTEST_BLUR = 0.2
 """Standard deviation in pixels below which a blur changes nothing."""
 
 MOST_POINTS = 4_000_000
-"""Most points that one layer is drawn with; a bound on memory where the parameters are extreme."""
+"""Largest number of points of a layer; it limits the memory for extreme parameters."""
 
 DEPTH_PLANES = 3
-"""Planes that streaks are sorted into by their distance, each blurred by its own distance from the focal plane."""
+"""Planes that streaks are sorted into by their distance; each is blurred by its distance from the focal plane."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How rain changes the scene, besides its streaks.
+    """How rain changes the scene besides its streaks, and how the streaks are blended.
 
     Attributes:
         screen: Probability that the layer is blended as 1 - (1 - clean)(1 - layer) instead of clean + layer.
-        veil: 0..1, how much of the farthest part of the scene is hidden by haze, which grows with the distance.
-        contrast: Factor of the contrast of the rainy image, around middle gray.
-        saturation: Factor of the saturation of the rainy image.
+        veil: 0..1, opacity of the haze in the farthest part of the scene; it grows with the distance.
+        contrast: Factor for the contrast of the rainy image, around middle gray.
+        saturation: Factor for the saturation of the rainy image.
     """
 
     screen: Probability = 0.0
@@ -67,26 +67,27 @@ class Look:
 
 @dataclass(frozen=True)
 class RainRanges(Look):
-    """What one layer of rendered rain is drawn from.
+    """The ranges that a layer of rendered rain is drawn from.
 
     Attributes:
-        amount: Mean of the layer, of 255, before overlaps saturate; with the brightness and the size of the streaks
-            it decides how many there are.
-        brightness: Brightness of the nearest streaks, of 255.
+        amount: Mean of the layer, on a scale of 255, before overlapping streaks saturate. The number of streaks follows
+            from this and their brightness and size.
+        brightness: Brightness of the nearest streaks, on a scale of 255.
         length: Length of the nearest streaks.
         width: Width of the nearest streaks.
-        depth: How many times farther than the nearest the farthest streaks are, and so shorter, thinner and dimmer.
+        depth: Ratio of the distances of the farthest and the nearest streaks; distant streaks are shorter, thinner and
+            dimmer.
         angle: Direction of fall.
-        directions: How many directions cross, each of its own angle and amount; rounded.
+        directions: Number of directions, each with its own angle and amount; rounded.
         spread: Standard deviation of the angles within a direction, in degrees.
-        taper: 0: even along the streak, as motion blur makes them; 1: fading to both ends, as drops seen near.
-        beads: 0..1, how much the brightness swings along a streak, as of an oscillating drop.
-        gusts: 0..1, how much the amount differs from place to place.
-        blur: Standard deviation of the blur of the whole layer.
-        defocus: Standard deviation of the additional blur of streaks at the end of the depth that is out of focus.
-        scale: Factor of the size of everything; drawn evenly on a logarithmic scale.
-        noise: Probability that the layer is motion-blurred noise, as image editors draw rain, instead of streaks. Of
-            the values above it takes amount, length, width, angle, gusts, blur and scale.
+        taper: 0: streaks of even brightness, as motion blur makes them; 1: fading at both ends, as of near drops.
+        beads: 0..1, amplitude of the brightness along a streak, as of an oscillating drop.
+        gusts: 0..1, how much the amount varies over the image.
+        blur: Standard deviation of the blur of the layer.
+        defocus: Standard deviation of the additional blur of the streaks that are farthest out of focus.
+        scale: Factor for the size of everything; drawn evenly on a logarithmic scale.
+        noise: Probability that the layer is motion-blurred noise, as image editors draw rain, instead of streaks. It
+            uses amount, length, width, angle, gusts, blur and scale.
     """
 
     amount: Levels = (2.0, 60.0)
@@ -108,15 +109,15 @@ class RainRanges(Look):
 
 @dataclass(frozen=True)
 class LayerRanges(Look):
-    """How a given layer is varied.
+    """How given layers are varied.
 
     Attributes:
-        gain: Factor of its brightness.
-        mirror: Whether it is mirrored, left to right, at random.
-        turn: Degrees that it is turned by.
-        shear: Pixels that each row is moved to the right by, relative to the row above.
-        scale: Factor of its size; drawn evenly on a logarithmic scale.
-        second: Probability that another layer is added, varied in its own way.
+        gain: Factor for the brightness.
+        mirror: Whether a layer is flipped horizontally at random.
+        turn: Angle of the rotation, in degrees.
+        shear: Shift of each row to the right relative to the row above, in pixels.
+        scale: Factor for the size; drawn evenly on a logarithmic scale.
+        second: Probability that a second layer is added, varied independently.
         blur: Standard deviation of the blur.
     """
 
@@ -131,14 +132,14 @@ class LayerRanges(Look):
 
 @dataclass(frozen=True)
 class CameraRanges:
-    """What light and camera do to images, for the sources that make their own rain and for clean images.
+    """Effects of light and camera on the samples of sources that begin with clean images.
 
     Attributes:
-        share: Probability of each of the following for a sample.
-        dim: Factor of the brightness of both images.
-        noise: Standard deviation of the sensor's noise, in levels of 255; the same noise in both images, so that a
+        share: Probability of each of the following effects for a sample.
+        dim: Factor for the brightness of both images.
+        noise: Standard deviation of the sensor's noise, on a scale of 255; both images have the same noise, so that the
             network does not learn to remove it.
-        jpeg: Quality of JPEG compression, of the rainy image only; of both in samples of clean images.
+        jpeg: Quality of JPEG compression, which is applied to the rainy image only; for `kind = "clean"`, to both.
     """
 
     share: Probability = 0.0
@@ -148,12 +149,12 @@ class CameraRanges:
 
 
 def log_uniform(ranges: Range, rng: np.random.Generator) -> float:
-    """A number between two positive ones, evenly on a logarithmic scale."""
+    """Draw a number from a range of positive numbers, evenly on a logarithmic scale."""
     return math.exp(rng.uniform(math.log(ranges[0]), math.log(ranges[1])))
 
 
 def composite(clean: Pixels, layer: Layer, look: Look, rng: np.random.Generator) -> Pixels:
-    """The image in the rain, (H, W, 3) uint8: hazed, its tones changed, the layer added or blended by screen."""
+    """Add haze and a layer of rain to a clean image and change its contrast and saturation: (H, W, 3) uint8."""
     image = clean.astype(np.float32)
     veil, contrast, saturation = (rng.uniform(*ranges) for ranges in (look.veil, look.contrast, look.saturation))
     screen = rng.random() < look.screen
@@ -174,7 +175,7 @@ def composite(clean: Pixels, layer: Layer, look: Look, rng: np.random.Generator)
 
 
 def expose(clean: Pixels, camera: CameraRanges, rng: np.random.Generator) -> Pixels:
-    """The clean image in dim light and with sensor noise, (H, W, 3) uint8."""
+    """Apply dim light and sensor noise to a clean image: (H, W, 3) uint8."""
     dimmed, noisy = rng.random(2) < camera.share
     if not dimmed and not noisy:
         return clean
@@ -185,33 +186,33 @@ def expose(clean: Pixels, camera: CameraRanges, rng: np.random.Generator) -> Pix
 
 
 def compress(image: Pixels, camera: CameraRanges, rng: np.random.Generator) -> Pixels:
-    """The image as the camera's JPEG, (H, W, 3) uint8."""
+    """Apply the camera's JPEG compression to an image: (H, W, 3) uint8."""
     if rng.random() >= camera.share:
         return image
     quality = round(rng.uniform(*camera.jpeg))
-    # JPEG takes blue, green, red; color is kept at half the size, as cameras do.
+    # OpenCV takes BGR, and stores color at half the resolution, as cameras do.
     data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     decoded: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
     return np.asarray(decoded, np.uint8)[..., ::-1]
 
 
 def to_pixels(image: Floats) -> Pixels:
-    """Rounded and clipped to 0..255."""
+    """Round and clip to 0..255."""
     return np.rint(np.clip(image, 0, 255)).astype(np.uint8)
 
 
 def vary(layer: Pixels, ranges: LayerRanges, height: int, width: int, rng: np.random.Generator) -> Layer:
-    """A part of a gray layer (h, w) uint8, varied, as (H, W) float32; a layer that is too small is reflected."""
+    """Crop and vary a gray layer: (h, w) uint8 -> (H, W) float32; a layer that is too small is reflected."""
     gain, turn, shear = (rng.uniform(*drawn) for drawn in (ranges.gain, ranges.turn, ranges.shear))
     scale, blur = log_uniform(ranges.scale, rng), rng.uniform(*ranges.blur)
     if ranges.mirror and rng.random() < 0.5:
         layer = layer[:, ::-1]
     layer = np.ascontiguousarray(layer)
-    if scale < 0.8:  # sampled at so few points, streaks would break up
+    if scale < 0.8:  # streaks would break up if warpAffine sampled so few points
         smaller: Any = cv2.resize(layer, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         layer, scale = np.asarray(smaller, np.uint8), 1.0
     matrix = cv2.getRotationMatrix2D((0, 0), turn, scale) @ np.array([[1, shear, 0], [0, 1, 0], [0, 0, 1]])
-    # The center of the part is anywhere that keeps the part inside of the layer, if it is large enough.
+    # The center is anywhere that keeps the part inside the layer, if the layer is large enough.
     reach_x, reach_y = np.abs(np.linalg.inv(matrix[:, :2])) @ (width / 2, height / 2)
     y = round(rng.uniform(reach_y, max(reach_y, layer.shape[0] - reach_y)))
     x = round(rng.uniform(reach_x, max(reach_x, layer.shape[1] - reach_x)))
@@ -222,7 +223,7 @@ def vary(layer: Pixels, ranges: LayerRanges, height: int, width: int, rng: np.ra
 
 
 def render(ranges: RainRanges, height: int, width: int, rng: np.random.Generator) -> Layer:
-    """A layer of streaks, (H, W) float32 of 0..255."""
+    """Render a layer of streaks, (H, W) float32, 0..255."""
     scale = log_uniform(ranges.scale, rng)
     size = max(1, round(height / scale)), max(1, round(width / scale))
     layer = _render_noise(ranges, *size, rng) if rng.random() < ranges.noise else _render_streaks(ranges, *size, rng)
@@ -240,7 +241,7 @@ def _render_streaks(ranges: RainRanges, height: int, width: int, rng: np.random.
     shares = rng.dirichlet(np.full(directions, 3.0))
     blur = rng.uniform(*ranges.blur)
     gusts = rng.uniform(*ranges.gusts)
-    amount = -255 * math.log1p(-min(amount, 250.0) / 255)  # what saturation below will take away
+    amount = -255 * math.log1p(-min(amount, 250.0) / 255)  # compensates the saturation below
     layer = np.zeros((height, width), np.float32)
     for share in shares:
         layer += _one_direction(ranges, amount * share, height, width, rng)
@@ -251,11 +252,11 @@ def _render_streaks(ranges: RainRanges, height: int, width: int, rng: np.random.
 
 
 def _render_noise(ranges: RainRanges, height: int, width: int, rng: np.random.Generator) -> Layer:
-    """Noise, blurred along the fall, the brightest part of it, (H, W)."""
+    """The brightest part of noise that is blurred along the direction of fall, (H, W)."""
     drawn = (ranges.amount, ranges.length, ranges.width, ranges.angle, ranges.gusts, ranges.blur)
     amount, length, grain, angle, gusts, blur = (rng.uniform(*values) for values in drawn)
     length = min(length, 200.0)  # a longer one costs more and looks the same
-    # The frame is turned so that the rain falls along its columns, large enough to cover the layer when turned back.
+    # Drawn in a rotated frame in which rain falls along the columns, large enough to cover the layer afterwards.
     reach = math.ceil(math.hypot(height, width))
     small = max(2, round(reach / grain)), max(2, round((reach + length) / max(grain, 1)))
     noise: Any = cv2.resize(
@@ -283,13 +284,13 @@ def _blurred(layer: Layer, sigma: float) -> Layer:
 
 
 def _one_direction(ranges: RainRanges, amount: float, height: int, width: int, rng: np.random.Generator) -> Layer:
-    """Streaks around one angle whose sum is `amount` a pixel."""
+    """Streaks around one angle with a mean of `amount`, (H, W)."""
     brightness, longest, widest = (rng.uniform(*r) for r in (ranges.brightness, ranges.length, ranges.width))
     angle, spread = rng.uniform(*ranges.angle), rng.uniform(*ranges.spread)
     taper, beads, depth = rng.uniform(*ranges.taper), rng.uniform(*ranges.beads), rng.uniform(*ranges.depth)
     defocus, focus = rng.uniform(*ranges.defocus), rng.uniform(0, 1)
 
-    # Streaks begin in a frame large enough that those entering from outside are as many as those leaving.
+    # The frame has a margin, so that as many streaks enter the layer as leave it.
     margin = int(longest) + 2
     area = (height + 2 * margin) * (width + 2 * margin)
     # The expected sum over a streak: the mean of nearness**3, of the other draws below, and of the taper.
@@ -311,7 +312,7 @@ def _one_direction(ranges: RainRanges, amount: float, height: int, width: int, r
     powers = taper * rng.uniform(0.5, 1.5, N)
     swings, waves, phases = beads * rng.uniform(0, 1, N), rng.uniform(0.5, 4, N), rng.uniform(0, 2 * np.pi, N)
 
-    # Only streaks that reach into the frame become points.
+    # Drop streaks that do not reach into the layer.
     sine, cosine = np.sin(angles), np.cos(angles)
     reach_y = (lengths * np.abs(cosine) + widths * np.abs(sine)) / 2 + 1
     reach_x = (lengths * np.abs(sine) + widths * np.abs(cosine)) / 2 + 1
@@ -332,7 +333,7 @@ def _one_direction(ranges: RainRanges, amount: float, height: int, width: int, r
 def _draw(streaks: Floats, height: int, width: int) -> Layer:
     """Streaks (12, N), in the order of the names below, as a layer (H, W)."""
     _, lengths, widths, values, tops, lefts, sine, cosine, powers, swings, waves, phases = streaks
-    # Each streak becomes a grid of points, one a pixel along and across; P points in all.
+    # Each streak becomes a grid of points, one per pixel along and across; P points in total.
     along = np.ceil(lengths).astype(np.int64)
     across = np.ceil(widths).astype(np.int64)
     number = along * across
@@ -347,16 +348,19 @@ def _draw(streaks: Floats, height: int, width: int) -> Layer:
     y, x, t, streak = y[inside], x[inside], t[inside], streak[inside]
     value = values[streak] * np.sin(np.pi * t) ** powers[streak]
     value *= 1 + swings[streak] * np.sin(waves[streak] * 2 * np.pi * t + phases[streak])
-    # A point stands for this share of a pixel.
+    # The area of a point, in pixels.
     value *= (lengths / along * widths / across)[streak]
     return _splat(y, x, value, height, width)
 
 
 def _splat(y: Floats, x: Floats, value: Floats, height: int, width: int) -> Layer:
-    """Points between -1 and the frame's end, shared among the four pixels around each: (P,) -> (H, W)."""
+    """Distribute the value of each point among the four pixels around it: (P,) -> (H, W).
+
+    Coordinates are at least -1 and less than the height and width.
+    """
     top, left = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
     dy, dx = y - top, x - left
-    stride = width + 2  # a border of one takes what falls outside
+    stride = width + 2  # a border of one pixel collects what is outside
     first = (top + 1) * stride + left + 1
     indices = np.concatenate([first, first + 1, first + stride, first + stride + 1])
     weights = np.concatenate(
@@ -367,7 +371,7 @@ def _splat(y: Floats, x: Floats, value: Floats, height: int, width: int) -> Laye
 
 
 def _gusts(strength: float, height: int, width: int, rng: np.random.Generator) -> Layer:
-    """A smooth field of mean 1 that makes the rain denser here and thinner there, (H, W)."""
+    """A smooth field of mean 1 by which the density of the rain varies, (H, W)."""
     coarse = rng.standard_normal((2 + height // 40, 2 + width // 40)).astype(np.float32)
     field = np.exp(strength * cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
     normalized: Layer = field / field.mean()
@@ -375,7 +379,7 @@ def _gusts(strength: float, height: int, width: int, rng: np.random.Generator) -
 
 
 def _depth(height: int, width: int, rng: np.random.Generator) -> Layer:
-    """Distances in a scene, 0..1: mostly growing from the bottom to the top, with smooth differences, (H, W)."""
+    """Random distances in a scene, 0..1, (H, W): smooth, mostly growing from the bottom to the top."""
     slope, top = rng.uniform(0, 1), rng.uniform(0.3, 1)
     coarse = rng.uniform(-0.3, 0.3, (4, 4)).astype(np.float32)
     field: Any = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, curves.png, image grids, and TensorBoard where it is installed."""
+"""The log of a run: metrics.jsonl, curves.png, images of validations, and TensorBoard if it is installed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _PANEL = (640, 240)  # width and height of a curve's panel
 
 
 def write_image(pixels: Pixels, path: Path) -> None:
-    """A PNG, in a folder that is made for it.
+    """Write a PNG, and create its folder if it is missing.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
@@ -39,10 +39,10 @@ def write_image(pixels: Pixels, path: Path) -> None:
 
 
 class TrainingLog:
-    """Writes the log of a run from `step` on; a failed write is reported once and does not stop the run.
+    """Writes the log of a run that continues after `step`; a failed write is reported once and does not stop the run.
 
     Attributes:
-        rows: All that was logged so far, of an interrupted run too.
+        rows: Everything that was logged so far, including what an interrupted run logged.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -62,14 +62,14 @@ class TrainingLog:
                     self._board.add_scalar(name, value, row["step"])
 
     def write_images(self, step: int, shown: Sequence[Pixels]) -> None:
-        """Write the curves, and what a validation shows."""
+        """Write the curves, and the images of a validation."""
         self._attempt(lambda: write_image(_curves(self.rows), self._folder / CURVES))
         if shown:
             path = self._folder / "validation" / f"step_{step:08d}.png"
             self._attempt(lambda: write_image(sheet.stack(shown), path))
 
     def close(self) -> None:
-        """Finish what is written in the background."""
+        """Finish writing to TensorBoard."""
         if self._board is not None:
             self._board.close()
 
@@ -91,7 +91,7 @@ class TrainingLog:
 
 
 def _rows_until(path: Path, step: int) -> list[Row]:
-    """What an interrupted run logged up to this step; what came after will be done again."""
+    """The rows that an interrupted run logged up to this step; later steps will be repeated."""
     rows = []
     try:
         lines = path.read_text().splitlines() if step else []
@@ -116,12 +116,12 @@ def _tensorboard(folder: Path) -> Any:  # noqa: ANN401 - torch.utils.tensorboard
 
 
 def _curves(rows: Sequence[Row]) -> Pixels:
-    """Loss, PSNR and learning rate below each other."""
+    """Curves of loss, PSNR and learning rate, one below the other."""
     return np.vstack([_panel(rows, name) for name in ("loss", "psnr", "lr")])
 
 
 def _panel(rows: Sequence[Row], name: str) -> Pixels:
-    """One quantity over the steps, (H, W, 3); the loss and learning rate on a logarithmic scale."""
+    """The curve of a quantity over the steps, (H, W, 3); loss and learning rate have a logarithmic scale."""
     W, H = _PANEL
     left, right, top, bottom = 70, W - 20, 30, H - 30
     panel = np.full((H, W, 3), 255, np.uint8)
@@ -141,7 +141,9 @@ def _panel(rows: Sequence[Row], name: str) -> Pixels:
     y = bottom - (bottom - top) * (scaled - low) / (high - low)
     line = np.stack([x, y], axis=1).round().astype(np.int32)
     cv2.polylines(panel, [line], isClosed=False, color=(200, 60, 30), lineType=cv2.LINE_AA)
-    cv2.circle(panel, line[-1].tolist(), 3, (200, 60, 30), cv2.FILLED, cv2.LINE_AA)  # seen where there is but one
+    cv2.circle(
+        panel, line[-1].tolist(), 3, (200, 60, 30), cv2.FILLED, cv2.LINE_AA
+    )  # visible even if it is the only point
     for value, height in ((values[scaled.argmin()], bottom), (values[scaled.argmax()], top + 8)):
         write(f"{value:.4g}", 8, height)
     for step, place in ((steps[0], left), (steps[-1], right - 50)):

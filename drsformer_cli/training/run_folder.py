@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, checkpoints and the weights that were best.
+"""The folder of a run: its configuration, log, checkpoints and best weights.
 
 config.toml  metrics.jsonl  curves.png  best.pth  step_00001000.pth ...  validation/step_00001000.png ...
 """
@@ -34,19 +34,19 @@ _LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.part")  # of `atomic_write`, when it wa
 
 
 class RunFolder:
-    """Where a run writes."""
+    """The folder that a run writes to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def refuse_unsuitable(self, *known: str) -> None:
-        """See that it is a run's, or new, and can be written into; nothing is made.
+        """Check that it is new, empty, or the folder of a run, and that it is writable; nothing is written.
 
         Args:
-            known: Files beside its configuration by which it is known.
+            known: Files that also identify the folder of a run, in addition to its configuration.
 
         Raises:
-            UsageError: It cannot be made or written into, or holds something else.
+            UsageError: It cannot be created or written to, or holds other files.
         """
         try:
             existing = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
@@ -62,10 +62,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Make the folder and keep other processes from writing here; what a killed one left half-written is removed.
+        """Create the folder, lock it against other processes, and remove partial files of a killed process.
 
         Raises:
-            UsageError: Another process is training into the folder, or it cannot be written into.
+            UsageError: Another process is training into the folder, or it is not writable.
         """
 
         def refuse() -> None:
@@ -82,11 +82,11 @@ class RunFolder:
             yield
 
     def checkpoints(self) -> list[Path]:
-        """From the oldest to the latest."""
+        """The checkpoints, from the oldest to the latest."""
         return sorted(path for path in self.path.glob("step_*.pth") if path.stem.removeprefix("step_").isdecimal())
 
     def write_config(self, table: dict[str, Any]) -> None:
-        """The resolved configuration."""
+        """Write the resolved configuration."""
         with atomic_write(self.path / CONFIG) as file:
             file.write(toml_config.dump(table).encode())
 
@@ -94,10 +94,10 @@ class RunFolder:
         """Write a checkpoint and remove those older than the latest `keep`.
 
         Raises:
-            OSError: It cannot be written; all earlier ones are still there.
+            OSError: It cannot be written; all earlier ones are kept.
         """
         path = self.path / f"step_{step:08d}.pth"
-        # Serialized first: torch hides why a file could not be written.
+        # Serialized in memory: torch hides why a file could not be written.
         buffer = io.BytesIO()
         torch.save(content, buffer)
         with atomic_write(path) as file:
@@ -110,15 +110,15 @@ class RunFolder:
         """The content of the latest checkpoint that can be read.
 
         Raises:
-            UsageError: There is none.
+            UsageError: No checkpoint can be read.
         """
         for path in reversed(self.checkpoints()):
             try:
                 content = read_content(path)
             except CheckpointError as error:
-                console.say(f"{path}: {reason(error)}; the one before it is used")
+                console.say(f"{path}: {reason(error)}; using the previous one")
                 continue
             if isinstance(content, dict) and isinstance(content.get("training"), dict):
                 return content
-            console.say(f"{path}: holds no training state; the one before it is used")
+            console.say(f"{path}: holds no training state; using the previous one")
         raise UsageError(f"--resume: no checkpoint in {self.path} can be read; remove its step_*.pth to start again")

@@ -1,4 +1,4 @@
-"""The learning rate, a function of the step alone."""
+"""The learning rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def learning_rate(step: int, training: TrainingSection) -> float:
-    """Learning rate of a step, from 1: rising over the warm-up, constant, then a cosine down to the final one."""
+    """Learning rate at a step, counted from 1: linear warm-up, constant, then a cosine down to `final_lr`."""
     if step <= training.warmup:
         return training.lr * step / training.warmup
     if step <= training.constant:

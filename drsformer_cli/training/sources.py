@@ -1,58 +1,77 @@
-"""Where samples come from: the kinds of source, finding and checking their files, and the images to validate on.
+"""Where samples come from: the kinds of source, the files that each needs, and how it makes a sample of them.
 
-Each kind says what it is configured by, which files it needs, and how it makes a sample of them. A new kind is a class
-here and a place in `AnySource`.
+A new kind is a class here and a place in `AnySource`.
+
+Shapes: images (H, W, 3) uint8 RGB.
 """
 
 from __future__ import annotations
 
-import itertools
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import cv2
 import numpy as np
 
-from drsformer.errors import ImageError
-from drsformer_cli import console, images
+from drsformer_cli import console
 from drsformer_cli.datasets import SideBySide  # noqa: TC001 - the schema is read at run time
-from drsformer_cli.errors import IMAGE_ERRORS, UsageError
-from drsformer_cli.metrics import SMALLEST_SSIM_SIDE
-from drsformer_cli.pairs import Pair, find_pairs, image_files, size_problems
+from drsformer_cli.errors import UsageError
+from drsformer_cli.pairs import find_pairs, image_files
 from drsformer_cli.training import rain
 from drsformer_cli.training.rain import LayerRanges, RainRanges
 from drsformer_cli.training.run_folder import METRICS
-from drsformer_cli.training.samples import CropRanges, Files, ImageCache, Sampler, Samples, said_of
-from drsformer_cli.training.toml_config import Limits, MistakesError
+from drsformer_cli.training.toml_config import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from drsformer_cli.training.config import Config
-    from drsformer_cli.training.rain import Pixels
-    from drsformer_cli.training.samples import CleanImage
-
-T = TypeVar("T")
+    from drsformer_cli.pairs import Pair
+    from drsformer_cli.training.image_cache import CleanImage, ImageCache
+    from drsformer_cli.training.rain import CameraRanges, Pixels
 
 Paths = tuple[str, ...]
 Weight = Annotated[float, Limits(0, 1e9)]
 
-HELD_OUT_IMAGES = 16
-"""Held-out images that are made of each source unless the configuration says how many."""
 
-HELD_OUT_SIDE = 256
-"""Their side in pixels unless the configuration says otherwise."""
+@dataclass(frozen=True)
+class CropRanges:
+    """How a crop is taken from an image, or from a pair.
+
+    Attributes:
+        shrink: Factor by which the image is downscaled first, drawn evenly on a logarithmic scale; the image stays at
+            least as large as the crop.
+        whole: Probability that it is downscaled until it is as high or as wide as the crop.
+    """
+
+    shrink: Annotated[tuple[float, float], Limits(1, 100, ordered=True)] = (1.0, 1.0)
+    whole: rain.Probability = 0.0
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a source.
+
+    Attributes:
+        images: Clean images, or pairs.
+        layers: Layers of streaks.
+    """
+
+    images: Sequence[CleanImage]
+    layers: Sequence[Path] = ()
+
+    def only(self, wanted: Callable[[CleanImage], bool]) -> Files:
+        """The files for which `wanted` returns True."""
+        return Files([image for image in self.images if wanted(image)], [path for path in self.layers if wanted(path)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What all kinds of source have.
+    """Base class of all kinds of source.
 
     Attributes:
-        weight: Share of the samples, relative to the other sources; 0 keeps it in reserve: it is used where no source
-            with a weight was found.
+        weight: Share of the samples, relative to the other sources; 0: it is used only if no source with a weight has
+            files.
         crop: How crops are taken.
     """
 
@@ -60,10 +79,10 @@ class Source:
     crop: CropRanges = field(default_factory=CropRanges)
 
     makes_rain: ClassVar[bool] = True
-    """Whether clean images and layers can be held out of it for validation."""
+    """Whether its clean images and layers can be held out for validation."""
 
     def find(self, key: str, findings: Findings) -> Files:
-        """Its files; what is wrong with its folders goes to the findings, under the key."""
+        """Find its files; problems with its folders are added to the findings, with `key` as their path."""
         raise NotImplementedError
 
     def usable(self, files: Files) -> bool:
@@ -71,7 +90,7 @@ class Source:
         return bool(files.images)
 
     def count(self, files: Files) -> str:
-        """How many files there are, in words."""
+        """A description of the number of files."""
         return f"{len(files.images)} clean images"
 
     def sample(self, sampler: Sampler, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
@@ -81,13 +100,13 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Paired(Source):
-    """Pairs of rainy and clean images, in any layout that `drsformer_cli.pairs` knows.
+    """Pairs of rainy and clean images, in any layout that `drsformer_cli.pairs` supports.
 
     Attributes:
-        path: Folder.
-        side_by_side: Which half is the clean one, where one file holds both.
-        share_clean: Whether its clean images also serve the sources that use those of [data].
-        required: Whether the run is refused when the folder does not exist; else the source is left out.
+        path: Folder of the pairs.
+        side_by_side: Which half is the clean image, if each file holds a pair.
+        share_clean: Whether the sources that use data.clean also use its clean images.
+        required: Whether a missing folder is an error; otherwise the source is skipped.
     """
 
     kind: Literal["paired"]
@@ -99,18 +118,18 @@ class Paired(Source):
     makes_rain: ClassVar[bool] = False
 
     def find(self, key: str, findings: Findings) -> Files:
-        """Its pairs."""
+        """Find its pairs."""
         pairs = findings.pairs(f"{key}.path", self.path, self.side_by_side, required=self.required)
         if self.share_clean:
             findings.shared += pairs
         return Files(pairs)
 
     def count(self, files: Files) -> str:
-        """How many pairs there are."""
+        """A description of the number of pairs."""
         return f"{len(files.images)} pairs"
 
     def sample(self, sampler: Sampler, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
-        """A part of a pair as it is."""
+        """A crop of a pair, without further changes."""
         return sampler.pair(rng, side)
 
 
@@ -119,13 +138,13 @@ class OnCleanImages(Source):
     """A source that begins with clean images.
 
     Attributes:
-        clean: Folders of clean images. Default: those of [data].
+        clean: Folders of clean images. Default: data.clean.
     """
 
     clean: Paths = ()
 
     def find(self, key: str, findings: Findings) -> Files:
-        """Its clean images."""
+        """Find its clean images."""
         if self.clean:
             return Files(findings.images(f"{key}.clean", self.clean))
         return Files([*findings.images("data.clean", findings.clean), *findings.shared])
@@ -137,8 +156,8 @@ class Layers(OnCleanImages):
 
     Attributes:
         layers: Folders of layers.
-        required: Whether the run is refused when one of them does not exist; else it is left out.
-        vary: How a layer is varied.
+        required: Whether a missing folder is an error; otherwise it is skipped.
+        vary: How layers are varied.
     """
 
     kind: Literal["layers"]
@@ -147,7 +166,7 @@ class Layers(OnCleanImages):
     vary: LayerRanges = field(default_factory=LayerRanges)
 
     def find(self, key: str, findings: Findings) -> Files:
-        """Its clean images and layers."""
+        """Find its clean images and layers."""
         layers = findings.images(f"{key}.layers", self.layers, required=self.required)
         return Files(super().find(key, findings).images, layers)
 
@@ -156,11 +175,11 @@ class Layers(OnCleanImages):
         return bool(files.images and files.layers)
 
     def count(self, files: Files) -> str:
-        """How many clean images and layers there are."""
+        """A description of the number of clean images and layers."""
         return f"{super().count(files)} and {len(files.layers)} layers"
 
     def sample(self, sampler: Sampler, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
-        """A clean patch, and the same under one or two layers."""
+        """A clean patch, and the same patch with one or two layers added, rainy first."""
         clean = sampler.clean(rng, side)
         layer = rain.vary(sampler.layer(rng), self.vary, side, side, rng)
         if rng.random() < self.vary.second:
@@ -173,14 +192,14 @@ class Rendered(OnCleanImages):
     """Clean images with rain rendered by `drsformer_cli.training.rain`.
 
     Attributes:
-        rain: What the rain is drawn from.
+        rain: The ranges that the rain is drawn from.
     """
 
     kind: Literal["rendered"]
     rain: RainRanges = field(default_factory=RainRanges)
 
     def sample(self, sampler: Sampler, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
-        """A clean patch, and the same in the rain."""
+        """A clean patch, and the same patch with rain added, rainy first."""
         clean = sampler.clean(rng, side)
         layer = rain.render(self.rain, side, side, rng)
         return sampler.compressed(rain.composite(clean, layer, self.rain, rng), rng), clean
@@ -188,7 +207,7 @@ class Rendered(OnCleanImages):
 
 @dataclass(frozen=True, kw_only=True)
 class Clean(OnCleanImages):
-    """Clean images as both input and target, so that the network learns to leave them alone."""
+    """Clean images as both the rainy and the clean image, so that the network learns not to change them."""
 
     kind: Literal["clean"]
 
@@ -204,44 +223,80 @@ AnySource = Paired | Layers | Rendered | Clean
 
 
 @dataclass(frozen=True)
-class ValidationImage:
-    """An image to measure on.
+class Sampler:
+    """Draws samples from the files of a source.
 
     Attributes:
-        group: The name of its set, or of the source that it was held out of.
-        read: Gives the rainy and the clean image, (H, W, 3) uint8 each.
+        source: The source.
+        files: Its files.
+        cache: The cache that decodes them.
+        data: Configuration of the training data.
     """
 
-    group: str
-    read: Callable[[], tuple[Pixels, Pixels]]
+    source: Source
+    files: Files
+    cache: ImageCache
+    camera: CameraRanges
+    crop: Literal["random", "center"]
+
+    def __call__(self, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
+        """A rainy and a clean patch, (side, side, 3) each."""
+        return self.source.sample(self, rng, side)
+
+    def pair(self, rng: np.random.Generator, side: int) -> tuple[Pixels, Pixels]:
+        """A crop of a random pair."""
+        rainy, clean = self._crop(self.cache.one_of(self.files.images, self.cache.pair, rng), rng, side)
+        return rainy, clean
+
+    def clean(self, rng: np.random.Generator, side: int) -> Pixels:
+        """A crop of a random clean image, with the camera's light and noise."""
+        image = self.cache.one_of(self.files.images, self.cache.clean, rng)
+        (clean,) = self._crop((image,), rng, side)
+        return rain.expose(clean, self.camera, rng)
+
+    def layer(self, rng: np.random.Generator) -> Pixels:
+        """A random gray layer, (H, W)."""
+        layer: Pixels = self.cache.one_of(self.files.layers, self.cache.layer, rng)
+        return layer
+
+    def compressed(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """The image with the camera's JPEG compression."""
+        return rain.compress(image, self.camera, rng)
+
+    def _crop(self, images: tuple[Pixels, ...], rng: np.random.Generator, side: int) -> tuple[Pixels, ...]:
+        """Crop the same random square from images of one size and downscale it: (side, side, 3)."""
+        H, W = images[0].shape[:2]
+        ranges = self.source.crop
+        shrink, whole = rain.log_uniform(ranges.shrink, rng), rng.random() < ranges.whole
+        most = max(1.0, min(H, W) / side)
+        part = round(side * (most if whole else min(shrink, most)))
+        if self.crop == "center":
+            top, left = (max(0, size - part) // 2 for size in (H, W))
+        else:
+            top, left = (int(rng.integers(max(1, size - part + 1))) for size in (H, W))
+        return tuple(_square(image[top : top + part, left : left + part], side) for image in images)
 
 
-@dataclass(frozen=True)
-class Data:
-    """Everything that a run reads.
-
-    Attributes:
-        samples: For training.
-        validation: Images to measure on.
-        notes: What was found and what was left out on purpose, a line each.
-        problems: Files that cannot be used and why, a line each.
-    """
-
-    samples: Samples
-    validation: list[ValidationImage]
-    notes: list[str]
-    problems: list[str]
+def _square(part: Pixels, side: int) -> Pixels:
+    """Make a part of an image (side, side, 3): downscale it, or reflect it at the right and bottom."""
+    H, W = part.shape[:2]
+    made: Any = part
+    if max(H, W) > side:
+        made = cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA)
+    elif min(H, W) < side:
+        made = cv2.copyMakeBorder(part, 0, side - H, 0, side - W, cv2.BORDER_REFLECT_101)
+    return np.asarray(made, np.uint8)
 
 
 @dataclass
 class Findings:
-    """What comes to light while folders are searched.
+    """Searches folders, and collects notes and problems.
 
     Attributes:
-        clean: Folders of clean images for the sources that name none.
-        shared: Pairs whose clean images serve those sources too.
-        mistakes: What is wrong with the configuration, a line each.
-        notes, problems: As in `Data`.
+        clean: Folders of clean images for the sources without folders of their own.
+        shared: Pairs whose clean images those sources use, too.
+        mistakes: Mistakes in the configuration, one line each.
+        notes, problems: See `Data`.
     """
 
     clean: Paths
@@ -289,180 +344,9 @@ class Findings:
 
 
 def _images_below(root: Path) -> list[Path]:
-    """Images in a folder, at any depth, but for hidden folders and what training runs wrote."""
+    """Images in a folder at any depth; hidden folders and the folders of training runs are skipped."""
     below = sorted(inner for inner in root.rglob("*") if inner.is_dir())
     shown = [inner for inner in below if not any(part.startswith(".") for part in inner.relative_to(root).parts)]
     of_runs = [place for place in (root, *below) if (place / METRICS).exists()]
     places = [place for place in (root, *shown) if not any(place.is_relative_to(run) for run in of_runs)]
     return [file for place in places for file in image_files(place)]
-
-
-@dataclass(frozen=True)
-class Found:
-    """The files of a run, by the name of their source or validation set."""
-
-    sources: dict[str, Files]
-    validation: dict[str, Files]
-    findings: Findings
-
-
-def find(config: Config) -> Found:
-    """The files that a configuration names; folders that are missing or empty are among the mistakes."""
-    findings = Findings(config.data.clean)
-    sources = config.data.sources
-    # Pairs first: their clean images may serve the others.
-    files = {
-        name: sources[name].find(f"data.sources.{name}", findings)
-        for name in sorted(sources, key=lambda name: isinstance(sources[name], OnCleanImages))
-    }
-    validation = {}
-    for name, measured in config.validation.paired.items() if config.validation.every else ():
-        key = f"validation.paired.{name}.path"
-        pairs = findings.pairs(key, measured.path, measured.side_by_side, required=measured.required)
-        most = config.validation.images if measured.images is None else measured.images
-        validation[name] = Files(_spread(pairs, most))
-    findings.mistakes[:] = dict.fromkeys(findings.mistakes)  # several sources may use the same folder
-    findings.notes[:] = dict.fromkeys(findings.notes)
-    return Found({name: files[name] for name in sources}, validation, findings)
-
-
-def load(config: Config, name: str, progress: Callable[[int, int], None]) -> Data:
-    """Find and check all images, and decode as many as fit; `progress(done, total)` counts them.
-
-    Raises:
-        MistakesError: Folders are missing or empty, all of them are named; or nothing in them can be used.
-    """
-    found = find(config)
-    findings = found.findings
-    if findings.mistakes:
-        raise MistakesError(name, findings.mistakes)
-    cache = ImageCache(config.data.cache)
-    unusable = _unusable(found, config, cache, progress)
-    files = {source: some.only(lambda file: file not in unusable) for source, some in found.sources.items()}
-    held_out = _held_out(files, config)
-    training = {source: some.only(lambda file: file not in held_out) for source, some in files.items()}
-    samplers = _samplers(training, config, cache)
-    if not samplers:
-        raise MistakesError(name, ["data.sources: none of them has an image that can be used", *findings.problems])
-    samples = Samples(samplers, config)
-    for source, share in samples.shares.items():
-        count = config.data.sources[source].count(training[source])
-        findings.notes.append(f"{source}: {share:.0%} of the samples, from {count}")
-
-    validation = []
-    for group, some in found.validation.items():
-        crop = config.validation.paired[group].crop
-        side = config.validation.crop if crop is None else crop
-        pairs = [pair for pair in some.images if pair not in unusable]
-        validation += [ValidationImage(group, partial(_middle, cache, pair, side)) for pair in pairs]
-    held_files = {source: some.only(lambda file: file in held_out) for source, some in files.items()}
-    for source, sampler in _samplers(held_files, config, cache).items():
-        if source in samples.shares and sampler.source.makes_rain:
-            validation += _held_out_images(source, sampler, config)
-    return Data(samples, validation, findings.notes, findings.problems)
-
-
-def _samplers(files: dict[str, Files], config: Config, cache: ImageCache) -> dict[str, Sampler]:
-    """Of every source that has what it needs."""
-    sources = config.data.sources
-    return {
-        name: Sampler(sources[name], some, cache, config.data)
-        for name, some in files.items()
-        if sources[name].usable(some)
-    }
-
-
-def _unusable(found: Found, config: Config, cache: ImageCache, progress: Callable[[int, int], None]) -> set[CleanImage]:
-    """The files that cannot be used; each is checked once, and what is wrong is among the problems."""
-    checks: dict[CleanImage, Callable[[], object]] = {}
-    for files in found.sources.values():
-        for layer in files.layers:
-            checks[layer] = partial(cache.layer if config.data.decode else _check_head, layer)
-        for image in files.images:
-            checks[image] = partial(_decode, cache, image) if config.data.decode else partial(_check_head, image)
-    for files in found.validation.values():  # few enough to decode them all
-        for image in files.images:
-            checks[image] = partial(_decode, cache, image)
-    unusable = set()
-    with ThreadPoolExecutor(max(1, config.data.workers)) as pool:
-        failures = pool.map(_failure, checks.values())
-        for number, (file, failure) in enumerate(zip(checks, failures, strict=True), 1):
-            progress(number, len(checks))
-            if failure is not None:
-                unusable.add(file)
-                found.findings.problems.append(said_of(file, failure))
-    return unusable
-
-
-def _decode(cache: ImageCache, image: CleanImage) -> None:
-    H, W = cache.clean(image).shape[:2]
-    if min(H, W) < SMALLEST_SSIM_SIDE:
-        name = image.rainy.name if isinstance(image, Pair) else image.name
-        raise ImageError(f"{name}: {W}x{H} pixels; expected at least {SMALLEST_SSIM_SIDE} a side")
-
-
-def _check_head(image: CleanImage) -> None:
-    """Check the head of the file only."""
-    if isinstance(image, Pair):
-        for problem in size_problems([image]).values():
-            raise ImageError(problem)
-        image = image.rainy
-    try:
-        images.size(image)
-    except ImageError as error:
-        raise ImageError(f"{image.name}: {error}") from None
-
-
-def _failure(check: Callable[[], object]) -> Exception | None:
-    try:
-        check()
-    except IMAGE_ERRORS as error:
-        return error
-    return None
-
-
-def _held_out(files: dict[str, Files], config: Config) -> set[CleanImage]:
-    """Clean images and layers that no source trains on; pairs, which are trained on as they are, are never held out."""
-    fraction = config.validation.held_out if config.validation.every else 0.0
-    clean = itertools.chain(*(some.images for some in files.values()))
-    held_out: set[CleanImage] = {
-        *_evenly([image for image in dict.fromkeys(clean) if not isinstance(image, Pair)], fraction)
-    }
-    for some in files.values():
-        held_out.update(_evenly(some.layers, fraction))
-    return held_out
-
-
-def _evenly(items: Sequence[T], fraction: float) -> Sequence[T]:
-    """That fraction of the items, evenly spread; none where there is but one."""
-    if fraction == 0 or len(items) < 2:
-        return []
-    stride = max(2, round(1 / fraction))
-    return items[min(stride, len(items)) // 2 :: stride]
-
-
-def _spread(items: Sequence[T], most: int) -> list[T]:
-    """At most that many items, evenly spread; 0: all."""
-    if most == 0 or len(items) <= most:
-        return list(items)
-    return [items[i * len(items) // most] for i in range(most)]
-
-
-def _middle(cache: ImageCache, pair: CleanImage, side: int) -> tuple[Pixels, Pixels]:
-    """A pair, or its middle where it is larger than `side`."""
-    rainy, clean = cache.pair(pair)
-    H, W = clean.shape[:2]
-    top, left = (max(0, (size - side) // 2) if side else 0 for size in (H, W))
-    bottom, right = H - top, W - left
-    return rainy[top:bottom, left:right], clean[top:bottom, left:right]
-
-
-def _held_out_images(source: str, sampler: Sampler, config: Config) -> list[ValidationImage]:
-    """Images made of what is held out of a source, always the same."""
-    side = config.validation.crop or HELD_OUT_SIDE
-
-    def make(i: int) -> tuple[Pixels, Pixels]:
-        return sampler(np.random.default_rng((config.seed, i)), side)
-
-    number = config.validation.images or HELD_OUT_IMAGES
-    return [ValidationImage(f"held out {source}", partial(make, i)) for i in range(number)]

@@ -1,4 +1,4 @@
-"""What training changes, and so what a checkpoint holds."""
+"""The state of training, which checkpoints save."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class State:
-    """A run between two steps.
+    """The state of a run between two steps.
 
-    Nothing of the sampling is in it: a sample is a function of the seed, the step and its number.
+    Sampling has no state: a sample depends only on the seed, the step and its index.
 
     Attributes:
         model: The network that is trained.
-        ema: Its running average; None without.
-        optimizers: Of all parameters, each in one of them. Their learning rate is a function of the step.
-        scaler: Of the loss, for fp16.
-        step: Steps done.
+        ema: Exponential moving average of the network; None: not used.
+        optimizers: The optimizers; each parameter is in exactly one. Their learning rate depends only on the step.
+        scaler: Gradient scaler for fp16.
+        step: Number of finished steps.
         best: Highest validation PSNR so far, in dB.
-        loss: Running mean of the loss.
-        loss_name: Which loss that is.
-        lowest_loss: Lowest value of that so far.
+        loss: Running mean of the loss; None before the first step.
+        loss_name: Name of that loss.
+        lowest_loss: Lowest running mean of that loss so far.
     """
 
     model: DRSformer
@@ -57,11 +57,11 @@ class State:
 
     @property
     def result(self) -> DRSformer:
-        """The network that is validated and kept."""
+        """The network that is validated and saved as best.pth."""
         return self.model if self.ema is None else self.ema
 
     def content(self, run: dict[str, Any]) -> dict[str, Any]:
-        """As a checkpoint that `derain` reads too; `run` is the resolved configuration."""
+        """The content of a checkpoint, which `derain` can also read; `run` is the resolved configuration."""
         random = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             random["cuda"] = torch.cuda.get_rng_state()
@@ -80,13 +80,15 @@ class State:
         return {"params": _weights(self.model), **averaged, **describe(self.model), "training": training}
 
     def restore(self, content: dict[str, Any]) -> None:
-        """The inverse of `content`.
+        """Restore the state from the content of a checkpoint.
 
         Raises:
-            UsageError: The checkpoint is of another network or optimizer.
+            UsageError: The checkpoint belongs to another network or optimizer.
         """
         stored: dict[str, Any] = {key: content[key] for key in ("config", "ablation") if key in content}
-        stored["config"] = DRSformerConfig.from_dict(stored["config"]).to_dict()  # with settings newer than the file
+        stored["config"] = DRSformerConfig.from_dict(
+            stored["config"]
+        ).to_dict()  # adds settings that are newer than the file
         if changes := toml_config.differences(stored, describe(self.model)):
             raise UsageError(f"--resume: the checkpoint is of another network: {'; '.join(changes)}")
         training = content["training"]
@@ -97,7 +99,7 @@ class State:
         if self.ema is not None:
             self.ema.load_state_dict(content.get("params_ema", content["params"]))
         for optimizer, kept in zip(self.optimizers, optimizers, strict=True):
-            groups = optimizer.state_dict()["param_groups"]  # with the settings of this run, not of the checkpoint
+            groups = optimizer.state_dict()["param_groups"]  # the settings of this run, not those of the checkpoint
             optimizer.load_state_dict({"state": kept["state"], "param_groups": groups})
         self.scaler.load_state_dict(training["scaler"])
         torch.set_rng_state(training["random"]["cpu"])
@@ -108,13 +110,13 @@ class State:
         self.loss_name = training.get("loss_name", training["run"]["training"]["loss"])
 
     def average(self, decay: float) -> None:
-        """Move the averaged weights toward the present ones."""
+        """Update the moving average with the current weights."""
         if self.ema is not None:
             for averaged, present in zip(self.ema.parameters(), self.model.parameters(), strict=True):
                 averaged.lerp_(present.detach(), 1 - decay)
 
     def finite(self) -> bool:
-        """Whether all weights are numbers."""
+        """Whether all weights are finite."""
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.result.parameters())
 
 
@@ -123,10 +125,10 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def make_state(config: Config, device: torch.device, resumed: dict[str, Any] | None = None) -> State:
-    """A run before its first step, or where the checkpoint `resumed` left it.
+    """The state before the first step, or that of the checkpoint `resumed`.
 
     Raises:
-        UsageError: The checkpoint, or the weights to start from, are those of another network or optimizer.
+        UsageError: The checkpoint, or the weights to start from, belong to another network or optimizer.
         CheckpointError: The weights to start from cannot be read.
     """
     torch.manual_seed(config.seed)
@@ -150,7 +152,7 @@ def make_state(config: Config, device: torch.device, resumed: dict[str, Any] | N
 
 
 def _start(model: DRSformer, section: ModelSection) -> None:
-    """Begin with the weights that the configuration names."""
+    """Load the weights that the configuration names."""
     try:
         start = zoo.load_model(section.weights).network
     except CheckpointError as error:
@@ -160,7 +162,7 @@ def _start(model: DRSformer, section: ModelSection) -> None:
         expected["config"]["num_blocks"] = start.config.num_blocks
     if changes := toml_config.differences(describe(start), expected):
         raise UsageError(f"model.weights: {section.weights} is another network: {'; '.join(changes)}")
-    # Blocks that the weights lack begin by adding nothing to their input.
+    # Blocks that are not in the weights start as the identity.
     for key in model.load_state_dict(start.state_dict(), strict=not section.grow).missing_keys:
         if ".project_out." in key:
             nn.init.zeros_(model.get_parameter(key))

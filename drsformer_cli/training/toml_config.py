@@ -1,8 +1,8 @@
-"""TOML -> frozen dataclasses, strictly: every mistake of a file is found in one go, each with its dotted path.
+"""Strict parsing of TOML into frozen dataclasses: all mistakes of a file are reported at once, with their dotted paths.
 
-The dataclasses are the schema. Understood annotations: bool, int, float, str, Literal, X | None, tuple[X, ...],
+The dataclasses are the schema. Supported annotations: bool, int, float, str, Literal, X | None, tuple[X, ...],
 tuple[X, X], dataclasses, dict[str, X], unions of dataclasses that differ in their `kind`; `Annotated[X, Limits(...)]`
-bounds numbers. A section checks what spans several of its fields in a method `mistakes() -> list[str]`.
+bounds numbers. A dataclass can check combinations of its fields in a method `mistakes() -> list[str]`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Table = dict[str, Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a number, or of every number of a list.
+    """Bounds of a number, or of each number of a list.
 
     Attributes:
-        least: Smallest value that is allowed.
-        most: Largest value that is allowed.
-        ordered: Whether each number of a list must be at least the one before, as in [low, high].
+        least: Smallest valid value.
+        most: Largest valid value.
+        ordered: Whether the numbers of a list must be in ascending order, as in [low, high].
     """
 
     least: float = -math.inf
@@ -50,11 +50,12 @@ class Limits:
 
 
 class MistakesError(UsageError):
-    """Everything that is wrong with a configuration.
+    """All mistakes in a configuration.
 
     Attributes:
-        mistakes: One line each, beginning with the dotted path.
-        partial: The configuration with defaults in place of what is wrong; None where something has no default.
+        source: File or recipe of the configuration.
+        mistakes: The mistakes, one line each, beginning with the dotted path.
+        partial: The configuration with defaults instead of wrong values; None if a wrong value has no default.
     """
 
     def __init__(self, source: str, mistakes: list[str], partial: object = None) -> None:
@@ -64,7 +65,7 @@ class MistakesError(UsageError):
         self.partial = partial
 
     def __reduce__(self) -> tuple[type[MistakesError], tuple[str, list[str]]]:
-        return MistakesError, (self.source, self.mistakes)  # ranks send it to each other
+        return MistakesError, (self.source, self.mistakes)  # it is broadcast to other ranks
 
 
 def read(path: Path) -> Table:
@@ -86,7 +87,7 @@ def read(path: Path) -> Table:
 
 
 def merge(below: Table, above: Table) -> Table:
-    """Tables laid over others: values replace values, tables are merged, unless they are of another `kind`."""
+    """Merge tables: values of `above` replace those of `below`; tables are merged unless their `kind` differs."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -101,7 +102,7 @@ def override(table: Table, settings: Sequence[str]) -> None:
     """Put `key=value` settings into the tables; a value that is not TOML is text.
 
     Raises:
-        UsageError: A setting has no `=`, or leads through something that is not a table.
+        UsageError: A setting has no `=`, or a part of its path is not a table.
     """
     wrong = [setting for setting in settings if not re.fullmatch(r"[^=.]+(\.[^=.]+)*=.*", setting, re.DOTALL)]
     if wrong:
@@ -122,10 +123,10 @@ def override(table: Table, settings: Sequence[str]) -> None:
 
 
 def parse(kind: type[T], table: Table, source: str) -> T:
-    """The dataclass that the tables describe.
+    """Parse tables into a dataclass.
 
     Raises:
-        MistakesError: Unknown keys, missing keys, wrong types, values out of range: all of them.
+        MistakesError: All unknown keys, missing keys, wrong types, and values out of range.
     """
     mistakes: list[str] = []
     value = _section(kind, table, "", mistakes)
@@ -135,7 +136,7 @@ def parse(kind: type[T], table: Table, source: str) -> T:
 
 
 def _section(kind: type[T], table: Mapping[str, Any], path: str, mistakes: list[str]) -> T | None:
-    """The dataclass, with defaults in place of what is wrong; None where something has no default."""
+    """The dataclass, with defaults instead of wrong values; None if a wrong value has no default."""
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # T is a dataclass
     hints = {name: hint for name, hint in get_type_hints(kind, include_extras=True).items() if name in names}
     prefix = f"{path}." if path else ""
@@ -153,11 +154,11 @@ def _section(kind: type[T], table: Mapping[str, Any], path: str, mistakes: list[
             mistakes.append(f"{prefix}{field.name}: missing; expected {_expected(hints[field.name])}")
         if len(mistakes) > before:
             wrong.add(field.name)
-    # Defaults stand in for what is wrong: what else is wrong shall show as well.
+    # Wrong values are replaced by defaults, so that other mistakes are found, too.
     values = {name: value for name, value in values.items() if value is not None or name not in wrong}
     try:
         value = kind(**values)
-    except TypeError:  # something without a default
+    except TypeError:  # a value without a default is missing
         return None
     found = value.mistakes() if hasattr(value, "mistakes") else []
     mistakes += [prefix + text for text in found if not wrong & set(re.findall(r"\w+", text))]
@@ -166,7 +167,7 @@ def _section(kind: type[T], table: Mapping[str, Any], path: str, mistakes: list[
 
 def _value(hint: Any, value: object, path: str, mistakes: list[str]) -> Any:  # noqa: ANN401 - annotations are any object
     inner, limits, optional = _unwrapped(hint)
-    if optional and value == "none":  # TOML has no word for it
+    if optional and value == "none":  # TOML has no null
         return None
     if dataclasses.is_dataclass(inner) and isinstance(inner, type) and isinstance(value, dict):
         return _section(inner, value, path, mistakes)
@@ -188,7 +189,7 @@ def _value(hint: Any, value: object, path: str, mistakes: list[str]) -> Any:  # 
 
 
 def _unwrapped(hint: Any) -> tuple[Any, Limits | None, bool]:  # noqa: ANN401
-    """A type without what surrounds it, its limits, and whether None stands beside it."""
+    """A type without Annotated and None, its limits, and whether it may be None."""
     limits, optional = None, False
     if get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint):
         (hint,) = (part for part in get_args(hint) if part is not NoneType)
@@ -199,7 +200,7 @@ def _unwrapped(hint: Any) -> tuple[Any, Limits | None, bool]:  # noqa: ANN401
 
 
 def _one_of(union: Any, table: object, path: str, mistakes: list[str]) -> Any:  # noqa: ANN401
-    """The dataclass among those of the union whose `kind` the table names."""
+    """Parse a table into the dataclass of the union with the same `kind`."""
     kinds = {get_args(get_type_hints(option)["kind"])[0]: option for option in get_args(union)}
     if not isinstance(table, dict):
         mistakes.append(f"{path}: expected a table, not {_shown(table)}")
@@ -213,13 +214,13 @@ def _one_of(union: Any, table: object, path: str, mistakes: list[str]) -> Any:  
 
 
 def _plain(hint: Any, value: object) -> Any:  # noqa: ANN401
-    """The value as that type; None if it is another."""
+    """The value as the type of the annotation; None if it has another type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return value if value in arguments and type(value) in {type(option) for option in arguments} else None
     if origin is tuple:
         if arguments[0] is str and isinstance(value, str):
-            value = [value]  # one text stands for a list of one
+            value = [value]  # a single text is a list of one
         if not isinstance(value, list | tuple):
             return None
         item_hints = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
@@ -228,7 +229,7 @@ def _plain(hint: Any, value: object) -> Any:  # noqa: ANN401
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return float(value)
-        except OverflowError:  # TOML's integers know no limit
+        except OverflowError:  # TOML's integers have no limit
             return None
     return value if type(value) is hint else None
 
@@ -242,7 +243,7 @@ def _within(limits: Limits | None, value: Any) -> bool:  # noqa: ANN401
 
 
 def _expected(hint: Any) -> str:  # noqa: ANN401
-    """A type in words."""
+    """A type and its limits in words."""
     hint, found, _ = _unwrapped(hint)
     limits = f"{found}{', in ascending order' if found.ordered else ''}" if found else ""
     origin, arguments = get_origin(hint), get_args(hint)
@@ -257,13 +258,13 @@ def _expected(hint: Any) -> str:  # noqa: ANN401
 
 
 def _shown(value: object) -> str:
-    """A value as TOML writes it, shortened."""
+    """A value in TOML syntax, shortened."""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def plain(value: object) -> Any:  # noqa: ANN401 - tables, lists and scalars, as JSON has them
-    """A configuration as tables, lists and scalars; what is not set is left out."""
+    """A configuration as tables, lists and scalars; values of None are omitted."""
     if dataclasses.is_dataclass(value):
         named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {name: plain(item) for name, item in named.items() if item is not None}
@@ -273,7 +274,7 @@ def plain(value: object) -> Any:  # noqa: ANN401 - tables, lists and scalars, as
 
 
 def dump(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> str:
-    """The tables as a TOML file that `read` takes back."""
+    """The tables as the text of a TOML file."""
     scalars = {key: value for key, value in table.items() if not isinstance(value, dict)}
     lines = [f"[{'.'.join(map(_key, path))}]"] if path and (scalars or not table) else []
     lines += [f"{_key(key)} = {_inline(value)}" for key, value in scalars.items()]
@@ -295,7 +296,7 @@ def _inline(value: object) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> list[str]:
-    """What changed from one set of tables to another, one line a key."""
+    """The changes between two configurations, one line per key."""
     changed = []
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)

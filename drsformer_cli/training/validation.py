@@ -1,7 +1,7 @@
-"""How good the network is by now: Y-PSNR and SSIM on the validation images, shared among the processes.
+"""Validation during training: Y-PSNR and SSIM on the validation images, which are split among the processes.
 
-The numbers are those of `drsformer eval` (`drsformer_cli.metrics`, images restored as `derain` does). Its evaluator is
-about files: what it restores it can save, reuse and compare with published results; here are crops in memory.
+Images are restored as in `derain`, and scored as in `eval` (`drsformer_cli.metrics`). The evaluator of `eval` works on
+files, whose results it can save, reuse and compare with published ones; these images are crops in memory.
 """
 
 from __future__ import annotations
@@ -22,18 +22,25 @@ if TYPE_CHECKING:
     from drsformer_cli.metrics import Protocol
     from drsformer_cli.ranks import Ranks
     from drsformer_cli.training.rain import Pixels
-    from drsformer_cli.training.sources import ValidationImage
+    from drsformer_cli.training.run_data import ValidationImage
 
 HIGHEST = 100.0
-"""PSNR in dB that stands for equality, so that a mean stays a number."""
+"""PSNR in dB that replaces higher and infinite values, so that means are finite."""
 
 SHOWN = 4
-"""Images that are shown after a validation."""
+"""Number of images to write after a validation."""
 
 
 @dataclass(frozen=True)
 class ValidationScore:
-    """One image: its set, PSNR in dB and SSIM of the restored image, PSNR of the rainy one."""
+    """The scores of one image.
+
+    Attributes:
+        group: Name of its set.
+        psnr: PSNR of the restored image, in dB.
+        ssim: SSIM of the restored image.
+        psnr_input: PSNR of the rainy image, in dB.
+    """
 
     group: str
     psnr: float
@@ -43,18 +50,18 @@ class ValidationScore:
 
 @dataclass(frozen=True)
 class Validation:
-    """A validation.
+    """The results of a validation.
 
     Attributes:
         scores: Scores of all images.
-        shown: Rainy, restored and clean image of some of them, a row each.
+        shown: Rainy, restored and clean image of some of them, one row each.
     """
 
     scores: Sequence[ValidationScore]
     shown: Sequence[Pixels]
 
     def row(self) -> dict[str, float]:
-        """Means, each set counting the same; PSNR also by set."""
+        """Means over all sets, in which each set has the same weight, and the PSNR of each set."""
         groups: dict[str, list[ValidationScore]] = {}
         for score in self.scores:
             groups.setdefault(score.group, []).append(score)
@@ -66,7 +73,7 @@ class Validation:
         return {**means, **{f"psnr {name}": _mean([score.psnr for score in group]) for name, group in groups.items()}}
 
     def unchanged(self, tolerance: float) -> bool:
-        """Whether every restored image is as far from its clean image as the rainy one, within so many dB."""
+        """Whether all restored images have the PSNR of their rainy image, within a tolerance in dB."""
         rainy = [score for score in self.scores if score.psnr_input < HIGHEST]
         return bool(rainy) and all(abs(score.psnr - score.psnr_input) < tolerance for score in rainy)
 
@@ -82,7 +89,7 @@ def validate(
     ranks: Ranks,
     stopped: Callable[[], bool],
 ) -> Validation | None:
-    """Restore the images as `derain` does and score them; None if it was stopped, or no image can be read any more."""
+    """Restore and score the images; None if it was stopped, or if no image can be read any more."""
     restorer = Restorer(model)
     scores: list[ValidationScore] = []
     shown: list[Pixels] = []
@@ -91,7 +98,7 @@ def validate(
             break
         try:
             rainy, clean = image.read()
-        except IMAGE_ERRORS as error:  # it could be read when the run began
+        except IMAGE_ERRORS as error:  # changed since the run began
             console.error(f"{image.group}: not scored: {reason(error)}")
             continue
         restored = restorer(rainy)

@@ -6,7 +6,7 @@
     rainy = drsformer.read_image("rainy.jpg")  # uint8 or uint16, (H, W, 3); gray and alpha too
     restored = drsformer.derain(model, rainy)
 
-torch is imported with the first name that needs it.
+torch is imported when a name that needs it is used first.
 """
 
 from __future__ import annotations

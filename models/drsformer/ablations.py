@@ -1,6 +1,6 @@
-"""The network with a part changed, for the ablations of the paper (Sec. 4.3) and others of their kind.
+"""The network with changed parts, for the ablations of the paper (Sec. 4.3) and similar ones.
 
-Apart from `model.py`, so that it stays as plain as the paper's figure. Keys of unchanged parts are the published ones.
+They are not in `model.py`, so that it stays as simple as the paper's figure. Unchanged parts have the published keys.
 
 Shapes as in `model.py`: B C H W, N heads, D = C / N, h hidden channels, E experts, T steps.
 """
@@ -39,13 +39,13 @@ FeedForwardName = Literal["msfn", "gdfn", "dfn", "fn"]
 
 @dataclass(frozen=True)
 class Ablation:
-    """What differs from the paper's network; the defaults differ in nothing.
+    """Changes of the network; the defaults are the paper's network.
 
     Attributes:
-        top_k: Shares of a row of the attention map that the sparse maps keep, one map each; empty: one dense map.
-        experts: Experts of a step of the MEFC, the first of the published order: separable 1x1, 3x3, 5x5, 7x7, dilated
+        top_k: Fraction of a row of the attention map that each sparse map keeps; empty: one dense map.
+        experts: Number of experts per step of the MEFC, the first of this order: separable 1x1, 3x3, 5x5, 7x7, dilated
             3x3, 5x5, 7x7, average. 0: no MEFC.
-        mefc: Where the MEFC stands: before encoder level 1 (early), after decoder level 1 (final), or both.
+        mefc: Position of the MEFC: before encoder level 1 (early), after decoder level 1 (final), or both.
         feed_forward: MSFN; GDFN of Restormer (Zamir et al., CVPR 2022, Eq. 3); DFN, depth-wise 3x3 between two 1x1;
             FN, two 1x1.
 
@@ -61,7 +61,7 @@ class Ablation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "top_k", tuple(self.top_k))  # a list in checkpoints
         if not all(isinstance(share, int | float) and 0 < share <= 1 for share in self.top_k):
-            raise ConfigError(f"top_k must be shares above 0 and up to 1, not {self.top_k!r}")
+            raise ConfigError(f"top_k must be numbers above 0 and up to 1, not {self.top_k!r}")
         if isinstance(self.experts, bool) or not isinstance(self.experts, int) or not 0 <= self.experts <= EXPERTS:
             raise ConfigError(f"experts must be an integer from 0 to {EXPERTS}, not {self.experts!r}")
         if self.mefc not in ("both", "early", "final"):
@@ -85,7 +85,7 @@ class Ablation:
 
 
 def build(config: DRSformerConfig, ablation: Ablation) -> DRSformer:
-    """The network of a configuration, with what the ablation changes."""
+    """The network of a configuration, with the changes of an ablation."""
     return DRSformer(config) if ablation == Ablation() else AblatedDRSformer(config, ablation)
 
 
@@ -112,7 +112,7 @@ class AblatedDRSformer(DRSformer):
 
 
 class AblatedTKSA(TKSA):
-    """TKSA with any number of sparse maps, `attn1`, `attn2`, ...; without any, one dense map that has no weight."""
+    """TKSA with any number of sparse maps, `attn1`, `attn2`, ...; with none, a single dense map without a weight."""
 
     def __init__(self, channels: int, num_heads: int, top_k: tuple[float, ...], *, bias: bool) -> None:
         super().__init__(channels, num_heads, bias=bias)
@@ -177,7 +177,7 @@ class FN(nn.Module):
 
 
 FEED_FORWARDS: dict[str, type[GDFN | DFN | FN]] = {"gdfn": GDFN, "dfn": DFN, "fn": FN}
-"""What may stand in place of the MSFN."""
+"""Modules that can replace the MSFN."""
 
 
 class AblatedGate(Gate):
@@ -195,7 +195,7 @@ class AblatedGate(Gate):
 
 
 def _mefc(channels: int, experts: int) -> MEFC:
-    """An MEFC with the first so many experts."""
+    """An MEFC with only the first experts."""
     mefc = MEFC(channels)
     if experts < EXPERTS:
         mefc.layers[0] = AblatedGate(channels, experts)

@@ -1,4 +1,4 @@
-"""Weight files: any known format -> DRSformer, and back. Every foreign format ends here."""
+"""Read and write checkpoints, in our own format and in those of other training code."""
 
 from __future__ import annotations
 
@@ -31,39 +31,39 @@ if TYPE_CHECKING:
 StateDict = dict[str, Tensor]
 
 WRAPPERS = ("params_ema", "params", "state_dict")
-"""Keys under which training code keeps the state dict; the averaged weights go first."""
+"""Keys under which training code stores the state dict; averaged weights are preferred."""
 
 ENCODER = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
-"""Where each level's blocks are counted and its heads read."""
+"""Prefixes of the levels at which blocks are counted and heads are read."""
 
-# Floating-point files in half precision grow by 2 at the most when they are unpacked; anything more is no weight file.
+# A checkpoint in half precision at most doubles when it is unpacked.
 _MAX_EXPANSION = 4
 _SLACK = 2**20
-# The published files build some 30 thousand, a training state ten times that.
+# Pickles of the published files build about 30,000 objects, those of a training state ten times as many.
 _MAX_OPERATIONS = 2_000_000
-# Files of torch before 1.6 are so many pickles in a row, and the values behind them.
+# Files of torch before 1.6 are this many pickles in a row, followed by the values.
 _OLD_PICKLES = 5
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> DRSformer:
-    """Network of a weight file, on the CPU, in float32, in evaluation mode.
+    """Load the network of a checkpoint, on the CPU, in float32, in evaluation mode.
 
-    Takes the published files ({"params": ...}), `params_ema` (preferred where both are there), `state_dict` or the bare
-    dictionary, with or without `module.` before every key, and our own files, which also carry their configuration.
-    Variant, widths, blocks and heads are read from the keys and shapes. Nothing in the file is executed.
+    The state dict may be the content of the file, or its value of `params` (as in the published files), `params_ema`
+    (preferred) or `state_dict`, with or without `module.` before every key. Our own files also have a configuration;
+    otherwise variant, widths, blocks and heads are inferred from keys and shapes. Nothing in the file is executed.
 
     Raises:
-        CheckpointError: The file is missing, damaged, foreign, or does not fit the network exactly; the message says
-            in one line what was found.
+        CheckpointError: The file is missing, damaged, not a checkpoint of DRSformer, or does not match the network
+            exactly; the message says in one line what was found.
     """
     return load_with_training(path)[0]
 
 
 def load_with_training(path: str | os.PathLike[str]) -> tuple[DRSformer, object]:
-    """As `load_checkpoint`, with what `save_checkpoint` wrote as `training`; None where the file does not have it.
+    """Load the network and the value of `training` that `save_checkpoint` wrote; None if the file has none.
 
     Raises:
-        CheckpointError: As `load_checkpoint`.
+        CheckpointError: See `load_checkpoint`.
     """
     path = Path(path)
     try:
@@ -86,13 +86,13 @@ def load_with_training(path: str | os.PathLike[str]) -> tuple[DRSformer, object]
 
 
 def check_checkpoint(path: str | os.PathLike[str], config: DRSformerConfig) -> None:
-    """Refuse a file that is damaged, foreign, or holds another network; nothing in it is executed.
+    """Refuse a file that is damaged, not a checkpoint, or holds another network; nothing in it is executed.
 
-    Stricter than loading: the network must be this one, and the checksums inside the archive must be right. The
-    published files come without a checksum of their own, so these are all that tells a flipped bit.
+    This is stricter than loading: the configuration must be the given one, and the checksums inside the archive must be
+    right. The authors publish no hashes, so only these checksums reveal a flipped bit.
 
     Raises:
-        CheckpointError: In one line what was found; the caller says where.
+        CheckpointError: The file is refused; the message says in one line what was found, without the path.
     """
     path = Path(path)
     state, _ = _unwrap(read_content(path, checksums=True))
@@ -109,13 +109,13 @@ def check_checkpoint(path: str | os.PathLike[str], config: DRSformerConfig) -> N
 def save_checkpoint(
     model: DRSformer, path: str | os.PathLike[str], *, half: bool = False, training: Mapping[str, Any] | None = None
 ) -> None:
-    """Write {"params": state dict, "config": configuration}: the published format plus what shapes cannot tell.
+    """Write {"params": state dict, "config": configuration}: the published format, and the configuration.
 
     Args:
         model: The network.
-        path: Written beside and renamed.
-        half: Whether the weights are stored in float16, half the size.
-        training: Plain values that tell how the weights came about, kept beside them.
+        path: Path of the file, which is replaced only when it is complete.
+        half: Whether to store the weights in float16, half the size.
+        training: Plain values that describe the training, stored in the file.
 
     Raises:
         OSError: The file cannot be written.
@@ -127,26 +127,26 @@ def save_checkpoint(
 
 
 def describe(model: DRSformer) -> dict[str, Any]:
-    """What our files say about a network beside its weights: its configuration, and its ablation where it has one."""
+    """The description of a network in our files: its configuration, and its ablation if it has one."""
     described = {"config": model.config.to_dict()}
     return {**described, "ablation": model.ablation.to_dict()} if isinstance(model, AblatedDRSformer) else described
 
 
 def read_content(path: Path, *, checksums: bool = False) -> object:
-    """What a file holds, without running any of it.
+    """The content of a file; nothing in it is executed.
 
     Raises:
-        CheckpointError: It cannot be read, is damaged, or holds more than tensors and plain values.
+        CheckpointError: The file cannot be read, is damaged, or holds more than tensors and plain values.
     """
     try:
         _check_archive(path, checksums=checksums)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch doubts aloud what is then refused
+            warnings.simplefilter("ignore")  # torch warns about files that are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror or error}") from None
     except pickle.UnpicklingError as error:
-        # torch names the refused global in its message: the one fact worth keeping.
+        # torch's message names the refused global.
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
             raise CheckpointError(
@@ -161,9 +161,9 @@ def read_content(path: Path, *, checksums: bool = False) -> object:
 
 
 def _check_archive(path: Path, *, checksums: bool) -> None:
-    """Refuse folders, empty files, archives that unpack to far more than their size, and damaged ones."""
+    """Refuse folders, empty files, damaged archives, and those that unpack to far more than their size."""
     if path.is_dir():
-        raise CheckpointError("is a folder; expected a weight file (.pth)")
+        raise CheckpointError("is a folder; expected a checkpoint (.pth)")
     size = path.stat().st_size
     if size == 0:
         raise CheckpointError("not a checkpoint: the file is empty")
@@ -185,13 +185,13 @@ def _check_archive(path: Path, *, checksums: bool) -> None:
 
 
 def _check_pickles(file: IO[bytes], number: int) -> None:
-    """Refuse pickles of more objects than any network has: a byte each in the file, they fill the memory."""
+    """Refuse pickles of more objects than any network has: a small file could build enough to fill the memory."""
     operations = chain.from_iterable(pickletools.genops(file) for _ in range(number))
     try:
         if next(islice(operations, _MAX_OPERATIONS, None), None) is not None:
             raise CheckpointError(f"not a checkpoint: builds more than {_MAX_OPERATIONS} objects")
     except ValueError:
-        return  # damaged, or no pickle: torch stops there too
+        return  # damaged, or not a pickle: torch refuses it, too
 
 
 def _first_bytes(path: Path) -> str:
@@ -203,7 +203,7 @@ def _first_bytes(path: Path) -> str:
 
 
 def _unwrap(content: object) -> tuple[StateDict, object]:
-    """State dict without wrappers and prefixes, and the configuration where the file carries one."""
+    """The state dict without wrappers and prefixes, and the configuration if the file has one."""
     if not isinstance(content, dict):
         raise CheckpointError(f"not a checkpoint: holds a {type(content).__name__}, expected a state dict")
     stored_config = content.get("config")
@@ -223,10 +223,10 @@ def _unwrap(content: object) -> tuple[StateDict, object]:
 
 
 def infer_config(state: StateDict) -> DRSformerConfig:
-    """Configuration from the keys and shapes of a state dict without prefixes.
+    """Infer the configuration from the keys and shapes of a state dict without prefixes.
 
     Raises:
-        CheckpointError: It is not a DRSformer's, or its widths contradict each other.
+        CheckpointError: It is not that of a DRSformer, or its widths contradict each other.
     """
     landmarks = ["patch_embed.proj.weight"]
     landmarks += [f"{level}.0.{key}" for level in ENCODER for key in ("attn.temperature", "ffn.project_in.weight")]
@@ -256,14 +256,14 @@ def infer_config(state: StateDict) -> DRSformerConfig:
 
 
 def _stem(kernel: Tensor) -> int:
-    """The stem whose 3 * stem**2 channels the first convolution reads; 1 where it is another number of channels."""
+    """The stem for which the first convolution reads 3 * stem**2 channels; 1 if there is none."""
     channels = kernel.shape[1] if kernel.ndim > 1 else 0
     stem = math.isqrt(channels // 3)
     return stem if stem and channels == 3 * stem**2 else 1
 
 
 def _expansion_factor(dim: int, hidden: list[int]) -> float:
-    """A factor that gives these hidden widths at widths dim, 2 dim, 4 dim and 8 dim: 2.66 or the roundest one."""
+    """A factor that gives these hidden widths at widths dim, 2 dim, 4 dim and 8 dim: 2.66, or that of fewest digits."""
     widths = [max(dim, 1) * 2**level for level in range(LEVELS)]
     lower = max(h / width for h, width in zip(hidden, widths, strict=True))
     upper = min((h + 1) / width for h, width in zip(hidden, widths, strict=True))
@@ -287,7 +287,7 @@ def _agreed_config(stored: object, inferred: DRSformerConfig) -> DRSformerConfig
 
 
 def _first_difference(one: DRSformerConfig, other: DRSformerConfig) -> str | None:
-    """The first setting in which two configurations disagree, but for the factor.
+    """The first setting in which two configurations differ, except for `ffn_expansion_factor`.
 
     Many factors give the same widths; the shapes of all levels are checked afterwards.
     """
@@ -296,15 +296,15 @@ def _first_difference(one: DRSformerConfig, other: DRSformerConfig) -> str | Non
 
 
 def _stated(content: dict[str, Any]) -> tuple[DRSformerConfig, Ablation]:
-    """Configuration and ablation as the file states them: shapes alone do not tell the second."""
+    """The configuration and the ablation that are stored in a file; the ablation cannot be inferred from shapes."""
     config, ablation = content.get("config"), content["ablation"]
     if not isinstance(config, dict) or not isinstance(ablation, dict):
-        raise CheckpointError("its config or its ablation is no dictionary")
+        raise CheckpointError("its config or its ablation is not a dictionary")
     return DRSformerConfig.from_dict(config), Ablation.from_dict(ablation)
 
 
 def _check_against(config: DRSformerConfig, ablation: Ablation, state: StateDict) -> None:
-    """Exact keys and shapes."""
+    """Refuse a state dict whose keys and shapes are not exactly those of the network."""
     with torch.device("meta"):
         expected = build(config, ablation).state_dict()
     missing = [key for key in expected if key not in state]
@@ -320,7 +320,7 @@ def _check_against(config: DRSformerConfig, ablation: Ablation, state: StateDict
 
 
 def _check_values(state: StateDict, file_size: int) -> None:
-    """Floating-point, finite, and as many as the file has room for: a tensor of stride 0 costs its sender nothing."""
+    """Refuse values that are not finite or not floating-point, and more than fit in the file (tensors of stride 0)."""
     size = sum(tensor.nelement() * tensor.element_size() for tensor in state.values())
     if size > _MAX_EXPANSION * file_size + _SLACK:
         raise CheckpointError(f"not a checkpoint: {file_size} bytes that unpack to {size}")
@@ -340,7 +340,7 @@ def _describe_foreign(state: StateDict, absent: str) -> str:
 
 
 def _family(state: StateDict) -> str:
-    """A guess at whose weights these are, for the end of a message."""
+    """A guess at the network that the weights belong to, for the end of a message."""
     attention = [key for key in state if key.endswith(".attn.temperature")]
     sparse = [key for key in state if key.endswith(".attn.attn1")]
     if attention and not sparse and any(key.endswith(".ffn.dwconv.weight") for key in state):
@@ -357,7 +357,7 @@ def _blocks(number: int) -> str:
 
 
 def _summary(keys: list[str]) -> str:
-    """The most common kind among many keys, counted: 'attn.attn1 (40 times) and 12 others'."""
+    """The most common kind of key and the number of others: 'attn.attn1 (40 times) and 12 others'."""
     kinds = Counter(re.sub(r"^(?:(?:encoder|decoder)_level\d|latent|refinement)\.\d+\.", "", key) for key in keys)
     kind, times = kinds.most_common(1)[0]
     text = kind if times == 1 else f"{kind} ({times} times)"

@@ -1,4 +1,4 @@
-"""Widths and switches of a DRSformer, and the named configurations. Free of torch."""
+"""The configuration of a DRSformer, and presets. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LEVELS = 4
 """Resolution levels: H, H/2, H/4, H/8."""
 
 STEMS = (1, 2, 4)
-"""Factors by which an image may be unshuffled in front of the network."""
+"""Possible factors of the PixelUnshuffle before the network."""
 
 MAX_EXPANSION_FACTOR = 64
-"""Beyond any use; a bound for files that are not to be trusted."""
+"""Far larger than useful values; a limit for untrusted files."""
 
 SIZE_MULTIPLE = 2 ** (LEVELS - 1)
 """H and W of the input must be multiples of this; with a stem S, of S times this."""
@@ -30,13 +30,13 @@ class DRSformerConfig:
     Attributes:
         dim: Channels C after the patch embedding; level i works at C * 2**i.
         num_blocks: Sparse Transformer blocks at encoder levels 1 to 3 and in the latent; the decoder mirrors it.
-        num_heads: Attention heads per level; each must divide its level's width into at least 2 channels a head.
+        num_heads: Attention heads per level; each must divide its level's width into at least 2 channels per head.
         ffn_expansion_factor: MSFN hidden width h = floor(channels * factor).
         bias: Whether the convolutions of TKSA and MSFN, the channel reductions and the output carry a bias.
         norm_bias: Whether layer norm subtracts the mean and adds a bias; False is the bias-free form.
-        mefc: Whether the MEFC stands before encoder level 1 and after decoder level 1 ("mefc" against "plain").
-        stem: Factor S by which the network works at lower resolution: PixelUnshuffle(S) in front of it and
-            PixelShuffle(S) behind it, 3 * S**2 channels in and out, level 1 at H/S x W/S. 1: the paper's network.
+        mefc: Whether there is an MEFC before encoder level 1 and after decoder level 1 (preset "mefc", not "plain").
+        stem: Factor S by which the resolution is reduced, with PixelUnshuffle(S) before the network and
+            PixelShuffle(S) after it: 3 * S**2 channels in and out, level 1 at H/S x W/S. 1: the paper's network.
 
     Raises:
         ConfigError: A value has the wrong type or is out of its range.
@@ -54,7 +54,7 @@ class DRSformerConfig:
     def __post_init__(self) -> None:
         for name in ("num_blocks", "num_heads"):
             value = getattr(self, name)
-            if isinstance(value, list):  # from TOML or a checkpoint; a tuple keeps the object hashable
+            if isinstance(value, list):  # lists come from TOML and checkpoints, but are not hashable
                 object.__setattr__(self, name, tuple(value))
         if not _is_int(self.dim) or self.dim < 2 or self.dim % 2:
             raise ConfigError(f"dim must be an even integer of at least 2, not {self.dim!r}")
@@ -97,11 +97,11 @@ class DRSformerConfig:
         return SIZE_MULTIPLE * self.stem
 
     def hidden_channels(self, channels: int) -> int:
-        """MSFN hidden width h for a block of that many channels: floor(channels * ffn_expansion_factor)."""
+        """MSFN hidden width h of a block with `channels` channels: floor(channels * ffn_expansion_factor)."""
         return int(channels * self.ffn_expansion_factor)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as stored in our checkpoints."""
+        """The configuration as plain values, as stored in our checkpoints."""
         return asdict(self)
 
     @classmethod
@@ -116,7 +116,7 @@ class DRSformerConfig:
 
 
 def check_keys(values: dict[str, Any], kind: type[DataclassInstance], what: str) -> None:
-    """Refuse values that a dataclass has no field for; `what` is the word for a key.
+    """Refuse keys that are not fields of a dataclass; `what` is the word for a key in the message.
 
     Raises:
         ConfigError: A key is unknown.

@@ -1,8 +1,8 @@
-"""Errors with a one-line message: what, which value, what was expected. Free of torch."""
+"""Errors with a one-line message: what, which value, what was expected. Does not import torch."""
 
 
 class DRSformerError(Exception):
-    """Base class of all errors that a user can cause, or must act on."""
+    """Base class of all errors that a user can cause or fix."""
 
 
 class ConfigError(DRSformerError, ValueError):
@@ -10,7 +10,7 @@ class ConfigError(DRSformerError, ValueError):
 
 
 class CheckpointError(DRSformerError):
-    """A checkpoint is missing, damaged, foreign, or does not fit the network."""
+    """A checkpoint is missing, damaged, that of another network, or does not match its configuration."""
 
 
 class ImageError(DRSformerError):

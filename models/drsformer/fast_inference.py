@@ -1,17 +1,18 @@
 """The same network rearranged for speed and memory on a CPU: `accelerate(model)`. Inference in float32 only.
 
-The definition to read is `model.py`; this file computes the same function from the same weights, up to rounding.
+For the definition of the network, read `model.py`; this file computes the same function from the same weights, up to
+rounding.
 
-* Everything is channels-last (NHWC), where depth-wise convolutions run two to four times faster than in NCHW. A pixel's
-  channels lie side by side, so that a 1x1 is a matrix product that can add to what is there.
+* Everything is channels-last (NHWC), where depth-wise convolutions run two to four times faster than in NCHW. The
+  channels of a pixel are contiguous, so that a 1x1 is a matrix product that can add to an existing tensor.
 * Blocks: the residual is added in place, by the last matrix product of TKSA and of each part of MSFN.
-* TKSA: q and k exist for a few rows at a time, in cache, and are summed up into scores and norms. The sparse maps and
-  `project_out` become one C x C matrix, applied to v once.
-* MSFN: each grouped convolution, two channels in and one out, is a depth-wise one followed by adding the two; the
-  1x1 before writes the hidden channels in that order, so that nothing is concatenated. They are computed in blocks that
-  add to the result of the last 1x1, so that the 2h-wide tensors never exist.
-* MEFC: in place too. The last 1x1 of each expert, its gate weight and its part of the 1x1 over the concatenation become
-  one matrix; experts are summed, not concatenated.
+* TKSA: q and k are computed for a few rows at a time, in the cache, and reduced to scores and norms. The sparse maps
+  and `project_out` become one C x C matrix, which is applied to v once.
+* MSFN: each grouped convolution, two channels in and one out, becomes a depth-wise one followed by adding the two; the
+  1x1 before it writes the hidden channels in that order, so that nothing is concatenated. Hidden channels are computed
+  in blocks that add to the result of the last 1x1, so that the 2h-wide tensors are never stored.
+* MEFC: also in place. The last 1x1 of each expert, its gate weight and its part of the 1x1 over the concatenation
+  become one matrix; experts are summed, not concatenated.
 
 Shapes as in `model.py`: B C H W, N heads, D = C / N, h hidden channels. Rows are (B, H, W, C), contiguous.
 """
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
     from drsformer.model import Experts, ExpertStep, LayerNorm, Operation, SparseTransformerBlock
 
 SMALLEST_BLOCK = 24
-"""About how many channel pairs of MSFN are computed at once at full resolution: this, or a third of C if that is more.
+"""Approximate number of channel pairs of MSFN that are computed at once at full resolution; at least a third of C.
 
 Smaller blocks are slower, larger ones need more memory. Lower levels, and all levels of a network with a stem, have
 fewer pixels than the image and compute proportionally more pairs at once.
 """
 
 STRIP = 2**20
-"""Values per strip of the image, 4 MB, where strips are computed: few strips that fit into the cache."""
+"""Values per strip of the image, 4 MB: strips that fit in the cache, but not more of them than necessary."""
 
 HALVINGS = {
     "encoder_level1": 0,
@@ -47,14 +48,14 @@ HALVINGS = {
     "decoder_level2": 1,
     "decoder_level1": 0,
 }
-"""How often H and W are halved where each group of blocks works, not counting the stem."""
+"""How often H and W are halved before each group of blocks, not counting the stem."""
 
 
 def accelerate(model: DRSformer) -> DRSformer:
     """A network that computes the same function, up to rounding, from copies of the current weights.
 
     Args:
-        model: Any DRSformer, on any device; it is not changed.
+        model: A DRSformer on any device; it is not changed.
 
     Returns:
         A network for inference without autocast: (B, 3, H, W) -> (B, 3, H, W). Its state dict does not have the
@@ -89,10 +90,10 @@ class _FromRows(nn.Module):
 
 
 class FastBlock(nn.Module):
-    """Sparse Transformer block in place: adds TKSA(LN(x)), then MSFN(LN(x)), to rows."""
+    """Sparse Transformer block in place: adds TKSA(LN(x)), then MSFN(LN(x))."""
 
     def __init__(self, block: SparseTransformerBlock, shrinkage: int) -> None:
-        """Shrinkage: pixels of the image per pixel of the block's input."""
+        """Initialize from a block; `shrinkage` is the number of pixels of the image per pixel of the block's input."""
         super().__init__()
         self.attn = FastTKSA(block.norm1, block.attn)
         channels = block.ffn.project_in.in_channels
@@ -106,7 +107,7 @@ class FastBlock(nn.Module):
 
 
 class FastTKSA(nn.Module):
-    """TKSA, its norm included, in strips of rows and with one C x C matrix in place of five products."""
+    """Layer norm and TKSA, in strips of rows and with one C x C matrix instead of five products."""
 
     def __init__(self, norm: LayerNorm, tksa: TKSA) -> None:
         super().__init__()
@@ -142,7 +143,7 @@ class FastTKSA(nn.Module):
 
 
 class FastMSFN(nn.Module):
-    """MSFN, its norm included, in blocks of hidden channels, without a concatenation."""
+    """Layer norm and MSFN, in blocks of hidden channels, without a concatenation."""
 
     def __init__(self, norm: LayerNorm, ffn: MSFN, pairs: int) -> None:
         super().__init__()
@@ -204,7 +205,7 @@ class _HiddenBlock(nn.Module):
         n, odd = self.pairs, self.odd
         u = self.enter(x)
         a, b = self.first3x3(u).relu_(), self.first5x5(u).relu_()
-        del u  # three tensors of this width at a time
+        del u  # at most three tensors of this width exist at once
         a = self.second_a(a)
         b = self.second_b(b)
         B, H, W, C = y.shape
@@ -218,14 +219,14 @@ class _HiddenBlock(nn.Module):
 
 
 class FastMEFC(nn.Module):
-    """MEFC that sums its experts instead of concatenating them, in place of its input."""
+    """MEFC that sums its experts instead of concatenating them, in place."""
 
     def __init__(self, mefc: MEFC) -> None:
         super().__init__()
         self.gate, experts = mefc.layers
         experts = cast("Experts", experts)
         self.enter = nn.Parameter(_matrix(cast("nn.Conv2d", experts.preprocess.op[0])).t().contiguous())
-        # Step after step, expert after expert.
+        # By step, then by expert.
         self.experts = nn.ModuleList(
             expert for step in experts._ops for expert in _folded_experts(cast("ExpertStep", step))
         )
@@ -247,7 +248,7 @@ class FastMEFC(nn.Module):
 
 
 class _FoldedExpert(nn.Module):
-    """An expert up to its last 1x1; the C x C matrix of that and of its part of the 1x1 over the concatenation."""
+    """An expert whose last 1x1 and its part of the 1x1 over the concatenation are folded into one C x C matrix."""
 
     def __init__(self, expert: Operation, part: Tensor) -> None:
         super().__init__()
@@ -264,7 +265,7 @@ class _FoldedExpert(nn.Module):
         self.leave = nn.Parameter(_matrix(cast("nn.Conv2d", layers[-1])).t().contiguous())
 
     def add_to(self, y: Tensor, s: Tensor, weights: Tensor) -> None:
-        """Adds the expert's weighted output for s to y, both (B, H, W, C); weights: (B, 1, 1)."""
+        """Add the expert's weighted output for s to y, both (B, H, W, C); weights: (B, 1, 1)."""
         B, _, _, C = y.shape
         features = self.layers(_images(s)).permute(0, 2, 3, 1).reshape(B, -1, C)
         y.view(B, -1, C).baddbmm_(features, weights * self.leave)

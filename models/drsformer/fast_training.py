@@ -1,9 +1,10 @@
 """The same network rearranged for training on a CPU: `rearrange(model)`. Differentiable, same parameters, same keys.
 
-The definition to read is `model.py`. Here everything is channels-last, and:
+For the definition of the network, read `model.py`. Here everything is channels-last, and:
 
-* MSFN's grouped convolutions of channel pairs, which are slow both ways, become depth-wise ones followed by adding the
-  two channels of a pair; weights are reordered instead of activations, so that nothing wide is concatenated.
+* MSFN's grouped convolutions of channel pairs, whose forward and backward passes are slow, become depth-wise ones
+  followed by adding the two channels of a pair; weights are reordered instead of activations, so that no wide tensors
+  are concatenated.
 * The input's gradient of a depth-wise convolution is computed as a convolution with the flipped kernel, which is
   somewhat faster than oneDNN's code for it.
 * The gradient of a 5x5 depth-wise kernel, which takes ten times as long as the convolution, is assembled from two of
@@ -28,7 +29,7 @@ def rearrange(model: DRSformer) -> None:
     """Make a network train faster on a CPU; outputs and gradients stay the same up to rounding."""
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch's annotations lack
     for module in model.modules():
-        # Another forward over the same parameters.
+        # The new class has another forward method for the same parameters.
         if type(module) is MSFN:
             module.__class__ = RearrangedMSFN
         elif type(module) is nn.Conv2d and _is_depthwise(module):
@@ -36,7 +37,7 @@ def rearrange(model: DRSformer) -> None:
 
 
 def _is_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether it is depth-wise, of an odd kernel, stride 1 and dilation 1, and keeps H and W."""
+    """Whether it is depth-wise with an odd kernel, stride 1 and dilation 1, and keeps H and W."""
     size, _ = conv.kernel_size
     return (
         conv.groups == conv.in_channels == conv.out_channels
@@ -92,7 +93,7 @@ class _Half(NamedTuple):
     leave: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W), this half's part of MSFN."""
+        """Compute this half of MSFN, (B, C, H, W) -> (B, C, H, W)."""
         u = F.conv2d(x, *self.enter)  # (B, h, H, W)
         a = _depthwise(_depthwise(u, *self.first3x3).relu_(), self.second_a)
         b = _depthwise(_depthwise(u, *self.first5x5).relu_(), self.second_b)
@@ -158,7 +159,7 @@ class _Depthwise(torch.autograd.Function):
 def _padded_on_one_side(x: Tensor) -> tuple[Tensor, Tensor]:
     """X (B, C, H, W) with two columns of zeros on its left and on its right, each (B, C, H, W + 2), channels-last.
 
-    Both are views of one memory, in which the zeros on the right of a row are those on the left of the next one.
+    Both are views of the same memory, in which the zeros on the right of a row are those on the left of the next one.
     """
     B, C, H, W = x.shape
     memory = x.new_empty(B * H * (W + 2) * C + 2 * C)

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and their hashes."""
+"""Write files completely or not at all, and hash them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
         OSError: The file cannot be created or written.
     """
     target = Path(path)
-    # Short, so that it fits where a long name barely does; hidden, so that scans of the folder skip it.
+    # Short, because `path` may already have the longest valid name; hidden, so that scans of the folder skip it.
     temporary = target.with_name(f".{secrets.token_hex(8)}.part")
     file = temporary.open("xb")
     try:
@@ -56,7 +56,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _fsync(descriptor: int) -> None:
-    """Have the system write the file to the disk, where the file system knows how."""
+    """Have the system write the file to the disk, if the file system supports that."""
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The folder of downloaded checkpoints, metric parameters and data sets. Free of torch."""
+"""The folder of downloaded checkpoints, metric parameters and data sets. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from drsformer.errors import ConfigError
 
 
 def home() -> Path:
-    """The folder of everything that is downloaded: `DRSFORMER_HOME`, or the user's data folder. It may not exist.
+    """The folder for all downloads: `DRSFORMER_HOME`, or the user's data folder. It may not exist.
 
     Raises:
         ConfigError: `DRSFORMER_HOME` begins with ~NAME, and there is no user NAME.

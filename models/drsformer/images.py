@@ -1,4 +1,4 @@
-"""Images as arrays: `read_image`, and gray from RGB. Free of torch."""
+"""Read images as arrays, and convert RGB to gray. Does not import torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SUBFILE_TYPE, _DNG_VERSION = 254, 50706
 
 _CONVERTED = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB", "CMYK": "RGB", "LAB": "RGB"}
 
-# What Pillow's decoders raise when a file is damaged.
+# Exceptions of Pillow's decoders for damaged files.
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError,
     struct.error, zlib.error,
@@ -37,18 +37,18 @@ _DECODER_ERRORS = (
 
 
 def read_image(path: str | os.PathLike[str]) -> ImageArray:
-    """Read an image for `derain`: upright, with as many bits as the file has.
+    """Read an image for `derain`: upright, with the bits per channel of the file.
 
     EXIF orientation is applied. Palettes, CMYK and YCbCr are converted to RGB, 1 bit to gray; colors are not managed:
-    an ICC profile or an HDR transfer function changes nothing. AVIF of more than 8 bits is read as 8 bits. Metadata are
-    not read; the command `drsformer derain` keeps them.
+    ICC profiles and HDR transfer functions are ignored. AVIF of more than 8 bits is read as 8 bits. Metadata is not
+    read; the command `drsformer derain` keeps it.
 
     Args:
-        path: A JPEG, PNG, TIFF, WebP, BMP or AVIF file; the format is recognized by content.
+        path: A JPEG, PNG, TIFF, WebP, BMP or AVIF file; the format is recognized by its content.
 
     Returns:
-        (H, W, 3) RGB, (H, W, 4) RGB and alpha, (H, W) gray, or (H, W, 2) gray and alpha; uint8, or uint16 where the
-        file has 16 bits.
+        (H, W, 3) RGB, (H, W, 4) RGB and alpha, (H, W) gray, or (H, W, 2) gray and alpha; uint8, or uint16 if the file
+        has 16 bits.
 
     Raises:
         ImageError: The file is not such an image, is damaged, has several frames or pages, is a camera's raw file, is
@@ -73,7 +73,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
 
 
 def luma(rgb: ImageArray) -> ImageArray:
-    """Luma of ITU-R BT.601, (H, W, 3) -> (H, W) of the same type. Where the channels are equal, it is their value."""
+    """BT.601 luma, (H, W, 3) -> (H, W) of the same type. Where the channels are equal, it is exactly their value."""
     if rgb.dtype == np.float32:
         red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
         exact: ImageArray = green + np.float32(0.299) * (red - green) + np.float32(0.114) * (blue - green)
@@ -85,7 +85,7 @@ def luma(rgb: ImageArray) -> ImageArray:
 
 def _array(opened: Image.Image, path: Path) -> ImageArray:
     frames = getattr(opened, "n_frames", 1)
-    if frames > 1 and opened.format != "MPO":  # a camera's JPEG: the other images are previews
+    if frames > 1 and opened.format != "MPO":  # a camera's JPEG, whose other images are previews
         raise ImageError(f"has {frames} frames or pages; expected a single image")
     raw_mode = _raw_mode(opened)
     is_tiff = opened.format == "TIFF"
@@ -94,7 +94,7 @@ def _array(opened: Image.Image, path: Path) -> ImageArray:
         is_preview = tags.get(_SUBFILE_TYPE, 0) & 1  # the image itself is in another directory
         if is_preview or _DNG_VERSION in tags or path.suffix.lower() in _RAW_ENDINGS:
             raise ImageError("is a raw file, of which this would read the preview; develop it first")
-    opened.load()  # turns TIFF upright; PNG may have its EXIF behind the pixels
+    opened.load()  # applies the orientation of TIFF; PNG may have EXIF after the pixels
     orientation = 1 if is_tiff else opened.getexif().get(ExifTags.Base.Orientation, 1)
     if opened.mode.startswith("I;16"):
         pixels = _gray16(opened, raw_mode)
@@ -116,7 +116,7 @@ def _raw_mode(opened: Image.Image) -> str:
 
 
 def _tiff_bits(opened: Image.Image) -> int:
-    """Bits of a sample."""
+    """Bits per sample of a TIFF."""
     return int(max(getattr(opened, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (8,))))
 
 
@@ -125,7 +125,7 @@ def _gray16(opened: Image.Image, raw_mode: str) -> ImageArray:
         raise ImageError("has 16 bits and a transparent color, which is not supported")
     pixels: ImageArray = np.asarray(opened).astype(np.uint16)  # in the machine's byte order
     if opened.format == "TIFF":
-        if _tiff_bits(opened) != 16:  # Pillow leaves 12 bits in 0..4095
+        if _tiff_bits(opened) != 16:  # Pillow does not scale 12 bits
             raise ImageError(f"has {_tiff_bits(opened)} bits a channel ({raw_mode}); expected 8 or 16")
         if getattr(opened, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0:  # 0 is white
             pixels = 65535 - pixels
@@ -133,7 +133,7 @@ def _gray16(opened: Image.Image, raw_mode: str) -> ImageArray:
 
 
 def _color16(opened: Image.Image, path: Path, raw_mode: str) -> ImageArray:
-    """16-bit color or gray with alpha. Pillow keeps the high bytes; OpenCV decodes all, and must agree on these."""
+    """Decode 16-bit color or gray with alpha by OpenCV; its high bytes must be those that Pillow decodes."""
     import cv2
 
     if "transparency" in opened.info:
@@ -148,7 +148,7 @@ def _color16(opened: Image.Image, path: Path, raw_mode: str) -> ImageArray:
 
 
 def _simplified(opened: Image.Image, raw_mode: str) -> Image.Image:
-    """An image of mode L, LA, RGB or RGBA."""
+    """Convert an image to mode L, LA, RGB or RGBA."""
     mode = opened.mode
     if mode in ("P", "PA"):
         return opened.convert("RGBA" if mode == "PA" or "transparency" in opened.info else "RGB")

@@ -1,4 +1,4 @@
-"""A rainy image in, the restored image out: pad, tile, run the network, blend, clamp.
+"""Restore images of any size: pad, tile, run the network, blend, clamp.
 
 Shapes: H, W of the image; h, w of a tile. Colors are (H, W, 3); the network takes (1, 3, h, w).
 """
@@ -35,27 +35,27 @@ TileSize = int | Literal["auto"] | None
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 PEAK_VALUE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
-"""The value that stands for 1, for each type of an image."""
+"""The value that corresponds to 1, for each type of an image."""
 
 DEFAULT_OVERLAP = 32
 """Pixels that neighboring tiles share."""
 
 SMALLEST_TILE = 16
-"""Tiles are not made smaller than this when memory runs out."""
+"""Smallest tile that is tried when memory runs out."""
 
 SMALLEST_GOOD_TILE = 192
-"""The smallest tile that tile="auto" chooses: of 25 images, tiles of 192 and more cost nothing, tiles of 128 0.2 dB."""
+"""Smallest tile that tile="auto" chooses: on 25 images, tiles of 192 and more lost nothing, tiles of 128 0.2 dB."""
 
-# For each kind of device: images of up to so many pixels are processed whole, larger ones in tiles of up to this size,
-# even where more memory is free. The benchmarks' images stay whole: the published numbers were measured so.
+# For each kind of device: images with up to this many pixels are processed whole, larger ones in tiles of up to this
+# size, even if more memory is free. Images of the benchmarks are processed whole, as for the published numbers.
 _AUTO = {"cpu": (640 * 640, 384), "cuda": (1536 * 1536, 1024), "mps": (1024 * 1024, 512)}
 
-# Convolutions need buffers beside the tensors, and memory becomes fragmented. Measured on a CPU: the process grows by
+# Convolutions need buffers besides the tensors, and memory becomes fragmented. Measured on a CPU: the process grows by
 # 1.2 to 1.7 times the size of the tensors.
 _OVERHEAD = 2.0
 _SHARE_OF_FREE_MEMORY = 0.6
 
-# Twice what the published networks need. If even that fits, nothing needs to be measured.
+# Twice what the published networks need. If even this fits, nothing has to be measured.
 _GENEROUS_BYTES_PER_PIXEL = 25_000
 
 logger = logging.getLogger("drsformer")
@@ -76,8 +76,8 @@ def derain(
     Args:
         model: The network, on the device that it should run on.
         image: Image of any size; uint8, uint16, or float32 in [0, 1]. (H, W, 3) RGB, (H, W, 4) RGB and alpha,
-            (H, W) or (H, W, 1) gray, or (H, W, 2) gray and alpha. The network gets gray as three equal channels, and
-            gray is the BT.601 luma of what it returns; alpha stays as it is.
+            (H, W) or (H, W, 1) gray, or (H, W, 2) gray and alpha. Gray is passed to the network as three equal
+            channels, and becomes the BT.601 luma of the network's output; alpha is not changed.
         tile: Side of the square tiles in pixels, rounded up to a multiple of 8 times the network's stem. None: the
             image is processed whole. "auto": small images are processed whole, larger ones in tiles that fit the
             free memory.
@@ -85,8 +85,8 @@ def derain(
         precision: "auto" is float32 on a CPU and bfloat16 (or float16) autocast on CUDA devices that support it.
             Attention scores, top-k and softmax are always float32.
         strength: Blends between the image (0) and the restored image (1).
-        tta: Whether to average over the image and its 3 flips: four times the work. Quarter turns are no help: rain
-            that falls sideways is nothing the network knows.
+        tta: Whether to average over the image and its 3 flips, which takes four times as long. Rotations by 90 degrees
+            do not help, since the network does not know rain that falls sideways.
 
     Returns:
         The restored image, of the shape and type of `image`.
@@ -117,7 +117,7 @@ class Restorer:
 
     Takes the settings and raises the errors of `derain`. Later changes of the model's weights have no effect.
 
-    On a CPU, glibc keeps the memory that the network needed for the next image; see `drsformer.memory.kept_memory`.
+    On a CPU, glibc keeps the memory of the network for the next image; see `drsformer.memory.kept_memory`.
     """
 
     def __init__(
@@ -140,10 +140,10 @@ class Restorer:
         self.strength = strength
         self.tta = tta
         self._half = half_precision(precision, self.device)
-        # The fast network was measured on CPUs only, and does not know what a subclass changes.
+        # The fast network is measured only on CPUs, and does not include the changes of subclasses.
         faster = type(model) is DRSformer and self.device.type == "cpu" and self._half is None
         self._network = accelerate(cast("DRSformer", model)) if faster else model
-        self._largest_tile: int | None = None  # set when the device ran out of memory
+        self._largest_tile: int | None = None  # set when the device runs out of memory
         self._bytes_per_pixel: float | None = None
         self._said: set[str] = set()
 
@@ -201,7 +201,7 @@ class Restorer:
             return None
         tile = min(preferred, math.isqrt(int(budget / self._bytes_per_pixel)))
         tile = max(SMALLEST_GOOD_TILE, tile - tile % self._multiple)
-        # The smallest tile that needs no more tiles: what they share beyond the overlap is computed twice.
+        # The smallest tile that gives the same number of tiles: pixels that tiles share are computed twice.
         needed = max(fitting_tile(length, tile, self._overlap(tile)) for length in (height, width))
         return max(SMALLEST_GOOD_TILE, _round_up(needed, self._multiple))
 
@@ -213,7 +213,7 @@ class Restorer:
             return 0
         if self.overlap is None:
             return min(DEFAULT_OVERLAP, tile // 4)
-        # A tile that was made smaller when memory ran out may be smaller than the given overlap.
+        # Tiles that were made smaller because of the memory may be smaller than the given overlap.
         return min(self.overlap, tile - 1) if tile == self.tile else min(self.overlap, tile // 2)
 
     def _restore_rows(
@@ -221,8 +221,8 @@ class Restorer:
     ) -> Iterator[tuple[int, FloatArray]]:
         """Yield (top, rows) from top to bottom: finished rows, (n, W, 3) in [0, 1].
 
-        Holds one row of tiles in float32. Each tile is blended over its left and upper neighbors; a blend of equal
-        values is exactly that value, so that tiling alone never changes a pixel.
+        Only one row of tiles is held in float32. Each tile is blended over its left and upper neighbors; a blend of
+        equal values is exactly that value, so that tiling alone never changes a pixel.
         """
         H, W = image.shape[:2]
         tops, lefts = self._grid(H, W, tile)
@@ -255,7 +255,7 @@ class Restorer:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # Not in the handler: its traceback would keep the tensors alive.
+            # Outside of the handler, whose traceback would keep the tensors alive.
             self._shrink(size)
         restored = np.empty(pixels.shape, np.float32)
         for top, rows in self._restore_rows(pixels, self._largest_tile, lambda: None):
@@ -319,9 +319,9 @@ class Restorer:
 
 
 def pad_to_multiple(x: Tensor, multiple: int = SIZE_MULTIPLE) -> Tensor:
-    """Pad (B, 3, h, w) at the right and bottom to sizes that are multiples of `multiple`.
+    """Pad (B, 3, h, w) at the right and bottom to multiples of `multiple`.
 
-    Padding reflects the image, at most h - 1 and w - 1 pixels, and repeats the last pixel beyond that.
+    Padding reflects at most h - 1 and w - 1 pixels, and repeats the last pixel beyond that.
     """
     h, w = x.shape[-2:]
     below, right = _round_up(h, multiple) - h, _round_up(w, multiple) - w
@@ -330,9 +330,9 @@ def pad_to_multiple(x: Tensor, multiple: int = SIZE_MULTIPLE) -> Tensor:
 
 
 def tile_starts(length: int, tile: int | None, overlap: int) -> list[int]:
-    """First pixels of the fewest equal tiles that cover `length` with at least `overlap` shared, evenly spread.
+    """First pixels of the fewest tiles that cover `length` with at least `overlap` shared pixels, evenly spread.
 
-    No tile reaches over the border: the last one ends with the image.
+    No tile extends beyond the image: the last one ends with it.
     """
     if tile is None or length <= tile:
         return [0]
@@ -341,13 +341,13 @@ def tile_starts(length: int, tile: int | None, overlap: int) -> list[int]:
 
 
 def fitting_tile(length: int, tile: int, overlap: int) -> int:
-    """The smallest tile that covers `length` with no more tiles than `tile` does."""
+    """The smallest tile that covers `length` with as many tiles as `tile` does."""
     number = len(tile_starts(length, tile, overlap))
     return math.ceil((length + (number - 1) * overlap) / number)
 
 
 def ramp(length: int) -> FloatArray:
-    """Weights of the new tile over `length` shared pixels: 3 t^2 - 2 t^3, which rises smoothly from 0 to 1."""
+    """Weights of the new tile for `length` shared pixels: 3 t^2 - 2 t^3, which rises smoothly from 0 to 1."""
     t = (np.arange(length) + 0.5) / max(length, 1)
     return (t * t * (3 - 2 * t)).astype(np.float32)
 
@@ -358,7 +358,7 @@ def _blend_over(old: FloatArray, new: FloatArray, weights: FloatArray) -> None:
 
 
 def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """Type for autocast; None: float32."""
+    """The type for autocast; None: float32."""
     known: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision in known:
         return known[precision]

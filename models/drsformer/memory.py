@@ -1,4 +1,4 @@
-"""Memory: how much a network needs, how much a device has left, how to tell that it ran out, and how to keep it."""
+"""Memory: measure what a network needs and what is free, detect out-of-memory errors, and keep freed memory."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _FREE_WITHOUT_PROC = 4.0 * 2**30  # a guess for systems without /proc: half of a
 
 
 def measure_bytes_per_pixel(forward: Callable[[Tensor], Tensor], device: torch.device) -> float:
-    """Peak bytes of the tensors that are alive during a forward pass, per pixel of its input.
+    """Peak bytes of the tensors that are alive during a forward pass, per pixel of the input.
 
-    Runs `forward` once on zeros of shape (1, 3, 64, 64), on CUDA (1, 3, 256, 256): the attention maps, which do not
-    grow with the image, are small beside the rest even there.
+    Runs `forward` once on zeros of shape (1, 3, 64, 64), on CUDA (1, 3, 256, 256): even then, the attention maps, whose
+    size does not depend on the image, are small compared to the rest.
 
     Args:
         forward: The network, (B, 3, H, W) -> (B, 3, H, W).
-        device: Where it runs.
+        device: The device that it runs on.
     """
-    if device.type == "cuda":  # its allocator counts by itself, workspaces included
+    if device.type == "cuda":  # the allocator counts, including workspaces
         size = 256
         x = torch.zeros(1, 3, size, size, device=device)
         with torch.inference_mode():
@@ -73,7 +73,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for later allocations, in the whole process and from now on.
+    """Have glibc keep freed memory for later allocations, in the whole process, from now on.
 
     glibc returns large buffers to the system as soon as they are freed. A network allocates and frees buffers of many
     megabytes; on a CPU, getting their pages back each time takes a tenth to a third of the time.
@@ -88,10 +88,10 @@ def keep_freed_memory() -> None:
 
 @contextlib.contextmanager
 def kept_memory() -> Iterator[None]:
-    """Have glibc keep the memory that is freed in the block: as much as the block needed at once, for the next block.
+    """Have glibc keep the memory that is freed in the block, as much as the block needed at once, for the next block.
 
-    Buffers of more than 32 MB that are allocated elsewhere are returned to the system when they are freed, as always.
-    See `keep_freed_memory`, after which this does nothing.
+    Buffers of more than 32 MB that are allocated outside of the block are still returned to the system when they are
+    freed. After `keep_freed_memory`, this does nothing.
     """
     mallopt = None if _kept.is_set() else _mallopt()
     if mallopt is None:
@@ -133,7 +133,7 @@ class _PeakMemory(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and torch would take a second to import Dynamo
+        return False  # nothing is compiled, and importing Dynamo takes a second
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ def _available_memory() -> float:
 
 
 def _container_memory() -> float:
-    """Bytes that the control group (a container, a batch job) has left; infinite where it has no limit."""
+    """Bytes that the control group (a container, a batch job) has left; infinite if it has no limit."""
     group = Path("/sys/fs/cgroup")
     try:
         limit = int((group / "memory.max").read_text())

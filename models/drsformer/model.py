@@ -3,7 +3,7 @@
 Source: Chen, Li, Li, Pan, "Learning A Sparse Transformer Network for Effective Image Deraining", CVPR 2023.
 Attribute names are the keys of the published checkpoints.
 
-Shapes: B batch, C channels, H height, W width, N heads, D = C / N channels a head, h MSFN hidden channels,
+Shapes: B batch, C channels, H height, W width, N heads, D = C / N channels per head, h MSFN hidden channels,
 E experts, T steps of the MEFC, S stem.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TOP_K_RATIOS = ((1, 2), (2, 3), (3, 4), (4, 5))
-"""Shares of a row of the attention map that the four sparse maps keep: k = floor(D * numerator / denominator)."""
+"""Fractions of a row of the attention map that the four sparse maps keep: k = floor(D * numerator / denominator)."""
 
 EXPERTS = 8
 STEPS = 4
@@ -36,7 +36,7 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, *, groups: int =
 class LayerNorm(nn.Module):
     """Layer normalization over the channels of each pixel, (B, C, H, W) -> (B, C, H, W); eps 1e-5, biased variance.
 
-    Without bias it is the bias-free form: x / sqrt(var + eps) * weight, the mean not subtracted.
+    Without bias, the mean is not subtracted: x / sqrt(var + eps) * weight.
     """
 
     def __init__(self, channels: int, *, bias: bool) -> None:
@@ -76,7 +76,7 @@ class TKSA(nn.Module):
         B, C, H, W = x.shape
         N, D = self.num_heads, C // self.num_heads
         q, k, v = self.qkv_dwconv(self.qkv(x)).view(B, 3, N, D, H * W).unbind(1)  # each (B, N, D, HW)
-        # Comparisons decide the masks: scores, top-k and softmax are never computed in half precision.
+        # Masks depend on comparisons, so scores, top-k and softmax are never computed in half precision.
         full = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             attention = self.sparse_attention(self.scores(q.to(full), k.to(full)))  # (B, N, D, D)
@@ -151,7 +151,7 @@ class Operation(nn.Module):
 
 
 def separable_expert(channels: int, kernel_size: int) -> Operation:
-    """Depth-wise k x k and 1x1, twice, with a ReLU between."""
+    """Depth-wise k x k and 1x1, twice, with a ReLU in between."""
     return Operation(
         conv(channels, channels, kernel_size, groups=channels),
         conv(channels, channels, 1),
@@ -162,7 +162,7 @@ def separable_expert(channels: int, kernel_size: int) -> Operation:
 
 
 def dilated_expert(channels: int, kernel_size: int) -> Operation:
-    """Depth-wise k x k of dilation 2, then 1x1."""
+    """Depth-wise k x k with dilation 2, then 1x1."""
     dilated = nn.Conv2d(
         channels, channels, kernel_size, padding=kernel_size - 1, dilation=2, groups=channels, bias=False
     )
@@ -175,7 +175,7 @@ def average_expert() -> Operation:
 
 
 class ExpertStep(nn.Module):
-    """One step of the experts: s -> ReLU(1x1(concatenation of the weighted experts of s)), (B, C, H, W) both."""
+    """One step of the experts: s -> ReLU(1x1(concatenation of the weighted experts of s)), both (B, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -331,6 +331,6 @@ class DRSformer(nn.Module):
         y = self.reduce_chan_level2(torch.cat([self.up3_2(y), level2], dim=1))
         y = self.decoder_level2(y)  # (B, 2C, H/2, W/2)
         y = torch.cat([self.up2_1(y), level1], dim=1)  # (B, 2C, H, W)
-        del level1, level2, level3  # in inference their memory serves the last blocks, which need the most
+        del level1, level2, level3  # in inference, frees memory for the last blocks, which need the most
         y = self.refinement(self.decoder_level1(y))
         return self.shuffle(self.output(y)) + x

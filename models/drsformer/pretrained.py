@@ -1,4 +1,4 @@
-"""Trained networks by name: the bundled one, and those in the cache. Free of torch until a network is loaded."""
+"""Trained networks by name: the bundled one, and those in the cache. Imports torch only to load a network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def load_model(model: str | os.PathLike[str] = "general") -> DRSformer:
             it; or a checkpoint file, see `load_checkpoint`. A `pathlib.Path` is always a file.
 
     Raises:
-        CheckpointError: There is no such model or file, or the file is not the checkpoint of a DRSformer.
+        CheckpointError: There is no such model or file, or the file is not a checkpoint of DRSformer.
     """
     from drsformer.checkpoint import load_checkpoint
 
@@ -42,7 +42,7 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path | None:
     """The checkpoint that `load_model` loads. None: the model is not cached, and there is no such file.
 
     Raises:
-        CheckpointError: The file exists but cannot be one.
+        CheckpointError: The path exists but is not a file.
     """
     if model == "general":
         return GENERAL
@@ -54,11 +54,11 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path | None:
             return None
         if path.is_file():
             return path
-    except OSError as error:  # a name that is too long, a folder that may not be searched
+    except OSError as error:  # such as a name that is too long, or a folder without permission
         raise CheckpointError(f"{os.fspath(model)}: {error.strerror}") from None
     raise CheckpointError(f"{os.fspath(model)}: is not a file; expected a checkpoint (.pth)")
 
 
 def cached_checkpoint(name: str) -> Path:
-    """Where the cache has the checkpoint of a model, or would have it."""
+    """Path of the checkpoint of a model in the cache, whether or not it exists."""
     return home() / "weights" / f"{name}.pth"
