@@ -48,18 +48,11 @@ def _main(
 
 def main() -> NoReturn:
     """Run the command line and exit with an `ExitCode`."""
-<<<<<<< HEAD
     # Threads that wait for each other soon sleep instead of spinning on: beside other work, spinning makes two threads
     # several times as slow as one. GNU OpenMP reads this when torch is imported.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    for name in ("SIGTERM", "SIGHUP"):  # the second is unknown to Windows, and ignored under nohup
-=======
-    # Threads that wait for each other sleep instead of spinning: beside other work, spinning makes two threads several
-    # times as slow as one. OpenMP reads this when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it
->>>>>>> english
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, lambda *_: sys.exit(ExitCode.TERMINATED))

@@ -92,7 +92,7 @@ def _check_sizes(pair: Pair, rainy: tuple[int, int], clean: tuple[int, int]) -> 
     """Sizes are (width, height)."""
     if rainy == clean:
         return
-how = "one of them is rotated" if rainy == clean[::-1] else "their sizes differ"
+    how = "one of them is rotated" if rainy == clean[::-1] else "their sizes differ"
     raise ImageError(
         f"{pair.rainy.name} is {rainy[0]}x{rainy[1]} and {pair.clean.name} is {clean[0]}x{clean[1]}: {how}"
     )
@@ -312,7 +312,7 @@ def _folders(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError:
-        return []# missing or not readable
+        return []  # missing or not readable
 
 
 def _composed(name: str) -> str:

@@ -53,7 +53,7 @@ def open_jpeg(file: BinaryIO) -> Opened:
         raise ImageError("not supported: JPEG that is hierarchical, or lossless with arithmetic coding")
     metadata, multiple = _metadata(segments, notes)
     opened = Opened("JPEG", width, height, lambda: _decode(file, opened, segments, start, multiple=multiple))
-    opened.orientation = orientation.dropped(metadata.exif, metadata.xmp)
+    opened.orientation = orientation.from_metadata(metadata.exif, metadata.xmp)
     opened.metadata, opened.notes = metadata, notes
     return opened
 
