@@ -44,7 +44,7 @@ def errors(where: str, problems: Sequence[str], most: int) -> None:
         error(f"{where}: {len(problems) - most} more")
 
 
-def some(names: Sequence[str]) -> str:
+def first_three(names: Sequence[str]) -> str:
     """The first three names, and the number of the others."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 

@@ -129,7 +129,7 @@ DATASETS = {
 
 def known(name: str) -> Dataset | None:
     """The data set with this name or alias, in any spelling; None if there is none."""
-    return next((row for row in DATASETS.values() if plain(name) in folder_names(row)), None)
+    return next((row for row in DATASETS.values() if normalized(name) in folder_names(row)), None)
 
 
 def find_dataset(name: str) -> Dataset:
@@ -147,10 +147,10 @@ def find_dataset(name: str) -> Dataset:
 
 
 def folder_names(dataset: Dataset) -> set[str]:
-    """Possible names of a data set's folder, in the form that `plain` returns."""
-    return {plain(name) for name in (dataset.name, *dataset.aliases)}
+    """Possible names of a data set's folder, in the form that `normalized` returns."""
+    return {normalized(name) for name in (dataset.name, *dataset.aliases)}
 
 
-def plain(name: str) -> str:
+def normalized(name: str) -> str:
     """ASCII letters and digits only, in lower case: Rain_200L and rain200l are the same."""
     return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -28,11 +28,11 @@ def _checked_tile(text: str) -> str:
 
 _MODEL_HELP = "Name from `drsformer download --list`, downloaded if it is missing, or a checkpoint file (.pth)."
 
-Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME|FILE", help=_MODEL_HELP)]
-Models = Annotated[
+ModelOption = Annotated[str, typer.Option("--model", "-m", metavar="NAME|FILE", help=_MODEL_HELP)]
+ModelsOption = Annotated[
     list[str] | None, typer.Option("--model", "-m", metavar="NAME|FILE", help=f"{_MODEL_HELP} Repeat for several.")
 ]
-Tile = Annotated[
+TileOption = Annotated[
     str,
     typer.Option(
         "--tile",
@@ -41,29 +41,28 @@ Tile = Annotated[
         callback=_checked_tile,
     ),
 ]
-Overlap = Annotated[
+OverlapOption = Annotated[
     int | None, typer.Option("--overlap", metavar="N", min=0, help="Pixels that neighboring tiles share. Default: 32.")
 ]
-Device = Annotated[
+DeviceOption = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Device that the network runs on.")
 ]
-PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
-Precision = Annotated[
-    PrecisionName,
+PrecisionOption = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
     typer.Option(
         "--precision",
         metavar="auto|fp32|bf16|fp16",
         help="auto: fp32 on a CPU, bf16 or fp16 on GPUs that support it.",
     ),
 ]
-Threads = Annotated[
+ThreadsOption = Annotated[
     int | None,
     typer.Option(
         "--threads", metavar="N", min=1, max=1024, help="CPU threads of the network. Default: torch's choice."
     ),
 ]
-Tta = Annotated[
+TtaOption = Annotated[
     bool, typer.Option("--tta", help="Average over the image and its 3 flips: a little better, 4 times slower.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more about each image.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Print more about each image.")]

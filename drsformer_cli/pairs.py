@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from drsformer.errors import ImageError
 from drsformer.home import home
-from drsformer_cli.datasets import folder_names, plain
+from drsformer_cli.datasets import folder_names, normalized
 from drsformer_cli.errors import IMAGE_ERRORS, UsageError, reason
 from drsformer_cli.formats import FORMAT_OF_ENDING
 
@@ -110,7 +110,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 def is_role(folder: Path) -> bool:
     """Whether a folder's name says only that its images are rainy, or that they are clean."""
-    return plain(folder.name) in {plain(name) for name in (*RAINY_FOLDERS, *CLEAN_FOLDERS)}
+    return normalized(folder.name) in {normalized(name) for name in (*RAINY_FOLDERS, *CLEAN_FOLDERS)}
 
 
 def locate(dataset: Dataset, root: Path) -> Path | None:
@@ -119,7 +119,7 @@ def locate(dataset: Dataset, root: Path) -> Path | None:
     level = [root]
     for _ in range(_DEEPEST + 1):
         for folder in level:
-            if plain(folder.name) in wanted:
+            if normalized(folder.name) in wanted:
                 return folder
         level = [inner for folder in level for inner in _folders(folder)]
     return None
@@ -262,7 +262,7 @@ def _roles(folder: Path) -> tuple[Path, Path] | None:
     by_role: dict[bool, list[Path]] = {True: [], False: []}
     for inner in _folders(folder):
         for is_rainy, words in ((True, RAINY_FOLDERS), (False, CLEAN_FOLDERS)):
-            if plain(inner.name) in {plain(word) for word in words}:
+            if normalized(inner.name) in {normalized(word) for word in words}:
                 by_role[is_rainy].append(inner)
     rainy, clean = by_role[True], by_role[False]
     if len(rainy) == len(clean) == 1:
@@ -295,13 +295,15 @@ def _best(folder: Path, fits: Callable[[Path], bool], what: str) -> Path:
     level = [folder]
     for _ in range(_DEEPEST + 1):
         fitting = [place for place in level if fits(place)]
-        for_testing = [place for place in fitting if plain(place.name) in _TEST_FOLDERS]
+        for_testing = [place for place in fitting if normalized(place.name) in _TEST_FOLDERS]
         fitting = for_testing or fitting
         if len(fitting) > 1:
             raise UsageError(f"{folder}: several folders hold {what}; choose one: {', '.join(map(str, fitting))}")
         if fitting:
             return fitting[0]
-        level = [inner for place in level for inner in _folders(place) if not plain(inner.name).startswith("train")]
+        level = [
+            inner for place in level for inner in _folders(place) if not normalized(inner.name).startswith("train")
+        ]
     raise UsageError(
         f"{folder}: found no folder with {what}; expected {RAINY_FOLDERS[0]} and {CLEAN_FOLDERS[0]} "
         f"(or {', '.join(f'{a}/{b}' for a, b in zip(RAINY_FOLDERS[1:], CLEAN_FOLDERS[1:], strict=True))})"

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the command line in this process, images, checkpoints, and ../shared where it exists."""
+"""Fixtures of all tests: the command line in this process, images, checkpoints, and ../shared if it exists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TINY = DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), mefc=False)
 
 @dataclass
 class Answer:
-    """What a run of the command line gave."""
+    """The output and the exit code of a run of the command line."""
 
     code: int
     out: str
@@ -33,7 +33,7 @@ class Answer:
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch, tmp_path_factory):
-    """No setting or file of the machine that runs the tests reaches them, and no handler of theirs outlives them."""
+    """Isolate tests from settings and files of the machine, and remove signal and log handlers that they install."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for name in (
         *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NO_COLOR", "FORCE_COLOR"),
@@ -64,7 +64,7 @@ def run(monkeypatch, capfd):
 
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch):
-    """One thread in tests and the processes that they start: in networks so small, several only wait for each other."""
+    """Use one thread in tests and their processes: in networks that are so small, threads only wait for each other."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
@@ -92,7 +92,7 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def tiny_file(tiny, tmp_path_factory):
-    """Its checkpoint in the published format."""
+    """The checkpoint of the small network in the published format."""
     path = tmp_path_factory.mktemp("weights") / "tiny.pth"
     torch.save({"params": tiny.state_dict()}, path)
     return path
@@ -107,7 +107,7 @@ def home(monkeypatch, tmp_path):
 
 @pytest.fixture
 def published(monkeypatch, tiny_file):
-    """The row of rain200h, if it were the tiny network that the authors had published."""
+    """The row of rain200h, changed as if the authors had published the tiny network."""
     size = tiny_file.stat().st_size
     row = replace(zoo.MODELS["rain200h"], size=(size - 20_000, size + 20_000), variant="tiny")
     monkeypatch.setitem(PRESETS, "tiny", TINY)
@@ -117,7 +117,7 @@ def published(monkeypatch, tiny_file):
 
 @pytest.fixture
 def server(monkeypatch, tiny_file):
-    """A web server that hands out the tiny network, and a client that is quick to give up."""
+    """A web server that serves the tiny network, and a client with short timeouts."""
     monkeypatch.setattr(http, "BACK_OFF_SECONDS", 0)
     monkeypatch.setattr(http, "READ_SECONDS", 1)
     with serving() as server:

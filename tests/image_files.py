@@ -1,4 +1,4 @@
-"""Image files made byte by byte, and a reader of raw tags that shares nothing with the one under test."""
+"""Image files made byte by byte, and a reader of raw tags that is independent of the code under test."""
 
 import io
 import re
@@ -11,7 +11,7 @@ SUB = {0x8769: "Exif", 0x8825: "GPS", 0xA005: "Interop"}
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 WORDS = {3: 2, 4: 4, 5: 4, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8}
 MAKER_NOTE = b"Maker\0MM\0*" + bytes(range(90))
-THUMBNAIL = b"\xff\xd8 a picture in the rain \xff\xd9"
+THUMBNAIL = b"\xff\xd8 an image in the rain \xff\xd9"
 
 
 def saved(image, image_format, **options):
@@ -195,7 +195,7 @@ def exif_of(data):
 
 
 def with_exif(image, image_format, block):
-    """A file of that format that holds the block as it is."""
+    """A file of a format that holds the block unchanged."""
     if image_format == "PNG":
         return png(np.asarray(image), before=chunk(b"eXIf", block))
     if image_format == "JPEG":

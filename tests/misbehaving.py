@@ -22,7 +22,7 @@ QUOTA = (
 
 
 class Request(BaseHTTPRequestHandler):
-    """One request; its methods are what a fault is made of."""
+    """One request; faults are built from its methods."""
 
     protocol_version = "HTTP/1.1"
 
@@ -166,7 +166,7 @@ class Server(ThreadingHTTPServer):
         self.asked = []
 
     def handle_error(self, *_):
-        """Connections that the client gave up are no error here."""
+        """Ignore connections that the client closed."""
 
     @property
     def url(self):

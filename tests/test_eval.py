@@ -176,7 +176,11 @@ def test_an_interrupted_run_resumes(run, data):
         (["--dataset", "Rain200M"], 2, "did you mean Rain200L"),
         (["--dataset", "Rain200L"], 2, "--dataset Rain200L: not found in data"),
         (["--dataset", "Rain100L", "--model", "none.pth"], 4, "none.pth"),
-        (["--dataset", "Rain100L", "--model", "tiny.pth", "--model", "./tiny.pth"], 2, "--model: two are called"),
+        (
+            ["--dataset", "Rain100L", "--model", "tiny.pth", "--model", "./tiny.pth"],
+            2,
+            "--model: two models are called",
+        ),
         (["--results", "data/Rain100L/input", "--dataset", "Rain100L", "--model", "general"], 2, "leave out --model"),
         (["--dataset", "Rain100L", "--sheet", "sheet.gif"], 2, "unknown ending"),
         (["--dataset", "Rain100L", "--csv", "none/scores.csv"], 2, "the folder none does not exist"),

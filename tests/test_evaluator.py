@@ -206,7 +206,10 @@ def test_existing_results(pair):
     assert scores.values["psnr_input"] == psnr(photo(), photo(seed=1))
     assert score(given, Case("a", pair))[0].error == "no result of that name"
     Image.fromarray(photo(40, 55)).save("small.png")
-    assert "small.png is 55x40, the image 56x40" in score(given, Case("a", pair, Path("small.png")))[0].error
+    assert (
+        "small.png is 55x40, expected 56x40 as the rainy image"
+        in score(given, Case("a", pair, Path("small.png")))[0].error
+    )
 
 
 def test_results_and_clean_images_alone_know_no_input(pair):

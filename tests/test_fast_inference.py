@@ -7,7 +7,7 @@ from conftest import photo
 from test_model import FIXTURES, PARITY, case_model, seeded_weights
 
 from drsformer import DRSformer, DRSformerConfig, derain
-from drsformer.fast_inference import accelerate
+from drsformer.fast_inference import optimize_for_inference
 from drsformer.inference import pad_to_multiple
 
 
@@ -15,7 +15,7 @@ from drsformer.inference import pad_to_multiple
 def test_output_equals_the_authors(name):
     arrays = np.load(FIXTURES / f"{name}.npz")
     with torch.inference_mode():
-        output = accelerate(case_model(name))(torch.from_numpy(arrays["input"]))
+        output = optimize_for_inference(case_model(name))(torch.from_numpy(arrays["input"]))
     assert np.abs(output.numpy() - arrays["output"]).max() < 5e-6  # 0.8e-6 to 1.1e-6, by processor
 
 
@@ -41,7 +41,7 @@ def test_any_configuration_and_size(values, shape):
     multiple = model.config.size_multiple
     x = torch.rand(B, 3, multiple * rows, multiple * columns, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        assert (accelerate(model)(x) - model(x)).abs().max() < 3e-6
+        assert (optimize_for_inference(model)(x) - model(x)).abs().max() < 3e-6
 
 
 @pytest.mark.parametrize("stem", [1, 2, 4])
@@ -61,7 +61,7 @@ def test_images_of_odd_sizes(stem, size):
 
 def test_the_plain_network_is_left_alone(tiny):
     before = {key: tensor.clone() for key, tensor in tiny.state_dict().items()}
-    fast = accelerate(tiny)
+    fast = optimize_for_inference(tiny)
     for parameter in fast.parameters():
         parameter.data.zero_()
     assert all(torch.equal(tensor, before[key]) for key, tensor in tiny.state_dict().items())

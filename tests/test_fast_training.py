@@ -5,7 +5,7 @@ import torch
 from test_model import seeded_weights
 
 from drsformer import DRSformer, DRSformerConfig
-from drsformer.fast_training import DepthwiseConv2d, RearrangedMSFN, rearrange
+from drsformer.fast_training import DepthwiseConv2d, RearrangedMSFN, optimize_for_training
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_outputs_and_gradients_are_the_same(values):
     config = DRSformerConfig(**{"dim": 8, "num_blocks": (1, 1, 1, 2), **values})
     plain, rearranged = DRSformer(config).double(), DRSformer(config).double()
     plain.load_state_dict(seeded_weights(plain, 3))
-    rearrange(rearranged)
+    optimize_for_training(rearranged)
     rearranged.load_state_dict(plain.state_dict())
     for kind in (RearrangedMSFN, DepthwiseConv2d):
         assert any(isinstance(module, kind) for module in rearranged.modules())
@@ -42,7 +42,7 @@ def test_outputs_and_gradients_are_the_same(values):
 
 def test_half_precision_trains():
     network = DRSformer(DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), mefc=False))
-    rearrange(network)
+    optimize_for_training(network)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = network(torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
     output.float().square().sum().backward()

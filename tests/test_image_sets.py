@@ -54,7 +54,7 @@ def test_sizes_that_differ_are_problems_before_any_work():
     save("set/target/2.png")
     (images,) = request(datasets=["set"]).gather()
     assert names(images) == ["2"]
-    assert images.problems == ("1.png is 24x16 and 1.png is 16x24: one of them is turned",)
+    assert images.problems == ("1.png is 24x16 and 1.png is 16x24: one of them is rotated",)
 
 
 def test_a_folder_of_a_known_name_is_that_set_wherever_it_lies():

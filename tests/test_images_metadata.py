@@ -236,8 +236,8 @@ def test_what_xmp_promises_and_is_gone():
     ("tail", "note"),
     [
         (b"\0" * 100 + b"\r\n", None),
-        (b"\0\0\0\x18ftypmp42" + bytes(900), "video behind the image dropped"),
-        (b"SEFT and other data of a phone", "30 bytes behind the image dropped"),
+        (b"\0\0\0\x18ftypmp42" + bytes(900), "video after the image dropped"),
+        (b"SEFT and other data of a phone", "30 bytes after the image dropped"),
     ],
 )
 def test_what_lies_behind_a_jpeg(tail, note):
@@ -403,5 +403,5 @@ def test_content_credentials_do_not_outlive_the_rain():
     jpeg = saved(Image.fromarray(PIXELS), "JPEG", extra=b"\xff\xeb\0\x08JP\0\1abcd"[:10])
     for data in (jpeg, png(PIXELS, before=chunk(b"caBX", b"manifest"))):
         image = images.read(data)
-        assert image.notes == ("content credentials (C2PA) dropped: they are those of the rainy image",)
+        assert image.notes == ("content credentials (C2PA) dropped: they belong to the rainy image",)
         assert b"manifest" not in images.encode(image, "PNG")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from drsformer import memory
-from drsformer.fast_inference import accelerate
+from drsformer.fast_inference import optimize_for_inference
 from drsformer.memory import free_memory, is_out_of_memory, measure_bytes_per_pixel
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ def test_bytes_per_pixel_are_measured(general):
     measured = measure_bytes_per_pixel(general, CPU)
     # 2h = 170 channels at full resolution: the plain MSFN holds several such tensors of float32.
     assert 3 * 170 * 4 < measured < 10 * 170 * 4
-    assert measure_bytes_per_pixel(accelerate(general), CPU) < measured / 3
+    assert measure_bytes_per_pixel(optimize_for_inference(general), CPU) < measured / 3
     assert measured > 2 * measure_bytes_per_pixel(nn.Identity(), CPU)
 
 

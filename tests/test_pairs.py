@@ -78,7 +78,7 @@ def test_one_rule_for_all_so_that_no_image_gets_a_stranger():
 def test_ambiguous_partners_are_named_not_chosen():
     found = pairs.pair([Path("1.png"), Path("2.png")], [Path("1.png"), Path("1.jpg"), Path("2.png")])
     assert names_of(found) == [("2.png", "2.png")]
-    assert found.problems == ["1.png: 2 partners fit: 1.png, 1.jpg"]
+    assert found.problems == ["1.png: 2 possible partners: 1.png, 1.jpg"]
 
 
 def test_equal_stems_keep_their_endings_in_their_names():
@@ -164,7 +164,7 @@ def test_turned_and_differing_images_are_named_and_never_resized():
     save("turned.png", photo(56, 40))
     save("other.png", photo(40, 57))
     Path("broken.png").write_bytes(b"text")
-    cases = {"turned.png": "turned", "other.png": "sizes differ", "broken.png": "not an image", "none.png": "No such"}
+    cases = {"turned.png": "rotated", "other.png": "sizes differ", "broken.png": "not an image", "none.png": "No such"}
     for name, message in cases.items():
         pair = pairs.Pair("a", Path("a.png"), Path(name))
         assert message in pairs.size_problems([pair])[pair]

@@ -77,7 +77,7 @@ def test_compare_has_a_name_of_its_own(tree):
     ("inputs", "options", "message"),
     [
         (["none.jpg"], {}, "none.jpg: no such file or folder"),
-        (["*.gif"], {}, r"\*.gif: matches nothing"),
+        (["*.gif"], {}, r"\*.gif: no matching files"),
         (["out"], {}, "no images in out"),
         (["a.jpg"], {"output": "x.gif"}, "unknown ending .gif"),
         (["a.jpg"], {"output": "x.png", "image_format": "jpg"}, "contradict each other"),
@@ -90,7 +90,7 @@ def test_compare_has_a_name_of_its_own(tree):
         (["a.jpg"], {"output": "a.jpg", "overwrite": True}, "is an input"),
         (["a.jpg"], {"output": "b.png"}, "output exists: b.png"),
         (["a.jpg"], {"overwrite": True, "skip_existing": True}, "exclude each other"),
-        (["-", "a.jpg"], {}, "stands for one image"),
+        (["-", "a.jpg"], {}, "is one image from stdin"),
         (["in"], {"output": "-"}, "is a folder"),
         (["-"], {"output": "out"}, "needs a file name"),
         (["-"], {"compare": True}, "--compare needs an output file"),

@@ -126,7 +126,7 @@ def test_mistakes_travel_among_processes():
 def test_dump_is_read_back():
     street = Street('a "name"\n\\é', {"t o m": Cat("cat", 3), "rex": Dog("dog", ("sit", "roll"))}, House(2), limit=1e-9)
     street = replace(street, trees=(Tree(3), Tree()), ages={"x y": 4})
-    text = toml_config.dump(toml_config.plain(street))
+    text = toml_config.dump(toml_config.as_tables(street))
     assert parse(text) == street
 
 
@@ -144,7 +144,7 @@ def test_tables_are_merged_unless_they_are_of_another_kind():
 
 
 def test_differences_name_what_changed():
-    old, new = toml_config.plain(Street("a")), toml_config.plain(Street("b", limit=2.0))
+    old, new = toml_config.as_tables(Street("a")), toml_config.as_tables(Street("b", limit=2.0))
     assert toml_config.differences(old, new) == ['name: "a" -> "b"', "limit: null -> 2.0"]
 
 

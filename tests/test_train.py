@@ -146,7 +146,7 @@ def test_resumed_is_bit_for_bit_uninterrupted(run, folder):
     ]
     settings = [part for setting in settings for part in ("--set", setting)]
     assert run("train", "-c", "run.toml", "-o", "whole", *settings).code == 0
-    real = loop.Step.__call__
+    real = loop.TrainerStep.__call__
 
     def interrupted(self, step, batch):
         if step == 10:
@@ -154,7 +154,7 @@ def test_resumed_is_bit_for_bit_uninterrupted(run, folder):
         return real(self, step, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Step, "__call__", interrupted)
+        patch.setattr(loop.TrainerStep, "__call__", interrupted)
         assert train(run, *settings).code == 130
     assert checkpoints()[-1] == "step_00000010.pth"
     answer = run("train", "-o", "out", "--resume")  # the configuration is the run's own
@@ -300,12 +300,12 @@ def test_wrong_usage(run, folder):
 def test_a_run_is_never_overwritten(run, folder):
     assert train(run, "--set", "training.steps=1").code == 0
     answer = train(run)
-    assert (answer.code, answer.err) == (2, "drsformer: --output out: holds a run already; --resume continues it\n")
+    assert (answer.code, answer.err) == (2, "drsformer: --output out: already holds a run; --resume resumes it\n")
 
 
 def break_at(monkeypatch, step, change):
     """Change the network after a step."""
-    real = loop.Step.__call__
+    real = loop.TrainerStep.__call__
 
     def broken(self, number, batch):
         loss = real(self, number, batch)
@@ -314,7 +314,7 @@ def break_at(monkeypatch, step, change):
                 change(self.state.model)
         return loss
 
-    monkeypatch.setattr(loop.Step, "__call__", broken)
+    monkeypatch.setattr(loop.TrainerStep, "__call__", broken)
 
 
 def test_nan_stops_before_it_is_saved(run, folder, monkeypatch):

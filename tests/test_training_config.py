@@ -131,7 +131,7 @@ def test_patches_fit_the_stem():
         (["model.stem=2.0"], "model.stem: expected an integer"),
         (["model.grow=true"], "model.grow: expected weights to grow from"),
         (["model.dim=7"], "model.dim must be an even integer"),
-        (["model.ablation.top_k=[0]"], "model.ablation.top_k must be shares above 0"),
+        (["model.ablation.top_k=[0]"], "model.ablation.top_k must be numbers above 0"),
         (["training.lr=1e-7"], "training.final_lr: expected at most lr"),
         (["training.accumulate=3"], "training.accumulate: expected a divisor of batch"),
         (["data.sources.light.vary.gain=[2, 1]"], "data.sources.light.vary.gain: expected a list of 2 numbers"),

@@ -11,10 +11,10 @@ from drsformer_cli.errors import UsageError
 from drsformer_cli.ranks import Ranks
 from drsformer_cli.training import optimizers
 from drsformer_cli.training.config import Config, DataSection, ModelSection, TrainingSection
-from drsformer_cli.training.loop import Step, _judge_losses, criterion
+from drsformer_cli.training.loop import TrainerStep, _judge_losses, criterion
 from drsformer_cli.training.optimizers import ADAMW_RMS, Muon, make_optimizers
 from drsformer_cli.training.state import make_state
-from drsformer_cli.training.toml_config import plain
+from drsformer_cli.training.toml_config import as_tables
 
 TINY = {"preset": "small", "dim": 8}
 
@@ -96,7 +96,7 @@ def test_all_optimizers_wait_where_one_overflows():
     config = configuration(TINY, optimizer="muon", lr=0.01)
     begun = make_state(config, CPU)
     begun.scaler = torch.amp.GradScaler("cpu", enabled=True)  # as with fp16
-    step = Step(config, begun, CPU, Ranks())
+    step = TrainerStep(config, begun, CPU, Ranks())
     batch = np.random.default_rng(0).integers(0, 256, (1, 2, 16, 16, 3), np.uint8)
     before = [parameter.detach().clone() for parameter in begun.model.parameters()]
     broken = begun.model.output.weight.register_hook(lambda gradient: gradient * math.nan)
@@ -111,7 +111,7 @@ def test_all_optimizers_wait_where_one_overflows():
 def test_the_mean_of_another_loss_is_forgotten():
     begun = state(TINY)
     begun.step, begun.loss, begun.loss_name, begun.lowest_loss = 7, 0.2, "l1", 0.1
-    content = begun.content(plain(configuration(TINY)))
+    content = begun.content(as_tables(configuration(TINY)))
     for loss, expected in (("l1", 0.98 * 0.2 + 0.02 * 0.3), ("rmse", 0.3)):
         config = configuration(TINY, loss=loss)
         resumed = make_state(config, CPU, content)
@@ -123,7 +123,7 @@ def test_the_mean_of_another_loss_is_forgotten():
 
 def test_checkpoints_from_before_the_stem_resume():
     run = configuration(TINY)
-    content = make_state(run, CPU).content(plain(run))
+    content = make_state(run, CPU).content(as_tables(run))
     del content["config"]["stem"]
     make_state(run, CPU, content)
     with pytest.raises(UsageError, match=r"another network: config\.stem: 1 -> 2"):

@@ -45,17 +45,17 @@ def derain(
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Search folders to any depth and mirror their tree.")
     ] = False,
-    model: options.Model = zoo.DEFAULT,
-    tile: options.Tile = "auto",
-    overlap: options.Overlap = None,
-    device: options.Device = "auto",
-    precision: options.Precision = "auto",
-    threads: options.Threads = None,
+    model: options.ModelOption = zoo.DEFAULT_MODEL,
+    tile: options.TileOption = "auto",
+    overlap: options.OverlapOption = None,
+    device: options.DeviceOption = "auto",
+    precision: options.PrecisionOption = "auto",
+    threads: options.ThreadsOption = None,
     strength: Annotated[
         float,
         typer.Option(min=0, max=1, metavar="0..1", help="Blend with the input: 0 keeps it, 1 is the full effect."),
     ] = 1.0,
-    tta: options.Tta = False,
+    tta: options.TtaOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Skip images whose output exists.")] = False,
     image_format: Annotated[
@@ -80,8 +80,8 @@ def derain(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the inputs and outputs, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each image on stdout.")] = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Remove the rain from images.
 
@@ -253,6 +253,6 @@ class _Reporter:
             console.error(f"{name}: {text}")
         if unchanged and not self.quiet:
             console.say(
-                f"hardly changed (less than {HARDLY_CHANGED} of 255 on average): {console.some(unchanged)}. "
+                f"hardly changed (less than {HARDLY_CHANGED} of 255 on average): {console.first_three(unchanged)}. "
                 f"Either there is no rain, or the model {self.model!r} does not suit it: try another --model."
             )

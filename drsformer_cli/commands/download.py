@@ -27,7 +27,7 @@ def download(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]...",
-            help=f"{', '.join(zoo.MODELS)}, or {zoo.METRICS}: the parameter files of NIQE and BRISQUE.",
+            help=f"{', '.join(zoo.MODELS)}, or {zoo.ALL_METRICS}: the parameter files of NIQE and BRISQUE.",
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Use all names.")] = False,
@@ -48,7 +48,7 @@ def download(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each name on stdout.")] = False,
-    quiet: options.Quiet = False,
+    quiet: options.QuietOption = False,
 ) -> None:
     """Download published checkpoints, verify them and keep them in a cache.
 
@@ -61,7 +61,7 @@ def download(
     """
     if sum((listing, verify, remove, file is not None)) > 1:
         raise UsageError("--list, --verify, --remove and --from: expected one of them")
-    every = zoo.rows([*zoo.MODELS, zoo.METRICS])
+    every = zoo.rows([*zoo.MODELS, zoo.ALL_METRICS])
     if listing:
         _list(zoo.rows(names) if names else every, as_json=as_json)
         return

@@ -39,7 +39,7 @@ def evaluate(
             f"Data sets: {', '.join(DATASETS)}.",
         ),
     ] = None,
-    model: options.Models = None,
+    model: options.ModelsOption = None,
     root: Annotated[
         Path | None,
         typer.Option(
@@ -95,15 +95,15 @@ def evaluate(
             "--overwrite", help="Replace existing --csv and --sheet files, and any images in the way of --save."
         ),
     ] = False,
-    tile: options.Tile = "auto",
-    overlap: options.Overlap = None,
-    device: options.Device = "auto",
-    precision: options.Precision = "auto",
-    threads: options.Threads = None,
-    tta: options.Tta = False,
+    tile: options.TileOption = "auto",
+    overlap: options.OverlapOption = None,
+    device: options.DeviceOption = "auto",
+    precision: options.PrecisionOption = "auto",
+    threads: options.ThreadsOption = None,
+    tta: options.TtaOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")] = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
 ) -> None:
     """Measure how well rain is removed: PSNR and SSIM against clean images, NIQE and BRISQUE without them.
 
@@ -116,7 +116,7 @@ def evaluate(
     """
     if results and model:
         raise UsageError("--results: scores existing images; leave out --model")
-    models = [] if results else model or [zoo.DEFAULT]
+    models = [] if results else model or [zoo.DEFAULT_MODEL]
     request = Request(
         datasets=dataset or [],
         real=real or [],

@@ -13,7 +13,7 @@ from drsformer_cli.errors import ExitCode, UsageError, exit_code
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
-    from drsformer_cli.training.launch import Plan, StageTrial
+    from drsformer_cli.training.launch import StageTrial, TrainingPlan
     from drsformer_cli.training.run_data import Data
 
 _MOST_PROBLEMS = 20  # unusable files that are listed
@@ -36,8 +36,8 @@ def train(
         bool,
         typer.Option("--resume", help="Continue from the latest checkpoint in --output."),
     ] = False,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
+    device: options.DeviceOption = "auto",
+    threads: options.ThreadsOption = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the configuration. Repeat for several."),
@@ -119,7 +119,7 @@ def _listed(error: DRSformerError) -> DRSformerError:
     return UsageError(f"{error.source}: {len(error.mistakes)} mistakes")
 
 
-def _say_data(plan: Plan, data: Data) -> None:
+def _say_data(plan: TrainingPlan, data: Data) -> None:
     for note in [*plan.notes, *data.notes]:
         console.say(note)
     console.errors("left out", data.problems, _MOST_PROBLEMS)
@@ -129,7 +129,7 @@ def _say_data(plan: Plan, data: Data) -> None:
         console.say(f"{len(data.validation)} images to validate on")
 
 
-def _say_trials(plan: Plan, parameters: int, trials: list[StageTrial]) -> None:
+def _say_trials(plan: TrainingPlan, parameters: int, trials: list[StageTrial]) -> None:
     for trial in trials:
         console.say(
             f"from step {trial.step}: {trial.batch}; a step takes {trial.seconds:.2f} s and {trial.megabytes:.0f} MB, "

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import requests
 
-    Progress = Callable[[int, int | None], None]
+    ProgressCallback = Callable[[int, int | None], None]
 
 DRIVE = "https://drive.usercontent.google.com/download"
 """Address of downloads from Google Drive."""
@@ -139,7 +139,7 @@ class _TemporaryError(Exception):
         self.wait = wait
 
 
-def download(url: str, part: PartialFile, size: tuple[int, int], progress: Progress) -> None:
+def download(url: str, part: PartialFile, size: tuple[int, int], progress: ProgressCallback) -> None:
     """Download into `part`, resuming from what it holds. The caller verifies the file.
 
     Plain http is used only if `url` begins with it. Proxies are those of the environment.
@@ -170,7 +170,7 @@ def download(url: str, part: PartialFile, size: tuple[int, int], progress: Progr
             return
 
 
-def _attempt(url: str, part: PartialFile, size: tuple[int, int], progress: Progress) -> None:
+def _attempt(url: str, part: PartialFile, size: tuple[int, int], progress: ProgressCallback) -> None:
     """Send one request and save the response."""
     version = part.version(without_secrets(url))
     offset = part.size if version else 0
@@ -206,7 +206,7 @@ def _write(
     offset: int,
     total: int | None,
     size: tuple[int, int],
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> None:
     try:
         with part.path.open("ab") as file:

@@ -51,7 +51,7 @@ class PublishedModel(PublishedFile):
         return self.bundled or super().path
 
 
-DEFAULT = "general"
+DEFAULT_MODEL = "general"
 
 _PAPER = "https://arxiv.org/abs/2303.11950"
 
@@ -148,7 +148,7 @@ PARAMETER_FILES: Mapping[str, PublishedFile] = MappingProxyType(
 )
 """The parameter files of NIQE and BRISQUE by file name."""
 
-METRICS = "metrics"
+ALL_METRICS = "metrics"
 """The name for all parameter files in `drsformer download`."""
 
 
@@ -225,7 +225,7 @@ def rows(names: list[str]) -> list[PublishedFile]:
         DownloadError: A name is unknown.
     """
     known: dict[str, list[PublishedFile]] = {name: [row] for name, row in {**MODELS, **PARAMETER_FILES}.items()}
-    known[METRICS] = list(PARAMETER_FILES.values())
+    known[ALL_METRICS] = list(PARAMETER_FILES.values())
     for name in names:
         if name not in known:
             raise DownloadError(f"{name}: no model of that name; {_suggestion(name, known)}")

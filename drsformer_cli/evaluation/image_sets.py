@@ -214,7 +214,7 @@ class Request:
         protocol = self.protocol or (dataset.protocol if dataset else default)
         warnings = [] if dataset is None else [*self._doubts(dataset, good, protocol)]
         if found.unused:
-            unused = console.some([path.name for path in found.unused])
+            unused = console.first_three([path.name for path in found.unused])
             warnings.append(f"clean images without a rainy one: {unused}")
         cases = [Case(pair.name, pair, result_of.get(pair.rainy), has_input=not alone) for pair in good]
         total = dataset.count if dataset else len(found.pairs) + len(found.problems)
@@ -224,7 +224,7 @@ class Request:
         """Why scores on a known data set may not be comparable."""
         if len(found) != dataset.count:
             numbers = [str(number) for number in pairs.missing_numbers(dataset, found)]
-            missing = f", missing {console.some(numbers)}" if numbers else ""
+            missing = f", missing {console.first_three(numbers)}" if numbers else ""
             yield f"{len(found)} of {dataset.count} pairs found{missing}"
         if protocol != dataset.protocol:
             yield f"papers report {dataset.protocol} on it, not {protocol}"
@@ -268,7 +268,7 @@ def with_training_warnings(image_set: ImageSet, model: str, uses: Sequence[Train
         ]
         if seen:
             number = f"at most {use.most}" if 0 < use.most < len(seen) else f"{len(seen)}"
-            warnings.append(f"{model} was {use.verb} {number} of these images: {console.some(seen)}")
+            warnings.append(f"{model} was {use.verb} {number} of these images: {console.first_three(seen)}")
     return replace(image_set, warnings=tuple(warnings))
 
 

@@ -185,7 +185,7 @@ def _exceptions(of_set: Sequence[SetScores]) -> Iterator[str]:
         for metric in scores.image_set.metrics:
             undefined = [score.name for score in scores.scored if math.isnan(score.values.get(metric.name, 0.0))]
             if undefined:
-                yield f"{name}: no {metric.title} for {console.some(undefined)} (too small, or of one color)"
+                yield f"{name}: no {metric.title} for {console.first_three(undefined)} (too small, or of one color)"
 
 
 def _reported(image_set: ImageSet) -> list[tuple[str, dict[str, float | None]]]:

@@ -14,7 +14,7 @@ from drsformer_cli.errors import ExitCode, UsageError, reason
 from drsformer_cli.training import loop, run_data, toml_config
 from drsformer_cli.training.config import Config, load
 from drsformer_cli.training.report import write_image
-from drsformer_cli.training.run_folder import CONFIG, RunFolder
+from drsformer_cli.training.run_folder import CONFIG_FILE, RunFolder
 from drsformer_cli.training.state import make_state
 from drsformer_cli.training.toml_config import MistakesError
 
@@ -34,7 +34,7 @@ _PER_ROW = 4
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A run that is ready to start.
 
     Attributes:
@@ -75,7 +75,7 @@ class StageTrial:
 
 def plan(
     name: str | None, output: Path | None, settings: Sequence[str], processes: int, *, resume: bool, check: bool
-) -> Plan:
+) -> TrainingPlan:
     """Read the configuration and check the folder; nothing is written.
 
     Args:
@@ -97,7 +97,7 @@ def plan(
                 f"--config is missing: expected a TOML file or one of {', '.join(recipes.NAMES)}; "
                 "with --resume, it is read from --output"
             )
-        name = str(output / CONFIG)
+        name = str(output / CONFIG_FILE)
     try:
         config = load(name, list(settings))
     except MistakesError as error:
@@ -121,10 +121,10 @@ def plan(
             f"training.constant ({config.training.constant}) is not below training.steps ({config.training.steps}): "
             "the learning rate will not fall"
         )
-    return Plan(name, config, folder, resume, notes)
+    return TrainingPlan(name, config, folder, resume, notes)
 
 
-def read_data(plan: Plan, progress: Callable[[int, int], None]) -> Data:
+def read_data(plan: TrainingPlan, progress: Callable[[int, int], None]) -> Data:
     """Find, check and decode the images; `progress(done, total)` is called after each.
 
     Raises:
@@ -134,7 +134,7 @@ def read_data(plan: Plan, progress: Callable[[int, int], None]) -> Data:
     return run_data.load(plan.config, plan.name, progress)
 
 
-def train(plan: Plan, data: Data, device: torch.device, ranks: Ranks, say: Callable[[str], None]) -> ExitCode:
+def train(plan: TrainingPlan, data: Data, device: torch.device, ranks: Ranks, say: Callable[[str], None]) -> ExitCode:
     """Train to the last step, or until asked to stop.
 
     Args:
@@ -156,15 +156,15 @@ def train(plan: Plan, data: Data, device: torch.device, ranks: Ranks, say: Calla
         ranks.on_rank_0(lambda: stack.enter_context(folder.alone()))
         if ranks.is_rank_0:
             say(f"{loop.describe_batch(config, state.step + 1, ranks)}, on {device}")
-            before = resumed["training"]["run"] if resumed else toml_config.plain(config)
-            for change in toml_config.differences(before, toml_config.plain(config)):
+            before = resumed["training"]["run"] if resumed else toml_config.as_tables(config)
+            for change in toml_config.differences(before, toml_config.as_tables(config)):
                 say(f"changed since the checkpoint: {change}")
         code = loop.train(config, data, folder, device, ranks, state)
     ranks.close()
     return code
 
 
-def try_steps(plan: Plan, data: Data, device: torch.device, ranks: Ranks) -> tuple[int, list[StageTrial]]:
+def try_steps(plan: TrainingPlan, data: Data, device: torch.device, ranks: Ranks) -> tuple[int, list[StageTrial]]:
     """Try two steps of each stage and write a sheet of samples.
 
     Returns:
@@ -176,7 +176,7 @@ def try_steps(plan: Plan, data: Data, device: torch.device, ranks: Ranks) -> tup
     config = plan.config
     with _out_of_memory_explained(device):
         state = make_state(config, device)
-        make_step, throughput = loop.Step(config, state, device, ranks), loop.Throughput(device)
+        make_step, throughput = loop.TrainerStep(config, state, device, ranks), loop.Throughput(device)
         trials = []
         firsts = config.stage_steps()
         for first, end in zip(firsts, [*firsts[1:], config.training.steps + 1], strict=True):

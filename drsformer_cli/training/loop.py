@@ -20,7 +20,7 @@ from drsformer_cli import console
 from drsformer_cli.errors import ExitCode, reason
 from drsformer_cli.training import toml_config
 from drsformer_cli.training.report import TrainingLog
-from drsformer_cli.training.run_folder import BEST
+from drsformer_cli.training.run_folder import BEST_FILE
 from drsformer_cli.training.schedule import learning_rate
 from drsformer_cli.training.validation import validate
 
@@ -70,9 +70,9 @@ def train(  # noqa: C901 - the loop should read from top to bottom
             written.
     """
     validation, output = config.validation, config.output
-    make_step = Step(config, state, device, ranks)
+    make_step = TrainerStep(config, state, device, ranks)
     if ranks.is_rank_0:
-        folder.write_config(toml_config.plain(config))
+        folder.write_config(toml_config.as_tables(config))
     log = TrainingLog(folder.path, state.step) if ranks.is_rank_0 else None
     losses: list[Tensor] = []
     throughput = Throughput(device)
@@ -118,7 +118,7 @@ def train(  # noqa: C901 - the loop should read from top to bottom
     return ExitCode.DONE
 
 
-class Step:
+class TrainerStep:
     """Runs a trainer step on this process's share of a batch."""
 
     def __init__(self, config: Config, state: State, device: torch.device, ranks: Ranks) -> None:
@@ -286,11 +286,11 @@ def _keep_if_best(
         f"{', the best so far' if best else ''}"
     )
     if best:
-        about = {"step": state.step, "psnr": row["psnr"], "run": toml_config.plain(config)}
+        about = {"step": state.step, "psnr": row["psnr"], "run": toml_config.as_tables(config)}
         try:
-            save_checkpoint(state.result, folder.path / BEST, half=config.output.half, training=about)
+            save_checkpoint(state.result, folder.path / BEST_FILE, half=config.output.half, training=about)
         except OSError as error:
-            console.error(f"{folder.path / BEST}: not saved: {reason(error)}; the previous one is kept")
+            console.error(f"{folder.path / BEST_FILE}: not saved: {reason(error)}; the previous one is kept")
         else:
             state.best = row["psnr"]
 
@@ -306,7 +306,7 @@ def _save(state: State, config: Config, folder: RunFolder, ranks: Ranks, *, must
     if not ranks.is_rank_0:
         return
     try:
-        folder.save(state.step, state.content(toml_config.plain(config)), config.output.keep)
+        folder.save(state.step, state.content(toml_config.as_tables(config)), config.output.keep)
     except OSError as error:
         message = f"{folder.path}: checkpoint of step {state.step} not saved: {reason(error)}; earlier ones are kept"
         if must:

@@ -12,7 +12,7 @@ import numpy as np
 from drsformer.files import atomic_write
 from drsformer_cli import console, images, sheet
 from drsformer_cli.errors import reason
-from drsformer_cli.training.run_folder import METRICS
+from drsformer_cli.training.run_folder import METRICS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-CURVES = "curves.png"
+CURVES_FILE = "curves.png"
 
 _PANEL = (640, 240)  # width and height of a curve's panel
 
@@ -48,7 +48,7 @@ class TrainingLog:
     def __init__(self, folder: Path, step: int) -> None:
         self._folder = folder
         self._warned = False
-        self.rows = _rows_until(folder / METRICS, step)
+        self.rows = _rows_until(folder / METRICS_FILE, step)
         self._attempt(self._rewrite)
         self._board = _tensorboard(folder)
 
@@ -63,7 +63,7 @@ class TrainingLog:
 
     def write_images(self, step: int, shown: Sequence[Pixels]) -> None:
         """Write the curves, and the images of a validation."""
-        self._attempt(lambda: write_image(_curves(self.rows), self._folder / CURVES))
+        self._attempt(lambda: write_image(_curves(self.rows), self._folder / CURVES_FILE))
         if shown:
             path = self._folder / "validation" / f"step_{step:08d}.png"
             self._attempt(lambda: write_image(sheet.stack(shown), path))
@@ -74,11 +74,11 @@ class TrainingLog:
             self._board.close()
 
     def _rewrite(self) -> None:
-        with atomic_write(self._folder / METRICS) as file:
+        with atomic_write(self._folder / METRICS_FILE) as file:
             file.writelines(f"{json.dumps(row)}\n".encode() for row in self.rows)
 
     def _append(self, row: Row) -> None:
-        with (self._folder / METRICS).open("a") as file:
+        with (self._folder / METRICS_FILE).open("a") as file:
             file.write(f"{json.dumps(row)}\n")
 
     def _attempt(self, write: Any) -> None:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""Everything that a run reads: its files found and checked, what is held out, and the images to validate on."""
+"""The data of a run: find and check its files, hold out images for validation, and make the validation images."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Found:
+class RunFiles:
     """The files of a run by the name of their source or validation set."""
 
     sources: dict[str, Files]
@@ -75,7 +75,7 @@ class Found:
     findings: Findings
 
 
-def find(config: Config) -> Found:
+def find(config: Config) -> RunFiles:
     """Find the files of a configuration; missing and empty folders are added to the mistakes."""
     findings = Findings(config.data.clean)
     sources = config.data.sources
@@ -92,7 +92,7 @@ def find(config: Config) -> Found:
         validation[name] = Files(_spread(pairs, most))
     findings.mistakes[:] = dict.fromkeys(findings.mistakes)  # several sources may use the same folder
     findings.notes[:] = dict.fromkeys(findings.notes)
-    return Found({name: files[name] for name in sources}, validation, findings)
+    return RunFiles({name: files[name] for name in sources}, validation, findings)
 
 
 def load(config: Config, name: str, progress: Callable[[int, int], None]) -> Data:
@@ -141,7 +141,9 @@ def _samplers(files: dict[str, Files], config: Config, cache: ImageCache) -> dic
     }
 
 
-def _unusable(found: Found, config: Config, cache: ImageCache, progress: Callable[[int, int], None]) -> set[CleanImage]:
+def _unusable(
+    found: RunFiles, config: Config, cache: ImageCache, progress: Callable[[int, int], None]
+) -> set[CleanImage]:
     """Check each file once; returns those that cannot be used, and adds the reasons to the problems."""
     checks: dict[CleanImage, Callable[[], object]] = {}
     for files in found.sources.values():

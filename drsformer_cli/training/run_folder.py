@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-CONFIG = "config.toml"
-BEST = "best.pth"
-METRICS = "metrics.jsonl"
+CONFIG_FILE = "config.toml"
+BEST_FILE = "best.pth"
+METRICS_FILE = "metrics.jsonl"
 
 _LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.part")  # of `atomic_write`, when it was killed
 
@@ -57,7 +57,7 @@ class RunFolder:
             names = {path.name for path in existing.iterdir() if not path.name.startswith(".")}
         except OSError as error:
             raise UsageError(f"--output {self.path}: cannot write there: {error.strerror}") from None
-        if existing == self.path and names and not names & {CONFIG, *known}:
+        if existing == self.path and names and not names & {CONFIG_FILE, *known}:
             raise UsageError(f"--output {self.path}: holds other files; expected a new folder, or that of a run")
 
     @contextlib.contextmanager
@@ -87,7 +87,7 @@ class RunFolder:
 
     def write_config(self, table: dict[str, Any]) -> None:
         """Write the resolved configuration."""
-        with atomic_write(self.path / CONFIG) as file:
+        with atomic_write(self.path / CONFIG_FILE) as file:
             file.write(toml_config.dump(table).encode())
 
     def save(self, step: int, content: dict[str, Any], keep: int) -> Path:

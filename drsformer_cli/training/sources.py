@@ -20,7 +20,7 @@ from drsformer_cli.errors import UsageError
 from drsformer_cli.pairs import find_pairs, image_files
 from drsformer_cli.training import rain
 from drsformer_cli.training.rain import LayerRanges, RainRanges
-from drsformer_cli.training.run_folder import METRICS
+from drsformer_cli.training.run_folder import METRICS_FILE
 from drsformer_cli.training.toml_config import Limits
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ class Findings:
             self.mistakes.append(f"{key}: no pairs in {folder}")
         self.problems += [f"{folder}: {problem}" for problem in result.problems]
         if result.unused:
-            names = console.some([path.name for path in result.unused])
+            names = console.first_three([path.name for path in result.unused])
             self.notes.append(f"{key}: clean images without a rainy one: {names}")
         return result.pairs
 
@@ -347,6 +347,6 @@ def _images_below(root: Path) -> list[Path]:
     """Images in a folder at any depth; hidden folders and the folders of training runs are skipped."""
     below = sorted(inner for inner in root.rglob("*") if inner.is_dir())
     shown = [inner for inner in below if not any(part.startswith(".") for part in inner.relative_to(root).parts)]
-    of_runs = [place for place in (root, *below) if (place / METRICS).exists()]
+    of_runs = [place for place in (root, *below) if (place / METRICS_FILE).exists()]
     places = [place for place in (root, *shown) if not any(place.is_relative_to(run) for run in of_runs)]
     return [file for place in places for file in image_files(place)]

@@ -15,7 +15,7 @@ from drsformer.ablations import build
 from drsformer.checkpoint import describe
 from drsformer.config import DRSformerConfig
 from drsformer.errors import CheckpointError
-from drsformer.fast_training import rearrange
+from drsformer.fast_training import optimize_for_training
 from drsformer.inference import half_precision
 from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import UsageError
@@ -138,7 +138,7 @@ def make_state(config: Config, device: torch.device, resumed: dict[str, Any] | N
         _start(model, section)
     model.to(device)
     if device.type == "cpu":
-        rearrange(model)
+        optimize_for_training(model)
     else:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch's annotations lack
     training = config.training

@@ -263,14 +263,14 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def plain(value: object) -> Any:  # noqa: ANN401 - tables, lists and scalars, as JSON has them
+def as_tables(value: object) -> Any:  # noqa: ANN401 - tables, lists and scalars, as JSON has them
     """A configuration as tables, lists and scalars; values of None are omitted."""
     if dataclasses.is_dataclass(value):
         named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {name: plain(item) for name, item in named.items() if item is not None}
+        return {name: as_tables(item) for name, item in named.items() if item is not None}
     if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, tuple) else value
+        return {name: as_tables(item) for name, item in value.items()}
+    return [as_tables(item) for item in value] if isinstance(value, tuple) else value
 
 
 def dump(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> str:

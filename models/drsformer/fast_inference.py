@@ -1,4 +1,4 @@
-"""The same network rearranged for speed and memory on a CPU: `accelerate(model)`. Inference in float32 only.
+"""The network rearranged for speed and memory on a CPU: `optimize_for_inference(model)`. Inference in float32 only.
 
 For the definition of the network, read `model.py`; this file computes the same function from the same weights, up to
 rounding.
@@ -51,7 +51,7 @@ HALVINGS = {
 """How often H and W are halved before each group of blocks, not counting the stem."""
 
 
-def accelerate(model: DRSformer) -> DRSformer:
+def optimize_for_inference(model: DRSformer) -> DRSformer:
     """A network that computes the same function, up to rounding, from copies of the current weights.
 
     Args:

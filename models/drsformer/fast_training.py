@@ -1,4 +1,4 @@
-"""The same network rearranged for training on a CPU: `rearrange(model)`. Differentiable, same parameters, same keys.
+"""The network rearranged for training on a CPU: `optimize_for_training(model)`. Same function, parameters and keys.
 
 For the definition of the network, read `model.py`. Here everything is channels-last, and:
 
@@ -25,7 +25,7 @@ from torch.nn.grad import conv2d_weight
 from drsformer.model import MSFN, DRSformer
 
 
-def rearrange(model: DRSformer) -> None:
+def optimize_for_training(model: DRSformer) -> None:
     """Make a network train faster on a CPU; outputs and gradients stay the same up to rounding."""
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # which torch's annotations lack
     for module in model.modules():

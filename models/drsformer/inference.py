@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from drsformer.config import SIZE_MULTIPLE, DRSformerConfig
 from drsformer.errors import ConfigError, DeviceError, ImageError
-from drsformer.fast_inference import accelerate
+from drsformer.fast_inference import optimize_for_inference
 from drsformer.images import luma
 from drsformer.memory import free_memory, is_out_of_memory, kept_memory, measure_bytes_per_pixel
 from drsformer.model import DRSformer
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    ImageArray = NDArray[Any]  # uint8, uint16 or float32
+    from drsformer.images import ImageArray
+
     FloatArray = NDArray[np.float32]
 
 TileSize = int | Literal["auto"] | None
@@ -142,7 +143,7 @@ class Restorer:
         self._half = half_precision(precision, self.device)
         # The fast network is measured only on CPUs, and does not include the changes of subclasses.
         faster = type(model) is DRSformer and self.device.type == "cpu" and self._half is None
-        self._network = accelerate(cast("DRSformer", model)) if faster else model
+        self._network = optimize_for_inference(cast("DRSformer", model)) if faster else model
         self._largest_tile: int | None = None  # set when the device runs out of memory
         self._bytes_per_pixel: float | None = None
         self._said: set[str] = set()

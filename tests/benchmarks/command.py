@@ -2,7 +2,7 @@
 
     python tests/benchmarks/command.py [MEGAPIXELS ...]
 
-Without sizes: 1, 12 and 50 megapixels; minutes. Cost per megapixel shall not grow with the image.
+Default: 1, 12 and 50 megapixels, which take minutes. The time per megapixel should not grow with the image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SIZES = (1, 12, 50)
 
 
 def image(megapixels):
-    """4:3, smooth noise of several scales: it compresses as a photo does."""
+    """Smooth noise of several scales, 4:3, which compresses like a photo."""
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
     width = round(height * 4 / 3)
     rng = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def image(megapixels):
 
 
 def run_command(arguments):
-    """For a process of its own: the command, then seconds in the network on stderr."""
+    """Run the command, then print the seconds in the network on stderr; called in a separate process."""
     from drsformer.inference import Restorer
     from drsformer_cli import app
 

@@ -1,10 +1,10 @@
-"""Fifty images in heavy rain like Rain100H's, which is not at hand, for the model card.
+"""Fifty images with heavy rain, for the model card; they replace Rain100H, which is not available.
 
     python tests/benchmarks/heavy_rain.py ../shared/data heavy
     drsformer eval --inputs heavy/input --targets heavy/target
 
-Every second clean image of Rain100L, which no training saw, with one of the 18 heavy layers, which training did see,
-made brighter by a factor with which the rainy images have 13.6 dB, as Rain100H's have.
+Every second clean image of Rain100L, none of which was trained on, with one of the 18 heavy layers, which were trained
+on. The layers are made brighter by GAIN, so that the rainy images have 13.6 dB, as in Rain100H.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Rain of many kinds as image editors make it, like DDN-Data's, as folders that `drsformer eval` reads.
+"""Many kinds of rain made as in image editors, as in DDN-Data, as folders for `drsformer eval`.
 
     python tests/benchmarks/mixed_rain.py ../shared/data mixed
     drsformer eval --inputs mixed/input --targets mixed/target
 
-Every second clean image of Rain100L (not those of heavy_rain.py; no training saw them) in one of KINDS kinds of rain,
-from short and dense to long and sparse, of 0 to 50 degrees to either side, by the recipe that Fu et al., "Removing
-rain from single images via a deep detail network", CVPR 2017, and many others used: noise, cut off, blurred by motion,
-its contrast stretched, blended by screen. It is written apart from the rain of training, which it is to test.
+Every second clean image of Rain100L (not those of heavy_rain.py; none was trained on) with one of KINDS kinds of rain,
+from short and dense to long and sparse, at angles of up to 50 degrees to either side. The rain is made as by Fu et al.,
+"Removing rain from single images via a deep detail network", CVPR 2017, and many others: noise with a threshold, motion
+blur, more contrast, blended by screen. The code does not share anything with the rain of training, which it tests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SEED = 5
 
 
 def streaks(height, width, kind, rng):
-    """A layer of a kind, (H, W) of 0..1."""
+    """A layer of one kind of rain, (H, W), 0..1."""
     grain = (1.0, 1.5, 2.2)[kind % 3]
     length = (9, 15, 25, 40)[kind % 4]
     density = (0.02, 0.05, 0.1)[kind % 3 - 1]

@@ -1,12 +1,12 @@
-"""Layers of streaks cut from real photos of rain, for the source `rainmix` of the recipe `general` (RainMix).
+"""Layers of streaks cut from photos of real rain, for the source `rainmix` of the recipe `general` (RainMix).
 
     python tests/benchmarks/rain_masks.py rainmix ../shared/data/real ../shared/data/real_more
 
-What the bundled model removes, in gray: max(0, rainy - restored). Of 1, 1/2 and 1/4 of a photo's size it takes the one
-where most is removed, since streaks in large photos are wider than the model knows; changes of less than FAINTEST
-levels are no streaks. A layer of which less than LEAST levels on average are left is not written.
+A layer is what the bundled model removes, in gray: max(0, rainy - restored). Each image is restored at 1, 1/2 and 1/4
+of its size, and the size at which most is removed is used, since streaks in large images are wider than those that the
+model knows. Changes of less than FAINTEST levels are not streaks. Layers with a mean below LEAST are not written.
 
-Guo et al., "EfficientDeRain", AAAI 2021, mix such layers; `vary` of a source zooms, turns, shears and adds them.
+Guo et al., "EfficientDeRain", AAAI 2021, mix such layers; `vary` of a source scales, rotates, shears and adds them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from drsformer_cli.pairs import image_files
 FAINTEST = 4
 LEAST = 0.5
 SHORTEST_SIDE = 200
-"""Pixels that a layer has at least on its shorter side."""
+"""Smallest shorter side of a layer in pixels."""
 
 
 def streaks(restorer, rainy):
-    """What is removed, (H, W) float32."""
+    """The streaks that the model removes, (H, W) float32."""
     removed = rainy.astype(np.float32).mean(axis=2) - restorer(rainy).astype(np.float32).mean(axis=2)
     return np.where(removed < FAINTEST, 0, removed)
 

@@ -1,14 +1,14 @@
-"""Time and memory of the network as it is used on a CPU, as ratios against the literal transcription.
+"""Time and memory of the network as used on a CPU, as ratios to the literal transcription.
 
     python tests/benchmarks/speed.py [ROUNDS [PRESET HEIGHT WIDTH]]
 
-Height and width are rounded up to the multiple that the network takes. Both run with PyTorch's default allocator and
-with the setting of our commands, which speeds up either; each in a process of its own, in turn, A B C D A B C D. Times
-are medians of ROUNDS (5). Memory is the peak growth of a process during one forward pass, as Linux counts it, the
-median of PEAKS.
+Height and width are rounded up to a multiple that the network takes. Both networks run with PyTorch's default allocator
+and with the settings of our commands, which make both faster; each in its own process, interleaved (A B C D A B C D).
+Times are medians of ROUNDS (5). Memory is the peak growth of a process during one forward pass, as counted by Linux,
+the median of PEAKS.
 
-The two limits are the time of the rearranged network's multiplications alone, at the rate of a large matrix product,
-and of reading the inputs and writing the outputs of its operations alone, at the rate of a copy.
+Two lower limits of the time are printed: only the multiplications of the rearranged network, at the rate of a large
+matrix product; and only reading the inputs and writing the outputs of its operations, at the rate of a copy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import transcription
 
 from drsformer import PRESETS, DRSformer
-from drsformer.fast_inference import accelerate
+from drsformer.fast_inference import optimize_for_inference
 from drsformer.memory import keep_freed_memory
 
 CASES = (("small", 321, 481), ("plain", 256, 256), ("mefc", 256, 256))
@@ -47,13 +47,13 @@ def network(name, preset):
     torch.manual_seed(0)
     model = DRSformer(PRESETS[preset]).eval()
     if name == "fast":
-        return accelerate(model)
+        return optimize_for_inference(model)
     state = model.state_dict()
     return lambda x: transcription.forward(state, x)
 
 
 def padded(preset, height, width):
-    """The case with sides that the network takes."""
+    """The case with height and width rounded up to a multiple that the network takes."""
     multiple = PRESETS[preset].size_multiple
     return preset, -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
@@ -65,30 +65,30 @@ def seconds(function, *arguments):
 
 
 def product_rate(rounds):
-    """Operations a second of a large matrix product, at best."""
+    """Highest number of operations per second of a large matrix product."""
     a, b = torch.rand(2, 2048, 2048)
     return 2 * 2048**3 / min(seconds(torch.mm, a, b) for _ in range(rounds + 1))
 
 
 def copy_rate(rounds):
-    """Bytes read and written a second by a large copy, at best."""
+    """Highest number of bytes per second that a large copy reads and writes."""
     a, b = torch.rand(2, 2**24)
     return 2 * 4 * 2**24 / min(seconds(a.copy_, b) for _ in range(rounds + 1))
 
 
 def resident(kind):
-    """Bytes of this process in memory: VmRSS now, VmHWM at the highest."""
+    """Bytes of this process in memory: VmRSS, the current number, or VmHWM, the peak."""
     return int(re.search(rf"{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 
 def print_peak(forward, height, width):
-    """For a process of its own: bytes that it grows by at its highest."""
+    """Print the peak growth of the process in bytes; called in a separate process."""
     with torch.inference_mode():
         forward(torch.rand(1, 3, 32, 32))  # loads the libraries
         x = torch.rand(1, 3, height, width)
         gc.collect()
         before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the highest is now
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
         forward(x)
     print(resident("VmHWM") - before)
 
@@ -110,7 +110,7 @@ class Traffic(TorchDispatchMode):
 
 
 def print_seconds(forward, height, width):
-    """For a process of its own: a forward pass for each line that comes in."""
+    """Run and time a forward pass for each line on stdin; called in a separate process."""
     x = torch.rand(1, 3, height, width)
     with torch.inference_mode():
         for _ in sys.stdin:
@@ -121,13 +121,13 @@ PARTS = {"--seconds": print_seconds, "--peak": print_peak}
 
 
 def start(part, contender, case):
-    """A process of its own for that contender."""
+    """Start a process for a contender."""
     command = [sys.executable, __file__, part, *contender, *map(str, case)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def timed(case, rounds):
-    """Median of the seconds, by contender."""
+    """Median of the seconds by contender."""
     processes = {contender: start("--seconds", contender, case) for contender in CONTENDERS}
     times = {contender: [] for contender in CONTENDERS}
     for _ in range(rounds + 1):  # the first warms up
@@ -141,12 +141,12 @@ def timed(case, rounds):
 
 
 def peak(contender, case):
-    """Bytes."""
+    """Median of the peak growth in bytes."""
     return statistics.median(int(start("--peak", contender, case).communicate()[0]) for _ in range(PEAKS))
 
 
 def limits(preset, height, width, rounds):
-    """Seconds of the arithmetic alone, and of the memory traffic alone."""
+    """Seconds for only the arithmetic, and for only the memory traffic."""
     forward = network("fast", preset)
     with torch.inference_mode(), FlopCounterMode(display=False) as flops, Traffic() as traffic:
         forward(torch.rand(1, 3, height, width))

@@ -1,9 +1,9 @@
-"""Time of a training step on a CPU, as a ratio against the literal transcription of the network.
+"""Time of a trainer step on a CPU, as a ratio to the literal transcription of the network.
 
     python tests/benchmarks/training.py [ROUNDS [PRESET BATCH PATCH]]
 
-Forward, L1, backward and AdamW on the same batch; the networks run in turn, A B A B, in one process with the command's
-allocator settings. A row is the median of ROUNDS (5). Without a case, `small` at batch 8 of 128x128 and 4 of 64x64.
+Forward, L1, backward and AdamW on the same batch; the networks are interleaved (A B A B) in one process with the
+command's allocator settings. A row is the median of ROUNDS (5). Default: `small`, batches of 8 x 128x128 and 4 x 64x64.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import transcription
 
 from drsformer import PRESETS, DRSformer
-from drsformer.fast_training import rearrange
+from drsformer.fast_training import optimize_for_training
 from drsformer.memory import keep_freed_memory
 
 CASES = (("small", 8, 128), ("small", 4, 64))
@@ -48,7 +48,7 @@ def main():
     print("|---|---|---|---|---|---|")
     for preset, batch, patch in cases:
         plain, fast = DRSformer(PRESETS[preset]), DRSformer(PRESETS[preset])
-        rearrange(fast)
+        optimize_for_training(fast)
         state = {key: tensor.detach().clone().requires_grad_() for key, tensor in plain.state_dict().items()}
         x, clean = torch.rand(2, batch, 3, patch, patch)
         last = x.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The network written literally from its description: the reference for parity and for every claim about speed.
+"""The network written literally from its description: the reference for parity and for measurements of speed.
 
 NCHW, no rearrangement: four attention products with v, layer norm on a reshaped copy, grouped convolutions, experts one
 by one and concatenated. Functions over a state dict with the published keys; `drsformer.model` shares no code with it.

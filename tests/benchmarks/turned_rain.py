@@ -1,11 +1,11 @@
-"""Rain that falls at an angle: the pairs of Rain100L, turned, as folders that `drsformer eval` reads.
+"""Rain that falls at an angle: the pairs of Rain100L, rotated, as folders for `drsformer eval`.
 
     python tests/benchmarks/turned_rain.py ../shared/data/Rain100L turned30 30
     drsformer eval --inputs turned30/input --targets turned30/target
 
-Rainy and clean image are turned alike around their center, by DEGREES counterclockwise, with cubic interpolation. What
-is kept is the square in the middle that lies inside of the image at any angle, so that sets of different angles, 0
-included, show the same scenes at the same size.
+The rainy and the clean image are rotated around their center by DEGREES counterclockwise, with cubic interpolation, and
+cropped to the square in the middle that is inside the image at any angle. Thus sets of all angles, including 0, show
+the same scenes at the same size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from drsformer_cli.pairs import find_pairs
 
 
 def turned(image, degrees):
-    """The square in the middle of an image (H, W, 3), turned; its diagonal is the shorter side of the image."""
+    """The square in the middle of a rotated image (H, W, 3); its diagonal is the shorter side of the image."""
     H, W = image.shape[:2]
     side = int(min(H, W) / math.sqrt(2)) // 2 * 2
     matrix = cv2.getRotationMatrix2D((W / 2 - 0.5, H / 2 - 0.5), degrees, 1)

@@ -1,12 +1,11 @@
-"""Rain that is wider than in benchmarks: the layers of Rain100L enlarged, as folders that `drsformer eval` reads.
+"""Rain that is wider than in benchmarks: the layers of Rain100L enlarged, as folders for `drsformer eval`.
 
     python tests/benchmarks/wide_rain.py ../shared/data/Rain100L wide2 2
     drsformer eval --inputs wide2/input --targets wide2/target
     python tests/benchmarks/wide_rain.py ../shared/data/Rain100L enlarged2 2 image
 
-The layer of a pair, rainy - clean, is enlarged FACTOR times, a part of it as large as the image is cut from its middle
-and added to the clean image. With `image`, the clean image is enlarged and cut as well, as if a camera had more pixels;
-it has no detail of that size then.
+The layer of a pair, rainy - clean, is enlarged FACTOR times, cropped to the middle, and added to the clean image. With
+`image`, the clean image is enlarged and cropped, too, as if a camera had more pixels; it then has no fine detail.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from drsformer_cli.training.rain import to_pixels
 
 
 def enlarged(image, factor):
-    """The middle of an image, enlarged to the size of the whole, (H, W, C) float32."""
+    """The middle of an image, enlarged to the size of the image, (H, W, C) float32."""
     H, W = image.shape[:2]
     height, width = round(H / factor), round(W / factor)
     top, left = (H - height) // 2, (W - width) // 2

@@ -1,4 +1,4 @@
-"""Damaged and foreign weight files: each gives a network, or one line of CheckpointError."""
+"""Damaged and foreign checkpoints: each gives a network, or one line of CheckpointError."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def case(rng: random.Random) -> tuple[bytes, object]:
     data = written(changed(rng)) if rng.random() < 0.5 else rng.choice(seeds())
     if rng.random() < 0.6:
         data = harness.damaged(data, rng, seeds())
-    if rng.random() < 0.3:  # the directory of the archive stands at its end
+    if rng.random() < 0.3:  # the directory of the archive is at its end
         data = data[:-2000] + harness.damaged(data[-2000:], rng, seeds())
     return data, functools.partial(check, data)
 

@@ -37,7 +37,7 @@ def damaged(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
         if not changed:
             break
         at = rng.randrange(len(changed))
-        # Most of what matters stands at the beginning.
+        # The most important data is at the beginning.
         at = at if rng.random() < 0.5 else min(at, rng.randrange(min(len(changed), 200)))
         kind = rng.randrange(8)
         if kind == 0:
@@ -67,7 +67,7 @@ def damaged(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
 def one_line(
     expected: type[Exception] | tuple[type[Exception], ...], look: Callable[..., Any], *arguments: object
 ) -> Any:
-    """What it gives, or None where it says in one line of an expected kind what is wrong."""
+    """The result, or None if it raises an expected error with a message of one line."""
     try:
         return look(*arguments)
     except expected as error:
@@ -79,7 +79,7 @@ def one_line(
 
 @contextlib.contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError where something hangs."""
+    """Raise a TimeoutError if the block takes too long."""
 
     def stop(number: int, frame: object) -> None:
         raise TimeoutError(f"took more than {seconds} s")
@@ -94,7 +94,7 @@ def time_limit(seconds: int) -> Iterator[None]:
 
 
 def fuzz(case: Case, seed: int, seconds: float, first: int = 0, count: int | None = None) -> tuple[int, float]:
-    """Run cases until the time is over; the number of cases and the seconds of the longest.
+    """Run cases until the time is over; returns the number of cases and the seconds of the longest.
 
     Raises:
         AssertionError: A case failed; the message says how to repeat it.
