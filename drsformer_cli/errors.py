@@ -12,7 +12,7 @@ class ExitCode(IntEnum):
 
     DONE = 0
     FAILED = 1
-    WRONG_USAGE = 2
+    INVALID_USAGE = 2
     SOME_FAILED = 3
     WEIGHTS_UNAVAILABLE = 4
     INTERRUPTED = 130
@@ -34,7 +34,7 @@ class DownloadError(DRSformerError):
 def exit_code(error: DRSformerError) -> ExitCode:
     """The exit code of the process for an error."""
     if isinstance(error, UsageError | ConfigError):
-        return ExitCode.WRONG_USAGE
+        return ExitCode.INVALID_USAGE
     if isinstance(error, CheckpointError | DownloadError):
         return ExitCode.WEIGHTS_UNAVAILABLE
     return ExitCode.FAILED

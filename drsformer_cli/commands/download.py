@@ -55,7 +55,7 @@ def download(
     `derain --model NAME` downloads a missing model, too. Interrupted downloads are resumed. Files enter the cache only
     if they hold the published network, and are refused if they change later.
 
-    Exit codes: 0 all done; 2 wrong usage, nothing was done; 4 weights unavailable; 130 interrupted, 143 terminated.
+    Exit codes: 0 all done; 2 invalid usage, nothing was done; 4 weights unavailable; 130 interrupted, 143 terminated.
 
     DRSFORMER_HOME: folder of the cache. DRSFORMER_MIRROR: default of --mirror. DRSFORMER_OFFLINE=1: no connections.
     """
@@ -89,7 +89,7 @@ class _Task:
     quiet: bool
 
     def check(self, rows: list[PublishedFile]) -> None:
-        """Refuse wrong usage before anything is done."""
+        """Refuse invalid usage before anything is done."""
         bundled = [row.name for row in rows if _bundled(row)]
         if bundled and (self.remove or self.file is not None):
             raise UsageError(f"{bundled[0]} is part of the package; only downloaded files can be removed or replaced")

@@ -109,7 +109,7 @@ def evaluate(
 
     Images are never resized or rotated to make a pair fit; those that cannot be scored are listed.
 
-    Exit codes: 0 all scored; 1 nothing scored; 2 wrong usage or missing data; 3 some images could not be scored, or
+    Exit codes: 0 all scored; 1 nothing scored; 2 invalid usage or missing data; 3 some images could not be scored, or
     something could not be saved; 4 weights or metric parameters unavailable; 130 interrupted, 143 terminated.
 
     Several GPUs: torchrun --nproc-per-node N -m drsformer_cli eval --dataset NAME
