@@ -56,7 +56,7 @@ def overlapped(
             previous = item, current
         if previous is not None:
             yield previous
-    except BaseException:
+    except BaseException:  # interrupts and early ends included
         stop.set()
         raise
     finally:
