@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -16,7 +17,7 @@ from drsformer_cli.commands.derain import derain
 from drsformer_cli.commands.download import download
 from drsformer_cli.commands.eval import evaluate
 from drsformer_cli.commands.train import train
-from drsformer_cli.errors import ExitCode, exit_code, reason
+from drsformer_cli.errors import ExitCode, UsageError, exit_code, reason
 
 app = typer.Typer(
     name="drsformer",
@@ -60,6 +61,8 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # file names may contain characters that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
     try:
+        if any(re.fullmatch(r"(--[\w-]+=)?", argument) for argument in sys.argv[1:]):  # as a path: the current folder
+            raise UsageError("an argument is empty, perhaps because a shell variable is not set; expected a value")
         app(prog_name="drsformer")
     except DRSformerError as error:
         console.error(reason(error))

@@ -98,6 +98,15 @@ FORMATS = {
 FORMAT_OF_ENDING = {f".{ending}": row.name for row in FORMATS.values() for ending in (*row.endings, *row.other_endings)}
 """Pillow's names of the formats by file ending. In a folder, files with these endings are taken as images."""
 
+RAW_ENDINGS = {
+    *(".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".rwl", ".raf", ".pef"),
+    *(".srw", ".3fr", ".fff", ".iiq", ".mos", ".mef", ".erf", ".kdc", ".dcr", ".x3f", ".mrw", ".raw", ".gpr"),
+}
+"""Endings of raw files, which must be developed first."""
+
+OTHER_IMAGE_ENDINGS = RAW_ENDINGS | {".heic", ".heif", ".hif", ".gif", ".jxl", ".jp2", ".psd", ".exr", ".svg"}
+"""Endings of images that are not read: in a folder they are skipped, with a note."""
+
 if TYPE_CHECKING:
     FormatName = str
 else:

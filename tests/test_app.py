@@ -23,3 +23,15 @@ def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(run, monkeypa
         monkeypatch.setenv(name, value)
     run("--version")
     assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+@pytest.mark.parametrize(
+    "arguments", [["derain", ""], ["derain", "a.png", "-o", ""], ["eval", "--root="], ["train", "-c", ""]]
+)
+def test_an_empty_argument_is_not_the_current_folder(run, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    answer = run(*arguments)
+    assert answer.code == 2
+    assert answer.err == (
+        "drsformer: an argument is empty, perhaps because a shell variable is not set; expected a value\n"
+    )

@@ -190,7 +190,8 @@ def test_full_disk(run, folder, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     answer = run("derain", "in/a.png", "in/deep/b.jpg", "-o", "out")
     assert answer.code == 1
-    assert answer.err.count("No space left on device") == 2
+    assert "in/a.png: out/a.png: cannot be written: No space left on device" in answer.err
+    assert "in/deep/b.jpg: out/b.jpg: cannot be written: No space left on device" in answer.err
     assert files("out") == []
 
 
@@ -251,9 +252,9 @@ def test_a_group_of_processes_that_is_none(run, image, monkeypatch):
     assert "not by torchrun" in answer.err
 
 
-def test_strength_zero_changes_nothing_and_says_so(run, image):
+def test_strength_zero_changes_nothing(run, image):
     answer = run("derain", image, "--strength", 0)
-    assert "hardly changed" in answer.err
+    assert (answer.code, answer.err) == (0, "")
     assert np.array_equal(opened("a_derained.png")[2], photo())
 
 
@@ -364,5 +365,5 @@ def test_a_comparison_that_cannot_be_written_leaves_the_result(run, tmp_path, mo
     Image.new("RGB", (9000, 8), "gray").save("wide.webp")
     answer = run("derain", "wide.webp", "-o", "out.webp", "--compare", "--strength", 0)
     assert answer.code == 0
-    assert answer.err.startswith("drsformer: wide.webp: out_compare.webp was not written: cannot be written as WebP")
+    assert answer.err.startswith("drsformer: wide.webp: no comparison: cannot be written as WebP")
     assert files() == ["out.webp", "wide.webp"]

@@ -190,3 +190,27 @@ def test_the_format_is_decided_once(tree):
     assert formats("odd", output=None) == [None]
     assert formats("-", output=None) == [None]
     assert formats("-", output="x.tif") == ["TIFF"]
+
+
+def test_images_that_cannot_be_read_are_mentioned(tree):
+    for name in ("phone.HEIC", "camera.cr2", "other.cr2"):
+        (tree / "in" / name).touch()
+    assert plan(["in"], "x").notes == ["in: 3 images skipped that cannot be read: .cr2, .heic"]
+    (tree / "only").mkdir()
+    (tree / "only" / "phone.heic").touch()
+    with pytest.raises(UsageError, match=r"no images in only; .*; only: 1 image skipped that cannot be read: \.heic"):
+        plan(["only"], "x")
+
+
+def test_an_unreadable_subfolder_costs_itself_only(tree, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = plan(["in"], "x", recursive=True)
+    assert [job.name for job in found.jobs] == ["in/a.jpg", "in/b.PNG"]
+    assert found.failures == [("in/deep", "Permission denied")]

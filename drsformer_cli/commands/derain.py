@@ -113,7 +113,9 @@ def derain(
         if ranks.is_rank_0:
             _print_plan(todo.jobs, as_json=as_json)
         return
-    report = _Reporter(model, as_json=as_json, quiet=quiet, single=len(todo.jobs) == 1)
+    single = len(todo.jobs) + len(todo.failures) == 1
+    report = _Reporter(model, as_json=as_json, quiet=quiet, single=single, expects_change=strength > 0)
+    report.fail_all(ranks.shard(todo.failures))
     mine = ranks.shard(todo.jobs)
     if mine:
         from drsformer.inference import Restorer
@@ -196,11 +198,12 @@ def _exit_code(outcomes: list[_Outcome]) -> ExitCode:
 class _Reporter:
     """Prints results on stdout, and everything else on stderr."""
 
-    def __init__(self, model: str, *, as_json: bool, quiet: bool, single: bool) -> None:
+    def __init__(self, model: str, *, as_json: bool, quiet: bool, single: bool, expects_change: bool) -> None:
         self.model = model
         self.as_json = as_json
         self.quiet = quiet
         self.single = single
+        self.expects_change = expects_change
         self.outcome = _Outcome()
 
     def add(self, job: Job, writing: Future[Written]) -> None:
@@ -208,7 +211,7 @@ class _Reporter:
         try:
             written = writing.result()
         except IMAGE_ERRORS as error:
-            self._failure(job, error)
+            self.fail_all([(job.name, reason(error))])
         else:
             self._success(job, written)
 
@@ -219,7 +222,7 @@ class _Reporter:
         if written.problem:
             console.error(f"{job.name}: {written.problem}")
         self.outcome.done += 1
-        if restored.mean_change < HARDLY_CHANGED:
+        if self.expects_change and restored.mean_change < HARDLY_CHANGED:
             self.outcome.hardly_changed.append(job.name)
         if job.target is None:
             return
@@ -238,10 +241,11 @@ class _Reporter:
         elif not self.quiet:
             console.result(f"{job.name} -> {job.target}  {H * W / 1e6:.2f} megapixels in {restored.seconds:.1f} s")
 
-    def _failure(self, job: Job, error: BaseException) -> None:
-        self.outcome.failures.append((job.name, reason(error)))
-        if self.as_json:
-            console.result(console.json_line({"input": job.name, "error": reason(error)}))
+    def fail_all(self, failures: Sequence[tuple[str, str]]) -> None:
+        """Report inputs that have no output, and why."""
+        self.outcome.failures += failures
+        for name, text in failures if self.as_json else ():
+            console.result(console.json_line({"input": name, "error": text}))
 
     def summarize(self, outcomes: list[_Outcome]) -> None:
         """Print the failures of all ranks, and what to try next."""

@@ -138,8 +138,11 @@ def _written(job: Job, restored: RestoredImage, stop: threading.Event, *, qualit
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
             return
-        with atomic_write(target, overwrite=overwrite) as file:
-            file.write(data)
+        try:
+            with atomic_write(target, overwrite=overwrite) as file:
+                file.write(data)
+        except OSError as error:
+            raise OSError(error.errno, f"{target}: cannot be written: {reason(error)}") from None
 
     write(restored.image, job.target)
     problem = None
@@ -147,5 +150,5 @@ def _written(job: Job, restored: RestoredImage, stop: threading.Event, *, qualit
         try:
             write(images.side_by_side(restored.rainy, restored.image), job.comparison)
         except IMAGE_ERRORS as error:  # the restored image is kept
-            problem = f"{job.comparison} was not written: {reason(error)}"
+            problem = f"no comparison: {reason(error)}"
     return Written(restored, notes, problem)

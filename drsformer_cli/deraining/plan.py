@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drsformer_cli.errors import UsageError
-from drsformer_cli.formats import FORMAT_OF_ENDING
+from drsformer_cli.formats import FORMAT_OF_ENDING, OTHER_IMAGE_ENDINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,11 +52,13 @@ class Plan:
         jobs: Images to process.
         skipped: Images that are skipped because their output exists.
         notes: What else is skipped, one line each.
+        failures: Folders that cannot be read, and why.
     """
 
     jobs: list[Job]
     skipped: list[Job] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
 
 
 def plan(
@@ -85,31 +87,40 @@ def plan(
     """
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other")
-    notes: list[str] = []
+    search = _Search()
     if STANDARD_STREAM in inputs or output == STANDARD_STREAM:
         jobs = [_stream_job(inputs, output, image_format)]
     else:
-        found = _file_jobs(inputs, output, notes, recursive=recursive, image_format=image_format)
+        found = _file_jobs(inputs, output, search, recursive=recursive, image_format=image_format)
         jobs = list(dict.fromkeys(found))  # an image that is given twice is processed once
         if output is None and (overwrite or skip_existing):
             jobs = _without_results(jobs)
     if compare:
         jobs = [_with_comparison(job) for job in jobs]
     if not jobs:
-        raise UsageError(f"no images in {', '.join(inputs)}; expected files ending in {_known_endings()}")
+        seen = "".join(f"; {text}" for text in (*(": ".join(pair) for pair in search.failures), *search.notes))
+        raise UsageError(f"no images in {', '.join(inputs)}; expected files ending in {_known_endings()}{seen}")
     _refuse_clashes(jobs)
     existing: list[Job] = []
     new: list[Job] = []
     for job in jobs:
         (existing if any(os.path.lexists(path) for path in _outputs(job)) else new).append(job)
     if skip_existing:
-        return Plan(new, existing, notes)
+        return Plan(new, existing, search.notes, search.failures)
     _refuse_special_files(existing)
     if existing and not overwrite:
         first = next(path for path in _outputs(existing[0]) if os.path.lexists(path))
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise UsageError(f"output exists: {first}{more}; use --overwrite or --skip-existing")
-    return Plan(jobs, notes=notes)
+    return Plan(jobs, [], search.notes, search.failures)
+
+
+@dataclass
+class _Search:
+    """What is skipped, and what cannot be read, while folders are searched; see `Plan`."""
+
+    notes: list[str] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
 
 
 def _stream_job(inputs: list[str], output: str | None, image_format: str | None) -> Job:
@@ -139,7 +150,7 @@ def _without_results(jobs: list[Job]) -> list[Job]:
 
 
 def _file_jobs(
-    inputs: list[str], output: str | None, notes: list[str], *, recursive: bool, image_format: str | None
+    inputs: list[str], output: str | None, search: _Search, *, recursive: bool, image_format: str | None
 ) -> Iterator[Job]:
     paths = [path for text in inputs for path in _expanded(text)]
     single = [str(path) for path in paths] == [str(Path(text)) for text in inputs[:1]] and not paths[0].is_dir()
@@ -150,19 +161,19 @@ def _file_jobs(
         yield _job(paths[0], target, image_format)
         return
     folder = Path(output) if output is not None else None
-    if folder is not None and not folder.is_dir() and (folder.exists() or _looks_like_a_image(str(output))):
+    if folder is not None and not folder.is_dir() and (folder.exists() or _looks_like_an_image(str(output))):
         raise UsageError(f"-o {output}: is a file, but several images need a folder")
     for path in paths:
         if not path.is_dir():
             yield _job(path, _target(path, Path(path.name), folder, image_format), image_format)
             continue
-        for found in _images_in(path, notes, recursive=recursive, excluded=folder):
+        for found in _images_in(path, search, recursive=recursive, excluded=folder):
             if folder is None and found.stem.endswith((SUFFIX, SUFFIX + COMPARE_SUFFIX)):
                 continue  # the result of an earlier run
             yield _job(found, _target(found, found.relative_to(path), folder, image_format), image_format)
 
 
-def _looks_like_a_image(output: str) -> bool:
+def _looks_like_an_image(output: str) -> bool:
     return not output.endswith(("/", os.sep)) and Path(output).suffix.lower() in FORMAT_OF_ENDING
 
 
@@ -186,21 +197,28 @@ def _existing(text: str) -> Path:
     return path
 
 
-def _images_in(folder: Path, notes: list[str], *, recursive: bool, excluded: Path | None) -> Iterator[Path]:
+def _images_in(folder: Path, search: _Search, *, recursive: bool, excluded: Path | None) -> Iterator[Path]:
     """Files with an image's ending, in order; hidden files, linked folders and the output folder are skipped."""
     forbidden = os.path.realpath(excluded) if excluded is not None else None
 
-    def refuse(error: OSError) -> None:
-        raise UsageError(f"{error.filename}: {error.strerror}")
+    def unreadable(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise UsageError(f"{error.filename}: {error.strerror}")
+        search.failures.append((str(error.filename), str(error.strerror)))
 
-    for directory, subfolders, names in os.walk(folder, onerror=refuse):
+    for directory, subfolders, names in os.walk(folder, onerror=unreadable):
         here = Path(directory)
         subfolders[:] = sorted(
             name
             for name in subfolders
             if recursive and not name.startswith(".") and os.path.realpath(here / name) != forbidden
         )
-        notes += [f"{here / name}: linked folder skipped" for name in subfolders if (here / name).is_symlink()]
+        search.notes += [f"{here / name}: linked folder skipped" for name in subfolders if (here / name).is_symlink()]
+        others = sorted({Path(name).suffix.lower() for name in names} & OTHER_IMAGE_ENDINGS)
+        if others:
+            number = sum(Path(name).suffix.lower() in others for name in names)
+            kinds = ", ".join(others)
+            search.notes.append(f"{here}: {number} image{'s' * (number != 1)} skipped that cannot be read: {kinds}")
         for name in sorted(names):
             if (
                 not name.startswith(".")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from drsformer.errors import ImageError
-from drsformer_cli.formats import FORMATS, titles
+from drsformer_cli.formats import FORMATS, RAW_ENDINGS, titles
 from drsformer_cli.images import color, exif, limit, orientation, xmp
 from drsformer_cli.images.avif import open_avif
 from drsformer_cli.images.bmp import open_bmp
@@ -55,10 +55,6 @@ _HEIC_BRANDS = {
 }
 _ANY = ord(".")
 _RAW_MAGIC = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM")
-_RAW_ENDINGS = {
-    *(".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".rwl", ".raf", ".pef"),
-    *(".srw", ".3fr", ".fff", ".iiq", ".mos", ".mef", ".erf", ".kdc", ".dcr", ".x3f", ".mrw", ".raw", ".gpr"),
-}
 _KNOWN = {
     b"GIF8": "a GIF",
     b"%PDF": "a PDF",
@@ -135,7 +131,7 @@ def _opened(source: Path | bytes) -> Iterator[Opened]:
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
         file: BinaryIO = stream if stream.seekable() else io.BytesIO(stream.read())
         try:
-            if isinstance(source, Path) and source.suffix.lower() in _RAW_ENDINGS:
+            if isinstance(source, Path) and source.suffix.lower() in RAW_ENDINGS:
                 _refuse_raw(file)
             opened = _open(file)
             _check_size(opened)

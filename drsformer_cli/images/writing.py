@@ -67,7 +67,7 @@ def losses(image: DecodedImage, image_format: str) -> list[str]:
     if image.alpha is not None and Feature.ALPHA not in row.holds:
         lost.append(f"alpha dropped: {row.title} has none")
     if image.pixels.dtype == np.uint16 and Feature.DEEP not in row.holds:
-        lost.append(f"16 bits reduced to 8: {row.title} has no more")
+        lost.append(f"16 bits reduced to 8: {row.title} is written with 8")
     missing = [kind for kind, value in _kinds(metadata).items() if value and kind not in row.holds]
     if missing:
         lost.append(f"{listed([_named(kind, metadata) for kind in missing])} dropped: {row.title} has none")

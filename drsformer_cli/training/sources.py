@@ -329,6 +329,9 @@ class Findings:
         files = []
         for folder in folders:
             root = Path(folder).expanduser()
+            if not folder:
+                self.mistakes.append(f"{key}: empty; expected a folder")
+                continue
             if not root.is_dir():
                 if required:
                     hint = "; --set data.clean=FOLDER names your clean images" * (key == "data.clean")
