@@ -9,6 +9,8 @@ from PIL import Image
 
 from drsformer_cli.errors import UsageError
 from drsformer_cli.evaluation.image_sets import MissingDatasetError, Request, training_uses, with_training_warnings
+from drsformer_cli.training import config
+from drsformer_cli.training.toml_config import as_tables
 
 
 def save(path, *, height=16, width=24):
@@ -151,7 +153,11 @@ def test_what_cannot_be_asked(settings, message):
         request(**settings).gather()
 
 
-def test_images_that_training_has_seen():
+@pytest.mark.parametrize(
+    ("paired", "images"),
+    [(["set/test"], 2), ({"a": {"path": "set/test"}}, 2), ({"a": {"path": "set/test", "images": 2}}, 12)],
+)
+def test_images_that_training_has_seen(paired, images):
     for number in (1, 2, 3):
         save(f"set/test/input/{number}.png")
         save(f"set/test/target/{number}.png")
@@ -159,7 +165,7 @@ def test_images_that_training_has_seen():
     save("mine/target/1.png")
     about = {
         "data": {"clean": ["photos"], "sources": {"a": {"kind": "paired", "path": "mine"}, "b": {"kind": "rendered"}}},
-        "validation": {"paired": ["set/test"], "images": 2},
+        "validation": {"paired": paired, "images": images},
     }
     uses = training_uses({"run": about})
     (chosen,), (trained,) = (request(datasets=[name]).gather() for name in ("set", "mine"))
@@ -181,3 +187,11 @@ def test_where_to_get_a_data_set():
         assert str(error) == "--dataset SPA: not found in root"
         for part in ("SPA-Data in root", "kaggle", "SPA-Data/test/input/*.png", "DRSFORMER_DATA"):
             assert part.lower() in error.advice.lower()
+
+
+def test_the_record_of_a_configuration_is_understood():
+    """What `drsformer train` writes into its checkpoints, from the recipe that it runs."""
+    run = as_tables(config.load("general", ["validation.paired.rain800.images=0"]))
+    trained, selected = training_uses({"run": run})
+    assert "../shared/data/rain800/train" in trained.folders
+    assert (selected.folders, selected.most) == (("../shared/data/rain800/test",), 0)

@@ -248,8 +248,13 @@ def training_uses(training: object) -> list[TrainingUse]:
         sources = run["data"]["sources"].values()
         trained = [source["path"] for source in sources if "path" in source]
         trained += [folder for table in (run["data"], *sources) for folder in table.get("clean", [])]
-        chosen = list(run["validation"]["paired"])
-        most = int(run["validation"]["images"]) * len(chosen)
+        default = int(run["validation"]["images"])
+        paired = run["validation"]["paired"]
+        # Named sets; the bundled model's record has a list of folders, as it was before sets had names.
+        sets = paired.values() if isinstance(paired, dict) else [{"path": folder} for folder in paired]
+        chosen = [measured["path"] for measured in sets]
+        numbers = [int(measured.get("images", default)) for measured in sets]
+        most = sum(numbers) if all(numbers) else 0
     except (KeyError, TypeError, ValueError, AttributeError):
         return []
     return [TrainingUse("trained on", tuple(trained)), TrainingUse("selected on", tuple(chosen), most)]
