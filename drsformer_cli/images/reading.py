@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from drsformer.errors import ImageError
+from drsformer.images import upright
 from drsformer_cli.formats import FORMATS, RAW_ENDINGS, titles
 from drsformer_cli.images import color, exif, limit, orientation, xmp
 from drsformer_cli.images.avif import open_avif
@@ -87,14 +88,14 @@ def read(source: Path | bytes) -> DecodedImage:
                 opened.notes.append("ICC profile dropped: it is for another kind of pixels")
     alpha = None
     if channels.ndim == 3 and channels.shape[2] in (2, 4):
-        alpha = np.ascontiguousarray(orientation.upright(channels[..., -1], turn))
+        alpha = np.ascontiguousarray(upright(channels[..., -1], turn))
         channels = channels[..., :-1]
     if channels.ndim == 2:
         channels = channels[..., None]
     gray = channels.shape[2] == 1
     if gray:
         channels = np.repeat(channels, 3, axis=2)
-    pixels = np.ascontiguousarray(orientation.upright(channels, turn))
+    pixels = np.ascontiguousarray(upright(channels, turn))
     notes = tuple(dict.fromkeys(opened.notes))
     return DecodedImage(pixels, alpha, gray, opened.format, metadata, notes, opened.lossless)
 

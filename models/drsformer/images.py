@@ -104,7 +104,7 @@ def _array(opened: Image.Image, path: Path) -> ImageArray:
         pixels = _color16(opened, path, raw_mode)
     else:
         pixels = np.asarray(_simplified(opened, raw_mode))
-    return np.ascontiguousarray(_upright(pixels, orientation))
+    return np.ascontiguousarray(upright(pixels, orientation))
 
 
 def _raw_mode(opened: Image.Image) -> str:
@@ -163,7 +163,7 @@ def _simplified(opened: Image.Image, raw_mode: str) -> Image.Image:
     return opened.convert(_CONVERTED[mode])
 
 
-def _upright(pixels: ImageArray, orientation: int) -> ImageArray:
+def upright(pixels: ImageArray, orientation: int) -> ImageArray:
     """Apply an EXIF orientation, 1 to 8, to (H, W, ...); other values change nothing."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
