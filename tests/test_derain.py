@@ -367,3 +367,20 @@ def test_a_comparison_that_cannot_be_written_leaves_the_result(run, tmp_path, mo
     assert answer.code == 0
     assert answer.err.startswith("drsformer: wide.webp: no comparison: cannot be written as WebP")
     assert files() == ["out.webp", "wide.webp"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--dry-run"]])
+def test_an_unreadable_subfolder_is_a_failure(run, folder, monkeypatch, arguments):
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "deep":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    Path("in/text.jpg").unlink()
+    answer = run("derain", "in", "-o", "out", "-r", *arguments)
+    assert answer.code == 3
+    assert "in/a.png -> out/a.png" in answer.out
+    assert "drsformer: in/deep: Permission denied\n" in answer.err

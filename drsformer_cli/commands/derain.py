@@ -110,9 +110,7 @@ def derain(
     if ranks.is_rank_0 and not quiet:
         _say_skipped(todo)
     if dry_run:
-        if ranks.is_rank_0:
-            _print_plan(todo.jobs, as_json=as_json)
-        return
+        raise typer.Exit(_print_plan(todo, as_json=as_json) if ranks.is_rank_0 else ExitCode.DONE)
     single = len(todo.jobs) + len(todo.failures) == 1
     report = _Reporter(model, as_json=as_json, quiet=quiet, single=single, expects_change=strength > 0)
     report.fail_all(ranks.shard(todo.failures))
@@ -166,10 +164,13 @@ def _say_skipped(todo: Plan) -> None:
         console.say(f"{len(todo.skipped)} skipped: their output exists")
 
 
-def _print_plan(jobs: Sequence[Job], *, as_json: bool) -> None:
-    for job in jobs:
+def _print_plan(todo: Plan, *, as_json: bool) -> ExitCode:
+    for job in todo.jobs:
         paths = {"input": job.name, "output": str(job.target)}
         console.result(console.json_line(paths) if as_json else f"{job.name} -> {job.target}")
+    for name, text in todo.failures:
+        console.error(f"{name}: {text}")
+    return ExitCode.SOME_FAILED if todo.failures else ExitCode.DONE
 
 
 def _check_streams(jobs: list[Job], *, results: bool) -> None:
