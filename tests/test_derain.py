@@ -88,7 +88,7 @@ def test_json_has_one_object_a_image(run, folder):
     assert set(rows) == {"in/a.png", "in/deep/b.jpg", "in/text.jpg"}
     assert set(rows["in/text.jpg"]) == {"input", "error"}
     good = rows["in/a.png"]
-    assert list(good) == ["input", "output", "seconds", "megapixels", "tile", "model", "mean_change"]
+    assert list(good) == ["input", "output", "seconds", "megapixels", "scale", "tile", "model", "mean_change"]
     assert (good["output"], good["tile"], good["model"]) == ("out/a.png", 32, "general")
     assert good["megapixels"] == pytest.approx(40 * 56 / 1e6, abs=1e-3)
     before, after = photo().astype(int), opened("out/a.png")[2].astype(int)

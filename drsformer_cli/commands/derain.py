@@ -46,6 +46,7 @@ def derain(
         bool, typer.Option("--recursive", "-r", help="Search folders to any depth and mirror their tree.")
     ] = False,
     model: options.ModelOption = zoo.DEFAULT_MODEL,
+    scale: options.ScaleOption = "auto",
     tile: options.TileOption = "auto",
     overlap: options.OverlapOption = None,
     device: options.DeviceOption = "auto",
@@ -125,6 +126,7 @@ def derain(
         loaded = zoo.load_model(model, device=device, threads=threads, quiet=quiet)
         restorer = Restorer(
             loaded.network,
+            scale=options.parse_scale(scale),
             tile=options.parse_tile(tile),
             overlap=overlap,
             precision=precision,
@@ -234,13 +236,16 @@ class _Reporter:
                 "output": str(job.target),
                 "seconds": round(restored.seconds, 3),
                 "megapixels": round(H * W / 1e6, 3),
+                "scale": restored.scale,
                 "tile": restored.tile,
                 "model": self.model,
                 "mean_change": round(restored.mean_change, 3),
             }
             console.result(console.json_line(facts))
         elif not self.quiet:
-            console.result(f"{job.name} -> {job.target}  {H * W / 1e6:.2f} megapixels in {restored.seconds:.1f} s")
+            scale = f" at scale {restored.scale:g}" if restored.scale != 1 else ""
+            megapixels = f"{H * W / 1e6:.2f} megapixels"
+            console.result(f"{job.name} -> {job.target}  {megapixels} in {restored.seconds:.1f} s{scale}")
 
     def fail_all(self, failures: Sequence[tuple[str, str]]) -> None:
         """Report inputs that have no output, and why."""

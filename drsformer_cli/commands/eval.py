@@ -95,6 +95,7 @@ def evaluate(
             "--overwrite", help="Replace existing --csv and --sheet files, and any images in the way of --save."
         ),
     ] = False,
+    scale: options.ScaleOption = "1",
     tile: options.TileOption = "auto",
     overlap: options.OverlapOption = None,
     device: options.DeviceOption = "auto",
@@ -140,7 +141,9 @@ def evaluate(
         if verbose:
             console.say(f"{candidate.name}: {report.line(score)}")
 
-    settings = run.Settings(options.parse_tile(tile), overlap, precision, device, threads, tta)
+    settings = run.Settings(
+        options.parse_scale(scale), options.parse_tile(tile), overlap, precision, device, threads, tta
+    )
     candidates, uses = run.load_models(run.name_models(models), settings, quiet=quiet)
     scorers = run.load_scorers(image_sets, quiet=quiet)
     evaluators = run.make_evaluators(image_sets, candidates or [Candidate(str(results))], uses, scorers, save)

@@ -40,6 +40,7 @@ class RestoredImage:
         rainy: The image that was read.
         image: The image to write.
         seconds: Time in the network.
+        scale: The rain was estimated at 1/scale of the size.
         tile: Side of the tiles in pixels; None: the image was processed whole.
         mean_change: Mean absolute difference of all values, on a scale of 255.
     """
@@ -47,6 +48,7 @@ class RestoredImage:
     rainy: DecodedImage
     image: DecodedImage
     seconds: float
+    scale: float
     tile: int | None
     mean_change: float
 
@@ -114,7 +116,7 @@ def _restored(rainy: DecodedImage, restorer: Restorer, progress: Callable[[int, 
     restored = restorer.restore(rainy.pixels, progress)
     seconds = time.perf_counter() - start
     image = replace(rainy, pixels=restored.image)
-    return RestoredImage(rainy, image, seconds, restored.tile, _mean_change(rainy, image))
+    return RestoredImage(rainy, image, seconds, restored.scale, restored.tile, _mean_change(rainy, image))
 
 
 def _mean_change(before: DecodedImage, after: DecodedImage) -> float:

@@ -89,9 +89,14 @@ class SetScores:
 
     @property
     def comparable(self) -> bool:
-        """Whether published results are comparable: the whole set was scored, in the protocol of papers."""
+        """Whether published results are comparable: the whole set was scored, at full size, in the papers' protocol."""
         dataset = self.image_set.dataset
-        return dataset is not None and len(self.scored) == dataset.count and self.image_set.protocol == dataset.protocol
+        return (
+            dataset is not None
+            and len(self.scored) == dataset.count
+            and self.image_set.protocol == dataset.protocol
+            and self.candidate.settings.get("scale", 1) == 1
+        )
 
     @property
     def seconds(self) -> float | None:

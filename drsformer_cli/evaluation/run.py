@@ -20,7 +20,7 @@ from drsformer_cli.evaluation.image_sets import training_uses, with_training_war
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from drsformer.inference import Precision, TileSize
+    from drsformer.inference import Precision, Scale, TileSize
     from drsformer_cli.evaluation.evaluator import ImageScores
     from drsformer_cli.evaluation.image_sets import ImageSet, TrainingUse
     from drsformer_cli.metrics import Scorer
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 class Settings:
     """How the networks run; see `drsformer.derain` and `drsformer_cli.device`."""
 
+    scale: Scale
     tile: TileSize
     overlap: int | None
     precision: Precision
@@ -78,6 +79,7 @@ def load_models(
         loaded = zoo.load_model(model, device=settings.device, threads=settings.threads)
         restorer = Restorer(
             loaded.network,
+            scale=settings.scale,
             tile=settings.tile,
             overlap=settings.overlap,
             precision=settings.precision,
@@ -87,6 +89,7 @@ def load_models(
             "checkpoint": sha256_of(loaded.checkpoint),
             "device": restorer.device.type,
             "precision": restorer.precision,
+            "scale": settings.scale,
             "tile": "none" if settings.tile is None else str(settings.tile),
             "overlap": "auto" if settings.overlap is None else settings.overlap,
             "tta": settings.tta,

@@ -90,7 +90,7 @@ def validate(
     stopped: Callable[[], bool],
 ) -> Validation | None:
     """Restore and score the images; None if it was stopped, or if no image can be read any more."""
-    restorer = Restorer(model)
+    restorer = Restorer(model, scale=1)
     scores: list[ValidationScore] = []
     shown: list[Pixels] = []
     for image in ranks.shard(images):

@@ -37,7 +37,7 @@ def streaks(restorer, rainy):
 def main():
     out, *folders = map(Path, sys.argv[1:])
     out.mkdir(parents=True, exist_ok=True)
-    restorer = Restorer(drsformer.load_checkpoint(drsformer.GENERAL))
+    restorer = Restorer(drsformer.load_checkpoint(drsformer.GENERAL), scale=1)
     for path in (file for folder in folders for file in image_files(folder)):
         rainy = read_rgb8(path)
         sizes = [rainy]
