@@ -18,6 +18,7 @@ from drsformer_cli import app
 from drsformer_cli.downloads import http, zoo
 
 SHARED = Path(__file__).parents[2] / "shared"
+DEMO = Path(__file__).parents[1] / ".github/demo/rainy.jpg"
 
 TINY = DRSformerConfig(dim=8, num_blocks=(1, 1, 1, 1), mefc=False)
 

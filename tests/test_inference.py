@@ -282,7 +282,7 @@ def test_auto_tile_follows_the_free_memory(general, monkeypatch):
     ],
 )
 def test_small_tiles_are_warned_of_once(model, tile, warned, caplog):
-    restorer = Restorer(model, tile=tile)
+    restorer = Restorer(model, scale=1, tile=tile)
     with caplog.at_level(logging.WARNING, "drsformer"):
         restorer(photo(100, 120))  # no larger than a tile, or not much
         restorer(photo(400, 500))

@@ -1,10 +1,16 @@
 import cv2
 import numpy as np
 import pytest
+from conftest import DEMO
 from torch import nn
 
-from drsformer import Restorer, derain
+from drsformer import Restorer, derain, read_image
 from drsformer.scale import add_enlarged, shrink
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return read_image(DEMO)
 
 
 def image(shape=(61, 94, 3), dtype=np.uint8, seed=0):
@@ -93,3 +99,36 @@ def test_strength_is_that_of_the_change():
     pixels = image() // 2 + 100
     half = derain(Darker(), pixels, scale=2, strength=0.5).astype(int)
     assert np.abs((pixels - half) - 12.75).max() <= 0.5
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_the_chosen_scale_follows_the_width_of_the_streaks(demo, factor):
+    large = cv2.resize(demo, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    assert 2**-0.5 - 0.01 <= Restorer(nn.Identity()).choose_scale(large) / factor <= 2**0.5 + 0.01
+
+
+def test_depth_and_color_do_not_change_the_choice(demo):
+    chosen = Restorer(nn.Identity()).choose_scale(cv2.resize(demo, None, fx=2, fy=2))
+    deep = cv2.resize(demo, None, fx=2, fy=2).astype(np.uint16) * 257
+    assert Restorer(nn.Identity()).choose_scale(deep) == chosen
+    assert Restorer(nn.Identity()).choose_scale((deep / 65535).astype(np.float32)) == chosen
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (159, 400, 3), (300, 300), (200, 200, 2), (700, 170, 4)])
+@pytest.mark.parametrize("value", [0, 90, 255])
+def test_what_shows_no_rain_is_restored_at_full_size(shape, value):
+    assert Restorer(nn.Identity()).choose_scale(np.full(shape, value, np.uint8)) == 1
+
+
+def test_auto_is_the_chosen_scale(demo):
+    large = cv2.resize(demo, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    restorer = Restorer(Darker())
+    restored = restorer.restore(large)
+    assert restored.scale == restorer.choose_scale(large) > 1
+    assert np.array_equal(restored.image, derain(Darker(), large, scale=restored.scale))
+
+
+def test_enlarged_benchmark_images(shared):
+    for path in sorted((shared / "data/Rain100L/input").iterdir())[:4]:
+        large = cv2.resize(read_image(path), None, fx=2, fy=2, interpolation=cv2.INTER_LANCZOS4)
+        assert 1.4 < Restorer(nn.Identity()).choose_scale(large) < 2.9

@@ -23,6 +23,7 @@ from drsformer.images import luma
 from drsformer.memory import free_memory, is_out_of_memory, kept_memory, measure_bytes_per_pixel
 from drsformer.model import DRSformer
 from drsformer.scale import add_enlarged, shrink
+from drsformer.streaks import choose_scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -214,9 +215,9 @@ class Restorer:
                 add_enlarged(_channels(image)[..., :C], change, peak, into=_channels(restored)[..., :C])
         return Restored(restored, tile, scale)
 
-    def choose_scale(self, image: ImageArray) -> float:  # noqa: ARG002
+    def choose_scale(self, image: ImageArray) -> float:
         """The scale at which an image is restored: that of this restorer, or the one that "auto" chooses."""
-        return 1.0 if self.scale == "auto" else self.scale
+        return choose_scale(_color_of(image), PEAK_VALUE[image.dtype]) if self.scale == "auto" else self.scale
 
     @property
     def precision(self) -> str:
