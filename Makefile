@@ -1,7 +1,7 @@
 # Everything runs in .venv; `make PYTHON=/path/to/python ...` uses another environment.
 PYTHON ?= .venv/bin/python
 
-.PHONY: setup check lint type test bench fix build
+.PHONY: setup check lint type test bench fix docs build release
 
 setup:  ## create .venv with the package and its tools
 	python3 -m venv .venv
@@ -24,9 +24,15 @@ bench:  ## speed and memory against the literal transcription; minutes
 	$(PYTHON) tests/benchmarks/training.py
 	$(PYTHON) tests/benchmarks/command.py
 
-fix:  ## what can be mended automatically
+docs:  ## write the tables of options in docs/ again
+	$(PYTHON) .github/options_tables.py
+
+fix:  ## fix what can be fixed automatically
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
 build:  ## wheel and source archive in dist/
 	$(PYTHON) -m build
+
+release:  ## build, check, install and try the wheel; uploads nothing
+	PYTHON=$(PYTHON) .ci/release

@@ -1,3 +1,3 @@
 """The `drsformer` command: everything a person touches. The network is the package `drsformer`."""
 
-__version__ = "0.1.0"
+from drsformer import __version__ as __version__

@@ -16,6 +16,7 @@ from drsformer_cli import __version__, console
 from drsformer_cli.commands.derain import derain
 from drsformer_cli.commands.download import download
 from drsformer_cli.commands.eval import evaluate
+from drsformer_cli.commands.export import export
 from drsformer_cli.commands.train import train
 from drsformer_cli.errors import ExitCode, UsageError, exit_code, reason
 
@@ -30,6 +31,7 @@ app.command()(derain)
 app.command("eval")(evaluate)
 app.command()(train)
 app.command()(download)
+app.command()(export)
 
 
 def _print_version(wanted: bool) -> None:

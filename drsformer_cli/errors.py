@@ -27,6 +27,10 @@ class UsageError(DRSformerError):
     """The command line asks for something impossible or unsafe; nothing was done."""
 
 
+class ExportError(DRSformerError):
+    """An exported network differs from the original; nothing was written."""
+
+
 class DownloadError(DRSformerError):
     """A published file cannot be downloaded, or its content is wrong."""
 

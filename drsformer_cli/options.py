@@ -45,11 +45,11 @@ def _checked_tile(text: str) -> str:
     return text
 
 
-_MODEL_HELP = "Name from `drsformer download --list`, downloaded if it is missing, or a checkpoint file (.pth)."
+MODEL_HELP = "Name from `drsformer download --list`, downloaded if it is missing, or a checkpoint (.pth, .safetensors)."
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", metavar="NAME|FILE", help=_MODEL_HELP)]
+ModelOption = Annotated[str, typer.Option("--model", "-m", metavar="NAME|FILE", help=MODEL_HELP)]
 ModelsOption = Annotated[
-    list[str] | None, typer.Option("--model", "-m", metavar="NAME|FILE", help=f"{_MODEL_HELP} Repeat for several.")
+    list[str] | None, typer.Option("--model", "-m", metavar="NAME|FILE", help=f"{MODEL_HELP} Repeat for several.")
 ]
 ScaleOption = Annotated[
     str,

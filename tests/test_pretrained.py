@@ -67,5 +67,5 @@ def test_what_is_not_a_model(home, tmp_path, monkeypatch, model, message):
 
 
 def test_a_folder(tmp_path):
-    with pytest.raises(CheckpointError, match=r"is not a file; expected a checkpoint \(\.pth\)"):
+    with pytest.raises(CheckpointError, match=r"is not a file; expected a checkpoint \(\.pth or \.safetensors\)"):
         load_model(tmp_path)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from drsformer.inference import Restored, Restorer, derain
     from drsformer.model import DRSformer
 
+__version__ = "0.1.0"
+
 __all__ = [
     "GENERAL",
     "PRESETS",
@@ -36,6 +38,7 @@ __all__ = [
     "ImageError",
     "Restored",
     "Restorer",
+    "__version__",
     "derain",
     "load_checkpoint",
     "load_model",

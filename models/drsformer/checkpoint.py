@@ -1,7 +1,8 @@
-"""Read and write checkpoints, in our own format and in those of other training code."""
+"""Read and write checkpoints, in our own formats and in those of other training code."""
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import pickletools
@@ -17,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from drsformer import safetensors
 from drsformer.ablations import AblatedDRSformer, Ablation, build
 from drsformer.config import LEVELS, DRSformerConfig
 from drsformer.errors import CheckpointError, ConfigError
@@ -49,8 +51,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> DRSformer:
     """Load the network of a checkpoint, on the CPU, in float32, in evaluation mode.
 
     The state dict may be the content of the file, or its value of `params` (as in the published files), `params_ema`
-    (preferred) or `state_dict`, with or without `module.` before every key. Our own files also have a configuration;
-    otherwise variant, widths, blocks and heads are inferred from keys and shapes. Nothing in the file is executed.
+    (preferred) or `state_dict`, with or without `module.` before every key; or the tensors of a safetensors file. Our
+    own files also have a configuration; otherwise variant, widths, blocks and heads are inferred from keys and shapes.
+    Nothing in the file is executed.
 
     Raises:
         CheckpointError: The file is missing, damaged, not a checkpoint of DRSformer, or does not match the network
@@ -107,23 +110,42 @@ def check_checkpoint(path: str | os.PathLike[str], config: DRSformerConfig) -> N
 
 
 def save_checkpoint(
-    model: DRSformer, path: str | os.PathLike[str], *, half: bool = False, training: Mapping[str, Any] | None = None
+    model: DRSformer,
+    path: str | os.PathLike[str],
+    *,
+    half: bool = False,
+    training: Mapping[str, Any] | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write {"params": state dict, "config": configuration}: the published format, and the configuration.
+
+    A path that ends in .safetensors gets that format, with the configuration as JSON in its metadata.
 
     Args:
         model: The network.
         path: Path of the file, which is replaced only when it is complete.
         half: Whether to store the weights in float16, half the size.
-        training: Plain values that describe the training, stored in the file.
+        training: Plain values that describe the training, stored in the file; in safetensors, as JSON.
+        overwrite: Whether to replace an existing file.
 
     Raises:
+        FileExistsError: The file exists, and `overwrite` is False.
         OSError: The file cannot be written.
     """
+    state = state_to_save(model, half=half)
+    facts = {**describe(model), **({"training": training} if training else {})}
+    with atomic_write(path, overwrite=overwrite) as file:
+        if Path(path).suffix.lower() == safetensors.SUFFIX:
+            metadata = {key: json.dumps(value) for key, value in facts.items()}
+            safetensors.write(file, state, {"format": "pt", **metadata})
+        else:
+            torch.save({"params": state, **facts}, file)
+
+
+def state_to_save(model: DRSformer, *, half: bool = False) -> StateDict:
+    """The state dict on the CPU, in float32 or float16, with the published keys."""
     dtype = torch.float16 if half else torch.float32
-    state = {key: tensor.detach().to("cpu", dtype) for key, tensor in model.state_dict().items()}
-    with atomic_write(path) as file:
-        torch.save({"params": state, **describe(model), **({"training": training} if training else {})}, file)
+    return {key: tensor.detach().to("cpu", dtype) for key, tensor in model.state_dict().items()}
 
 
 def describe(model: DRSformer) -> dict[str, Any]:
@@ -139,6 +161,9 @@ def read_content(path: Path, *, checksums: bool = False) -> object:
         CheckpointError: The file cannot be read, is damaged, or holds more than tensors and plain values.
     """
     try:
+        _check_file(path)
+        if safetensors.is_safetensors(path):
+            return _safetensors_content(path)
         _check_archive(path, checksums=checksums)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about files that are refused below
@@ -160,13 +185,30 @@ def read_content(path: Path, *, checksums: bool = False) -> object:
         raise CheckpointError(f"not a checkpoint, or a damaged one ({kind}){_first_bytes(path)}") from None
 
 
-def _check_archive(path: Path, *, checksums: bool) -> None:
-    """Refuse folders, empty files, damaged archives, and those that unpack to far more than their size."""
+def _safetensors_content(path: Path) -> dict[str, Any]:
+    """The content of a safetensors file, in the form of our .pth files."""
+    state, metadata = safetensors.read(path)
+    content: dict[str, Any] = {"params": state}
+    for key in ("config", "ablation", "training"):
+        if key in metadata:
+            try:
+                content[key] = json.loads(metadata[key])
+            except (ValueError, RecursionError):
+                raise CheckpointError(f"{key} in its metadata is not JSON") from None
+    return content
+
+
+def _check_file(path: Path) -> None:
+    """Refuse folders and empty files."""
     if path.is_dir():
-        raise CheckpointError("is a folder; expected a checkpoint (.pth)")
-    size = path.stat().st_size
-    if size == 0:
+        raise CheckpointError("is a folder; expected a checkpoint (.pth or .safetensors)")
+    if path.stat().st_size == 0:
         raise CheckpointError("not a checkpoint: the file is empty")
+
+
+def _check_archive(path: Path, *, checksums: bool) -> None:
+    """Refuse damaged archives, and those that unpack to far more than their size."""
+    size = path.stat().st_size
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())

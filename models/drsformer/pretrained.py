@@ -56,7 +56,7 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path | None:
             return path
     except OSError as error:  # such as a name that is too long, or a folder without permission
         raise CheckpointError(f"{os.fspath(model)}: {error.strerror}") from None
-    raise CheckpointError(f"{os.fspath(model)}: is not a file; expected a checkpoint (.pth)")
+    raise CheckpointError(f"{os.fspath(model)}: is not a file; expected a checkpoint (.pth or .safetensors)")
 
 
 def cached_checkpoint(name: str) -> Path:
