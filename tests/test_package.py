@@ -46,7 +46,11 @@ def test_wheel_holds_every_file_and_two_packages(wheel):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([command, "--help"] for command in ("derain", "download", "eval", "train"))],
+    [
+        ["--help"],
+        ["--version"],
+        *([command, "--help"] for command in ("derain", "download", "eval", "export", "train")),
+    ],
 )
 def test_help_and_version_import_nothing_slow(arguments):
     loaded = python(

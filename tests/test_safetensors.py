@@ -82,7 +82,9 @@ def test_the_library_reads_ours_and_we_read_the_library_s(tiny, tiny_safetensors
         torch_files.save_file(converted, tmp_path / "theirs.safetensors", {"format": "pt"})
         model = load_checkpoint(tmp_path / "theirs.safetensors")
         assert model.config == TINY
-        assert all(torch.equal(tensor, converted[f"module.{key}"].float()) for key, tensor in model.state_dict().items())
+        assert all(
+            torch.equal(tensor, converted[f"module.{key}"].float()) for key, tensor in model.state_dict().items()
+        )
 
 
 def entry(shape, begin, end, dtype="F32"):
@@ -101,7 +103,7 @@ def entry(shape, begin, end, dtype="F32"):
         (assembled(b'{"a":' * 100_000), "its header is not JSON"),
         (assembled([1, 2]), "header is a list"),
         (assembled({}), "holds no tensors"),
-        (assembled({"__metadata__": {"config": 3}}), "__metadata__ in the safetensors header is not a table of strings"),
+        (assembled({"__metadata__": {"config": 3}}), "__metadata__ .* is not a table of strings"),
         (assembled({"__metadata__": ["config"]}), "not a table of strings"),
         (assembled({"__metadata__": {"config": "{"}}), "config in its metadata is not JSON"),
         (assembled({"__metadata__": {"config": "[1]"}, "a": entry([1], 0, 4)}, bytes(4)), "not a DRSformer"),
@@ -145,5 +147,5 @@ def test_values_are_checked_as_in_other_checkpoints(tiny, tmp_path):
     state = {**tiny.state_dict(), "output.weight": torch.full((3, 16, 3, 3), float("nan"))}
     with (tmp_path / "x.safetensors").open("wb") as file:
         ours.write(file, state, {})
-    with pytest.raises(CheckpointError, match="output.weight holds values that are not finite"):
+    with pytest.raises(CheckpointError, match=r"output\.weight holds values that are not finite"):
         load_checkpoint(tmp_path / "x.safetensors")
