@@ -168,7 +168,7 @@ def test_darktable(run, onnx_files, monkeypatch, tiny_file, tmp_path):
     answer = run("export", tiny_file, "--for", "darktable")
     assert answer.out.startswith(f"{tiny_file} -> tiny.dtmodel  0.0 MB, differs from the network by at most 1.0e-07")
     assert run("export", tiny_file, "-o", "small.dtmodel", "--size", "256").code == 0
-    assert asked == [(768, 768), (256, 256)]
+    assert asked == [(512, 512), (256, 256)]
     with zipfile.ZipFile("small.dtmodel") as archive:
         folder = "denoise-drsformer-tiny"
         # darktable takes the folder of the first entry for the model's id

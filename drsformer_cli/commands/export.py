@@ -50,7 +50,7 @@ def export(
         typer.Option(
             "--size",
             metavar="N|HxW",
-            help="Fix the size of the images of a graph, in pixels. Default: any size; for darktable 768.",
+            help="Fix the size of the images of a graph, in pixels. Default: any size; for darktable 512.",
             callback=_checked_size,
         ),
     ] = None,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import harness
 import torch
@@ -14,7 +15,7 @@ from conftest import TINY
 from harness import one_line
 
 import drsformer
-from drsformer import CheckpointError, DRSformer
+from drsformer import CheckpointError, DRSformer, safetensors
 from drsformer.checkpoint import check_checkpoint, describe
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @functools.cache
-def content() -> dict[str, object]:
+def content() -> dict[str, Any]:
     torch.manual_seed(0)
     model = DRSformer(TINY)
     return {"params": model.state_dict(), **describe(model)}
@@ -30,7 +31,14 @@ def content() -> dict[str, object]:
 
 @functools.cache
 def seeds() -> list[bytes]:
-    return [written(content()), written(content(), new=False), written({"params": content()["params"]})]
+    files = [written(content()), written(content(), new=False), written({"params": content()["params"]})]
+    return [*files, written_as_safetensors()]
+
+
+def written_as_safetensors() -> bytes:
+    buffer = io.BytesIO()
+    safetensors.write(buffer, content()["params"], {"config": json.dumps(content()["config"])})
+    return buffer.getvalue()
 
 
 def written(value: object, *, new: bool = True) -> bytes:
