@@ -80,19 +80,6 @@ def test_any_size(onnx_files, one_block):
         onnx_files.verify(content, other, size=None, largest=1e-5)
 
 
-def test_half_precision(onnx_files, one_block):
-    content, difference = onnx_files.export_verified(one_block, {}, size=(32, 32), half=True)
-    import onnx
-
-    model = onnx.load_from_string(content)
-    kinds = {tensor.data_type for tensor in model.graph.initializer if tensor.dims}
-    assert onnx.TensorProto.FLOAT16 in kinds
-    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    assert 1e-5 < difference < onnx_files.LARGEST_HALF_DIFFERENCE
-    assert {parameter.dtype for parameter in one_block.parameters()} == {torch.float32}
-
-
 @pytest.fixture
 def loads(monkeypatch, tiny_file):
     """Has the command load this network from the small one's checkpoint."""
@@ -103,28 +90,34 @@ def loads(monkeypatch, tiny_file):
     return loads
 
 
-def test_command(run, onnx_files, loads, one_block, tiny_file, tmp_path, monkeypatch):
+def test_fixed_size_and_half_precision(run, onnx_files, loads, one_block, tiny_file, tmp_path, monkeypatch):
     import onnx
 
     loads(one_block)
     path = tmp_path / "x.onnx"
-    answer = run("export", tiny_file, "-o", path, "--size", "32x48", "--json")
+    answer = run("export", tiny_file, "-o", path, "--size", "32x48", "--half", "--json")
     assert answer.code == 0
     content = path.read_bytes()
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model, full_check=True)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     assert [value.name for value in (*model.graph.input, *model.graph.output)] == ["rainy", "restored"]
-    assert shape(model.graph.input[0]) == shape(model.graph.output[0]) == [1, 3, 32, 48]
+    for value in (*model.graph.input, *model.graph.output):
+        assert shape(value) == [1, 3, 32, 48]
+        assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    weights = [tensor for tensor in model.graph.initializer if tensor.name.endswith(".weight")]
+    assert {tensor.data_type for tensor in weights} == {onnx.TensorProto.FLOAT16}
+    assert {parameter.dtype for parameter in one_block.parameters()} == {torch.float32}
     assert str(ROOT).encode() not in content
     image = torch.rand(1, 3, 32, 48)
     with torch.inference_mode():
-        assert (run_onnx(content, image) - one_block(image)).abs().max() < 1e-6
+        assert (run_onnx(content, image) - one_block(image)).abs().max() < onnx_files.LARGEST_HALF_DIFFERENCE
     report = json.loads(answer.out)
     facts = {entry.key: entry.value for entry in model.metadata_props}
     assert report["bytes"] == len(content)
     assert float(facts["largest_difference"]) == pytest.approx(report["largest_difference"], rel=0.01)
-    assert report["largest_difference"] < 1e-6
+    assert onnx_files.LARGEST_DIFFERENCE < report["largest_difference"] < onnx_files.LARGEST_HALF_DIFFERENCE
+    assert facts["precision"] == "float16"
     assert facts["checkpoint_sha256"] == sha256_of(tiny_file)
     assert facts["license"] == "not stated"
     assert facts["size_multiple"] == "16"
@@ -134,10 +127,10 @@ def test_command(run, onnx_files, loads, one_block, tiny_file, tmp_path, monkeyp
     # The same graph for another network is wrong: nothing is written.
     other = OneBlock().eval()
     with torch.no_grad():
-        other.embed.proj.weight.mul_(1.01)
+        other.embed.proj.weight.mul_(1.5)
     loads(other)
     monkeypatch.setattr(onnx_files, "export", lambda network, **_: onnx.load_from_string(content))
-    answer = run("export", tiny_file, "-o", path, "--size", "32x48", "--overwrite", "--quiet")
+    answer = run("export", tiny_file, "-o", path, "--size", "32x48", "--half", "--overwrite", "--quiet")
     assert answer.code == 1
     assert re.fullmatch(r"drsformer: the exported network differs from the original by \S+ on .*\n", answer.err)
     assert path.read_bytes() == content

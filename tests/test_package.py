@@ -73,7 +73,10 @@ def test_module_runs():
 
 
 def test_library_imports_torch_only_when_needed():
-    assert python("import sys, drsformer; drsformer.PRESETS; print('torch' in sys.modules)") == "False\n"
+    assert (
+        python("import sys, drsformer; drsformer.PRESETS, drsformer.__version__; print('torch' in sys.modules)")
+        == "False\n"
+    )
     assert python("import sys, drsformer; drsformer.DRSformer; print('torch' in sys.modules)") == "True\n"
 
 
