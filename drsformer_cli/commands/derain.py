@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path  # noqa: TC003 - Typer reads it at run time
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from drsformer_cli.deraining.pipeline import Written
+    from drsformer_cli.deraining.pipeline import RestoredImage, Written
     from drsformer_cli.deraining.plan import Job, Plan
 
 HARDLY_CHANGED = 0.2
@@ -76,6 +77,12 @@ def derain(
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write NAME_compare: input and output side by side.")
     ] = False,
+    report_page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="FILE.html", help="Also write a page to look at: every image before and after."
+        ),
+    ] = None,
     max_megapixels: Annotated[
         float | None, typer.Option(min=0.001, max=1e6, metavar="N", help="Refuse larger images. Default: 179.")
     ] = None,
@@ -103,6 +110,7 @@ def derain(
             recursive=recursive,
             image_format=image_format,
             compare=compare,
+            report=report_page,
             overwrite=overwrite,
             skip_existing=skip_existing,
         ),
@@ -116,6 +124,7 @@ def derain(
     report = _Reporter(model, as_json=as_json, quiet=quiet, single=single, expects_change=strength > 0)
     report.fail_all(ranks.shard(todo.failures))
     mine = ranks.shard(todo.jobs)
+    page = _Page(report_page, todo, model, overwrite=overwrite) if report_page else None
     if mine:
         from drsformer.inference import Restorer
         from drsformer_cli import images
@@ -138,18 +147,30 @@ def derain(
         try:
             with console.progress_bar(visible=ranks.is_rank_0 and not quiet) as bar:
                 follow = _follower(bar, mine)
-                work = pipeline.derain(mine, restorer, quality=quality, overwrite=overwrite, progress=follow)
+                work = pipeline.derain(
+                    mine,
+                    restorer,
+                    quality=quality,
+                    overwrite=overwrite,
+                    progress=follow,
+                    done=page.add if page else None,
+                )
                 with contextlib.closing(work):
                     for job, writing in work:
                         report.add(job, writing)
         except (KeyboardInterrupt, SystemExit):
             report.summarize([report.outcome])
+            if page and ranks.is_rank_0:
+                page.write([report.outcome])
             raise
     outcomes = ranks.gather(report.outcome)
+    if page:
+        page.report.gather(ranks)
     ranks.close()
     if ranks.is_rank_0:
         report.summarize(outcomes)
-        raise typer.Exit(_exit_code(outcomes))
+        complete = page is None or page.write(outcomes)
+        raise typer.Exit(_exit_code(outcomes, complete=complete))
 
 
 def _follower(bar: Progress, jobs: Sequence[Job]) -> Callable[[Job, float], None]:
@@ -191,11 +212,57 @@ class _Outcome:
     hardly_changed: list[str] = field(default_factory=list)
 
 
-def _exit_code(outcomes: list[_Outcome]) -> ExitCode:
+def _exit_code(outcomes: list[_Outcome], *, complete: bool) -> ExitCode:
     done, failed = sum(outcome.done for outcome in outcomes), sum(len(outcome.failures) for outcome in outcomes)
     if not failed:
-        return ExitCode.DONE
+        return ExitCode.DONE if complete else ExitCode.SOME_FAILED
     return ExitCode.SOME_FAILED if done else ExitCode.FAILED
+
+
+def _facts(job: Job, restored: RestoredImage, model: str) -> dict[str, object]:
+    """The facts of an image, for --json and --report."""
+    H, W = restored.image.pixels.shape[:2]
+    return {
+        "input": job.name,
+        "output": str(job.target),
+        "seconds": round(restored.seconds, 3),
+        "megapixels": round(H * W / 1e6, 3),
+        "scale": restored.scale,
+        "tile": restored.tile,
+        "model": model,
+        "mean_change": round(restored.mean_change, 3),
+    }
+
+
+class _Page:
+    """The page of --report."""
+
+    def __init__(self, path: Path, todo: Plan, model: str, *, overwrite: bool) -> None:
+        from drsformer_cli.pages.report import Report
+
+        self.report = Report(path, len(todo.jobs))
+        self.total = len(todo.jobs) + len(todo.failures)
+        self.model = model
+        self.overwrite = overwrite
+
+    def add(self, job: Job, written: Written) -> None:
+        """Add an image."""
+        from drsformer_cli.deraining import report_page
+
+        self.report.add(report_page.card(job, written, _facts(job, written.restored, self.model)))
+
+    def write(self, outcomes: list[_Outcome]) -> bool:
+        """Write the page; returns whether that worked, and prints the reason if it did not."""
+        from drsformer_cli.deraining import report_page
+
+        failures = [failure for outcome in outcomes for failure in outcome.failures]
+        overview = report_page.overview(len(self.report), self.total, failures, self.model)
+        try:
+            self.report.write(overview, overwrite=self.overwrite)
+        except OSError as error:
+            console.error(f"{self.report.path}: cannot be written: {reason(error)}")
+            return False
+        return True
 
 
 class _Reporter:
@@ -231,17 +298,7 @@ class _Reporter:
             return
         H, W = restored.image.pixels.shape[:2]
         if self.as_json:
-            facts = {
-                "input": job.name,
-                "output": str(job.target),
-                "seconds": round(restored.seconds, 3),
-                "megapixels": round(H * W / 1e6, 3),
-                "scale": restored.scale,
-                "tile": restored.tile,
-                "model": self.model,
-                "mean_change": round(restored.mean_change, 3),
-            }
-            console.result(console.json_line(facts))
+            console.result(console.json_line(_facts(job, restored, self.model)))
         elif not self.quiet:
             scale = f" at scale {restored.scale:g}" if restored.scale != 1 else ""
             megapixels = f"{H * W / 1e6:.2f} megapixels"

@@ -75,6 +75,7 @@ def derain(
     quality: int,
     overwrite: bool,
     progress: Callable[[Job, float], None],
+    done: Callable[[Job, Written], None] | None = None,
 ) -> Generator[tuple[Job, Future[Written]]]:
     """Process the jobs in order; see `overlapped` for what is yielded and how to stop early.
 
@@ -84,6 +85,7 @@ def derain(
         quality: 1..100, for the formats that have one.
         overwrite: Whether existing files may be replaced.
         progress: Called with the job in the network and its progress, 0 to 1.
+        done: Called, in another thread, with each job whose image was written.
     """
 
     def restore(job: Job, rainy: DecodedImage) -> RestoredImage:
@@ -93,7 +95,10 @@ def derain(
         return _restored(rainy, restorer, lambda done, total: progress(job, done / total))
 
     def write(job: Job, restored: RestoredImage, stop: threading.Event) -> Written:
-        return _written(job, restored, stop, quality=quality, overwrite=overwrite)
+        written = _written(job, restored, stop, quality=quality, overwrite=overwrite)
+        if done is not None and not stop.is_set():
+            done(job, written)
+        return written
 
     return overlapped(jobs, _read, restore, write)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from drsformer_cli.errors import UsageError
 from drsformer_cli.formats import FORMAT_OF_ENDING, OTHER_IMAGE_ENDINGS
+from drsformer_cli.pages import check_report_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -68,6 +69,7 @@ def plan(
     recursive: bool = False,
     image_format: str | None = None,
     compare: bool = False,
+    report: Path | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
 ) -> Plan:
@@ -79,11 +81,12 @@ def plan(
         recursive: Whether folders are searched to any depth; the output has the same subfolders.
         image_format: A FormatName; replaces the ending of every output.
         compare: Whether to write a side-by-side image, too.
+        report: File for the report; None: it is not written.
         overwrite: Whether existing outputs may be replaced.
         skip_existing: Whether to skip images whose output exists.
 
     Raises:
-        UsageError: An input is missing; outputs clash with each other, with an input or with existing files.
+        UsageError: An input is missing; outputs or the report clash with each other, an input or existing files.
     """
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing exclude each other")
@@ -101,6 +104,8 @@ def plan(
         seen = "".join(f"; {text}" for text in (*(": ".join(pair) for pair in search.failures), *search.notes))
         raise UsageError(f"no images in {', '.join(inputs)}; expected files ending in {_known_endings()}{seen}")
     _refuse_clashes(jobs)
+    if report is not None:
+        _check_report(report, jobs, overwrite=overwrite)
     existing: list[Job] = []
     new: list[Job] = []
     for job in jobs:
@@ -275,6 +280,22 @@ def _refuse_clashes(jobs: list[Job]) -> None:
         for path in _outputs(job):
             if (other := sources.get(_identity(path))) is not None:
                 raise UsageError(f"{path} would be overwritten, but it is an input ({other.name}); choose another -o")
+
+
+def _check_report(report: Path, jobs: list[Job], *, overwrite: bool) -> None:
+    check_report_name(report)
+    here = _identity(report)
+    for job in jobs:
+        if job.source is not None and _identity(job.source) == here:
+            raise UsageError(f"--report {report}: would overwrite an input; choose another name")
+        if any(_identity(path) == here for path in _outputs(job)) or (
+            job.target is not None and here in map(_identity, job.target.parents)
+        ):
+            raise UsageError(f"--report {report}: the output of {job.name} is written there; choose another name")
+    if report.exists() and not report.is_file():
+        raise UsageError(f"--report {report}: is a folder or a device; expected the name of a file")
+    if os.path.lexists(report) and not overwrite:
+        raise UsageError(f"report exists: {report}; use --overwrite or choose another name")
 
 
 def _refuse_special_files(existing: list[Job]) -> None:
