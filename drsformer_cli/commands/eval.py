@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -16,14 +17,16 @@ from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import IMAGE_ERRORS, ExitCode, UsageError, reason
 from drsformer_cli.evaluation.image_sets import MissingDatasetError, Request
 from drsformer_cli.formats import FORMAT_OF_ENDING
+from drsformer_cli.pages import check_report_name
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from drsformer_cli.evaluation.evaluator import Candidate, ImageScores, SetScores
+    from drsformer_cli.evaluation.evaluator import Candidate, ImageScores, Scored, SetScores
     from drsformer_cli.evaluation.image_sets import ImageSet
     from drsformer_cli.metrics.full_reference import RGB8
+    from drsformer_cli.pages.report import Report
 
 _MOST_PROBLEMS_SHOWN = 10
 
@@ -89,10 +92,17 @@ def evaluate(
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a table with one row per image and model.")
     ] = None,
+    report_page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="FILE.html", help="Also write a page to look at: every image before and after."
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="Replace existing --csv and --sheet files, and any images in the way of --save."
+            "--overwrite",
+            help="Replace existing --csv, --sheet and --report files, and any images in the way of --save.",
         ),
     ] = False,
     scale: options.ScaleOption = "1",
@@ -129,7 +139,7 @@ def evaluate(
         limit=limit,
         models=models,
     )
-    _check_outputs(sheet, csv, overwrite=overwrite)
+    _check_outputs(sheet, csv, report_page, overwrite=overwrite)
     ranks = Ranks()
     image_sets = _gather(request, ranks)
     console.show_log(verbose=verbose, quiet=quiet)
@@ -137,7 +147,10 @@ def evaluate(
     from drsformer_cli.evaluation import report, run  # torch is imported when there is work
     from drsformer_cli.evaluation.evaluator import Candidate
 
+    page = _Page(report_page, image_sets, len(models) or 1, overwrite=overwrite)
+
     def say(candidate: Candidate, score: ImageScores) -> None:
+        page.note(score)
         if verbose:
             console.say(f"{candidate.name}: {report.line(score)}")
 
@@ -146,7 +159,7 @@ def evaluate(
     )
     candidates, uses = run.load_models(run.name_models(models), settings, quiet=quiet)
     scorers = run.load_scorers(image_sets, quiet=quiet)
-    evaluators = run.make_evaluators(image_sets, candidates or [Candidate(str(results))], uses, scorers, save)
+    evaluators = run.make_evaluators(image_sets, candidates or [Candidate(str(results))], uses, scorers, save, page.add)
     if save:
         ranks.on_rank_0(lambda: run.prepare_to_save(save, evaluators, overwrite=overwrite))
     try:
@@ -154,7 +167,9 @@ def evaluate(
     except (KeyboardInterrupt, SystemExit):
         if save and ranks.is_rank_0:
             console.say(f"images in {save} are kept: run the same command again to resume")
+        page.interrupt(ranks)
         raise
+    page.gather(ranks)
     ranks.close()
     if not ranks.is_rank_0:
         return
@@ -164,26 +179,34 @@ def evaluate(
         written = _write(csv, lambda: report.as_csv(all_scores), overwrite=overwrite)
     if sheet:
         written &= _write(sheet, lambda: _encoded(run.draw_sheet(evaluators, all_scores), sheet), overwrite=overwrite)
+    written &= page.write(all_scores)
     raise typer.Exit(_exit_code(all_scores, written=written))
 
 
-def _check_outputs(sheet: Path | None, csv: Path | None, *, overwrite: bool) -> None:
+def _check_outputs(sheet: Path | None, csv: Path | None, report: Path | None, *, overwrite: bool) -> None:
     """Refuse outputs that could not be written, before any work is done."""
-    for path in (sheet, csv):
-        if path is None:
-            continue
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder; expected the name of a file")
-        if path.exists() and not overwrite:
-            raise UsageError(f"{path} exists; --overwrite replaces it")
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: the folder {path.parent} does not exist")
-        if not os.access(path.parent, os.W_OK):
-            raise UsageError(f"{path}: the folder {path.parent} is not writable")
-    if sheet is not None and sheet == csv:
-        raise UsageError(f"--sheet and --csv are the same file: {sheet}")
+    outputs = {"--sheet": sheet, "--csv": csv, "--report": report}
+    for path in outputs.values():
+        if path is not None:
+            _check_output(path, overwrite=overwrite)
+    for (option, path), (other_option, other) in combinations(outputs.items(), 2):
+        if path is not None and path == other:
+            raise UsageError(f"{option} and {other_option} are the same file: {path}")
+    if report is not None:
+        check_report_name(report)
     if sheet is not None and sheet.suffix.lower() not in FORMAT_OF_ENDING:
         raise UsageError(f"--sheet {sheet}: unknown ending; expected .png or .jpg, for example")
+
+
+def _check_output(path: Path, *, overwrite: bool) -> None:
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; expected the name of a file")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists; --overwrite replaces it")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path}: the folder {path.parent} is not writable")
 
 
 def _gather(request: Request, ranks: Ranks) -> list[ImageSet]:
@@ -211,6 +234,60 @@ def _write(path: Path, make: Callable[[], bytes], *, overwrite: bool) -> bool:
         console.error(f"{path}: cannot be written: {reason(error)}")
         return False
     return True
+
+
+class _Page:
+    """The page of --report; does nothing without that option."""
+
+    def __init__(self, path: Path | None, image_sets: Sequence[ImageSet], candidates: int, *, overwrite: bool) -> None:
+        self.report: Report | None = None
+        if path is not None:
+            from drsformer_cli.pages.report import Report
+
+            self.report = Report(path, sum(len(image_set.cases) for image_set in image_sets) * candidates)
+        self.image_sets = image_sets
+        self.overwrite = overwrite
+        self.failures: list[tuple[str, str]] = []
+
+    def note(self, scores: ImageScores) -> None:
+        """Keep the failures of this rank, for the page of an interrupted run."""
+        self.failures += [(scores.name, text) for text in (scores.error, scores.not_saved) if text]
+
+    def add(self, scored: Scored) -> None:
+        """Add an image."""
+        if self.report is not None:
+            from drsformer_cli.evaluation import report_page
+
+            self.report.add(report_page.card(scored))
+
+    def gather(self, ranks: Ranks) -> None:
+        """Collect the images of all ranks on rank 0."""
+        if self.report is not None:
+            self.report.gather(ranks)
+
+    def interrupt(self, ranks: Ranks) -> None:
+        """Write what rank 0 has so far."""
+        if ranks.is_rank_0:
+            self.write([])
+
+    def write(self, all_scores: Sequence[SetScores]) -> bool:
+        """Write the page; returns whether that worked, and prints the reason if it did not.
+
+        Args:
+            all_scores: The scores of all ranks; empty after an interrupt.
+        """
+        if self.report is None:
+            return True
+        from drsformer_cli.evaluation import report, report_page
+
+        failures = [failure for scores in all_scores for failure in report.failures(scores)] or self.failures
+        overview = report_page.overview(self.image_sets, len(self.report), all_scores, failures)
+        try:
+            self.report.write(overview, overwrite=self.overwrite)
+        except OSError as error:
+            console.error(f"{self.report.path}: cannot be written: {reason(error)}")
+            return False
+        return True
 
 
 def _encoded(pixels: RGB8, path: Path) -> bytes:

@@ -165,6 +165,31 @@ class _Result:
     to_save: Path | None = None
 
 
+@dataclass(frozen=True)
+class Scored:
+    """An image that a candidate restored and that was scored, with its pixels.
+
+    Attributes:
+        image_set: The set of the image.
+        case: The image.
+        candidate: What restored it.
+        scores: Its scores.
+        rainy: The rainy image.
+        restored: The restored image.
+        clean: The clean image; None: there is none.
+        file: File of the restored image; None: it was not saved.
+    """
+
+    image_set: ImageSet
+    case: Case
+    candidate: Candidate
+    scores: ImageScores
+    rainy: RGB8
+    restored: RGB8
+    clean: RGB8 | None
+    file: Path | None
+
+
 class Evaluator:
     """Scores one set of images for several candidates.
 
@@ -174,6 +199,7 @@ class Evaluator:
         scorers: The metrics of the set, loaded, by name.
         save: Folder for restored images; images that a run with the same settings saved there are not restored again,
             only scored.
+        scored: Called, in another thread, with each image that was restored and scored.
     """
 
     def __init__(
@@ -183,10 +209,12 @@ class Evaluator:
         scorers: Mapping[str, Scorer],
         *,
         save: Path | None = None,
+        scored: Callable[[Scored], None] | None = None,
     ) -> None:
         self.image_set = image_set
         self.candidates = candidates
         self.save = save
+        self._scored = scored
         self._scorers = {metric.name: scorers[metric.name] for metric in image_set.metrics}
 
     def score(self, cases: Sequence[Case]) -> Generator[list[ImageScores], None, None]:
@@ -250,12 +278,18 @@ class Evaluator:
         """The scores of each candidate. Results are saved even after an interrupt: the next run can use them."""
         (rainy, clean), results = restored
         of_input = self._values(rainy, clean, "_input") if case.has_input else {}
-        return [
-            ImageScores(case.name, case.scene, error=result)
-            if isinstance(result, str)
-            else self._score_one(case, candidate, clean, result, of_input)
-            for candidate, result in zip(self.candidates, results, strict=True)
-        ]
+        all_scores = []
+        for candidate, result in zip(self.candidates, results, strict=True):
+            if isinstance(result, str):
+                all_scores.append(ImageScores(case.name, case.scene, error=result))
+                continue
+            scores = self._score_one(case, candidate, clean, result, of_input)
+            all_scores.append(scores)
+            if self._scored is not None:
+                path = case.result if candidate.restorer is None else self._path(case, candidate)
+                file = path if scores.not_saved is None else None
+                self._scored(Scored(self.image_set, case, candidate, scores, rainy, result.pixels, clean, file))
+        return all_scores
 
     def _score_one(
         self, case: Case, candidate: Candidate, clean: RGB8 | None, restored: _Result, of_input: dict[str, float]

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 def tables(all_scores: Sequence[SetScores]) -> Iterator[tuple[str, Table]]:
     """A title and a table for each image set: the rainy input, every candidate, and what papers report."""
-    for of_set in _by_set(all_scores):
-        yield _title(of_set), _table(of_set)
+    for of_set in by_set(all_scores):
+        yield title(of_set), _table(of_set)
 
 
 def notes(all_scores: Sequence[SetScores]) -> list[str]:
     """Warnings about the scores, and the settings that reproduce them."""
     lines = []
-    for of_set in _by_set(all_scores):
+    for of_set in by_set(all_scores):
         image_set = of_set[0].image_set
         lines += [f"{image_set.name}: {text}" for text in image_set.warnings]
         lines += [f"{image_set.name}: {text}" for text in _exceptions(of_set)]
@@ -116,12 +116,14 @@ def as_csv(all_scores: Iterable[SetScores]) -> bytes:
     return text.getvalue().encode(errors="backslashreplace")
 
 
-def _by_set(all_scores: Sequence[SetScores]) -> Iterator[list[SetScores]]:
+def by_set(all_scores: Sequence[SetScores]) -> Iterator[list[SetScores]]:
+    """The scores of each image set."""
     for _, group in groupby(all_scores, key=lambda scores: scores.image_set.name):
         yield list(group)
 
 
-def _table(of_set: Sequence[SetScores]) -> Table:
+def as_cells(of_set: Sequence[SetScores]) -> tuple[list[str], list[list[str]], int]:
+    """The table of an image set: titles of the columns, rows, and the number of rows that are not published results."""
     image_set = of_set[0].image_set
     metrics = image_set.metrics
     to_paper = [_signed(_to_paper(scores), metrics[0]) for scores in of_set]
@@ -136,21 +138,27 @@ def _table(of_set: Sequence[SetScores]) -> Table:
     own = len(rows)
     comparable = all(scores.comparable for scores in of_set)
     for method, values in _reported(image_set):
-        cells = [_number(values.get(metric.name), metric) for metric in metrics]
-        rows.append([method if comparable else f"{method}, not comparable", *cells, "", "", ""])
+        numbers = [_number(values.get(metric.name), metric) for metric in metrics]
+        rows.append([method if comparable else f"{method}, not comparable", *numbers, "", "", ""])
     if any(to_paper):
         titles.append("to paper")
+    return titles, [row[: len(titles)] for row in rows], own
+
+
+def _table(of_set: Sequence[SetScores]) -> Table:
+    titles, rows, own = as_cells(of_set)
     table = Table(box=None, pad_edge=False)
     table.add_column(titles[0])
-    for i, title in enumerate(titles[1:], 1):  # on a narrow terminal only names may be folded
-        widest = max(len(text) for text in (title, *(row[i] for row in rows)))
-        table.add_column(title, justify="right", no_wrap=True, min_width=widest)
+    for i, column in enumerate(titles[1:], 1):  # on a narrow terminal only names may be folded
+        widest = max(len(text) for text in (column, *(row[i] for row in rows)))
+        table.add_column(column, justify="right", no_wrap=True, min_width=widest)
     for i, row in enumerate(rows):
-        table.add_row(*row[: len(titles)], style="dim" if i >= own else None)
+        table.add_row(*row, style="dim" if i >= own else None)
     return table
 
 
-def _title(of_set: Sequence[SetScores]) -> str:
+def title(of_set: Sequence[SetScores]) -> str:
+    """The title of the table of an image set."""
     image_set = of_set[0].image_set
     scored = min(len(scores.scored) for scores in of_set)
     kind = image_set.protocol or "no clean images"

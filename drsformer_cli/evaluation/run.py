@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from drsformer.inference import Precision, Scale, TileSize
-    from drsformer_cli.evaluation.evaluator import ImageScores
+    from drsformer_cli.evaluation.evaluator import ImageScores, Scored
     from drsformer_cli.evaluation.image_sets import ImageSet, TrainingUse
     from drsformer_cli.metrics import Scorer
     from drsformer_cli.metrics.full_reference import RGB8
@@ -116,6 +116,7 @@ def make_evaluators(
     uses: Mapping[str, Sequence[TrainingUse]],
     scorers: Mapping[str, Scorer],
     save: Path | None,
+    scored: Callable[[Scored], None] | None = None,
 ) -> list[Evaluator]:
     """An evaluator for each image set, with warnings about images that the training of a model used."""
     evaluators = []
@@ -123,7 +124,7 @@ def make_evaluators(
         warned = image_set
         for name, its_uses in uses.items():
             warned = with_training_warnings(warned, name, its_uses)
-        evaluators.append(Evaluator(warned, candidates, scorers, save=save))
+        evaluators.append(Evaluator(warned, candidates, scorers, save=save, scored=scored))
     return evaluators
 
 
