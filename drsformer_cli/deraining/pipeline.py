@@ -92,7 +92,7 @@ def derain(
         progress(job, 0.0)
         if job.target is not None:
             _make_writable(job.target.parent)  # before any time is spent in the network
-        return _restored(rainy, restorer, lambda done, total: progress(job, done / total))
+        return restore_image(rainy, restorer, lambda done, total: progress(job, done / total))
 
     def write(job: Job, restored: RestoredImage, stop: threading.Event) -> Written:
         written = _written(job, restored, stop, quality=quality, overwrite=overwrite)
@@ -116,7 +116,10 @@ def _make_writable(folder: Path) -> None:
         raise OSError(errno.EACCES, f"cannot write into {folder}: {os.strerror(errno.EACCES)}")
 
 
-def _restored(rainy: DecodedImage, restorer: Restorer, progress: Callable[[int, int], None]) -> RestoredImage:
+def restore_image(
+    rainy: DecodedImage, restorer: Restorer, progress: Callable[[int, int], None] | None = None
+) -> RestoredImage:
+    """Restore an image; see `Restorer.restore` for the arguments and the errors."""
     start = time.perf_counter()
     restored = restorer.restore(rainy.pixels, progress)
     seconds = time.perf_counter() - start

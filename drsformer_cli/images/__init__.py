@@ -4,14 +4,16 @@
 bytes, pixels come from Pillow. `exif` and `xmp` change metadata in place. `writing` encodes an image.
 """
 
-from drsformer_cli.images.image import DecodedImage, Metadata, to_8_bits
-from drsformer_cli.images.limit import allow_megapixels
+from drsformer_cli.images.image import DecodedImage, Metadata, UnsupportedError, to_8_bits
+from drsformer_cli.images.limit import TooLargeError, allow_megapixels
 from drsformer_cli.images.reading import read, read_rgb8, size
 from drsformer_cli.images.writing import encode, losses, side_by_side
 
 __all__ = [
     "DecodedImage",
     "Metadata",
+    "TooLargeError",
+    "UnsupportedError",
     "allow_megapixels",
     "encode",
     "losses",

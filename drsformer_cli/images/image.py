@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from drsformer.errors import ImageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
     Channels = NDArray[Any]  # uint8 or uint16
+
+
+class UnsupportedError(ImageError):
+    """The file is not an image of a format that is read."""
 
 
 class DamagedError(Exception):

@@ -11,6 +11,10 @@ from drsformer.errors import ImageError
 _advice = ""
 
 
+class TooLargeError(ImageError):
+    """An image has more pixels than the limit."""
+
+
 def allow_megapixels(limit: float | None, advice: str = "") -> None:
     """Set the size above which images are refused, for the process.
 
@@ -29,8 +33,8 @@ def check(pixels: int) -> None:
     """Refuse images that are too large.
 
     Raises:
-        ImageError: There are more pixels than the limit.
+        TooLargeError: There are more pixels than the limit.
     """
     if Image.MAX_IMAGE_PIXELS is not None and pixels > (limit := 2 * Image.MAX_IMAGE_PIXELS):
         advice = f"; {_advice}" if _advice else ""
-        raise ImageError(f"{pixels / 1e6:.4g} megapixels, more than the limit of {limit / 1e6:.4g}{advice}")
+        raise TooLargeError(f"{pixels / 1e6:.4g} megapixels, more than the limit of {limit / 1e6:.4g}{advice}")

@@ -18,7 +18,7 @@ from drsformer_cli.formats import FORMATS, RAW_ENDINGS, titles
 from drsformer_cli.images import color, exif, limit, orientation, xmp
 from drsformer_cli.images.avif import open_avif
 from drsformer_cli.images.bmp import open_bmp
-from drsformer_cli.images.image import DamagedError, DecodedImage, Metadata, Opened, to_8_bits
+from drsformer_cli.images.image import DamagedError, DecodedImage, Metadata, Opened, UnsupportedError, to_8_bits
 from drsformer_cli.images.jpeg import open_jpeg
 from drsformer_cli.images.plain import open_plain
 from drsformer_cli.images.png import open_png
@@ -148,7 +148,7 @@ def _refuse_raw(file: BinaryIO) -> None:
     """Refuse files with the ending of a raw file, unless their content shows that they are something else."""
     file.seek(0)
     if _format_of(file.read(64)) in (None, "TIFF"):
-        raise ImageError(RAW)
+        raise UnsupportedError(RAW)
 
 
 def _format_of(start: bytes) -> str | None:
@@ -178,7 +178,7 @@ def _open(file: BinaryIO) -> Opened:
     if not start:
         raise ImageError("the file is empty")
     if start.startswith(_RAW_MAGIC) or start[8:10] == b"CR" or start[6:14] == b"HEAPCCDR" or start[4:12] == b"ftypcrx ":
-        raise ImageError(RAW)
+        raise UnsupportedError(RAW)
     image_format = _format_of(start)
     if image_format is not None:
         reader = _READERS.get(image_format)
@@ -190,7 +190,7 @@ def _open(file: BinaryIO) -> Opened:
     elif brands:
         found = "a video, or an image of another kind"
     expected = titles(last="or")
-    raise ImageError(f"is {found}; expected {expected}" if found else f"not an image: expected {expected}")
+    raise UnsupportedError(f"is {found}; expected {expected}" if found else f"not an image: expected {expected}")
 
 
 def _brands(start: bytes) -> set[bytes]:
