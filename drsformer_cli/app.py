@@ -17,6 +17,7 @@ from drsformer_cli.commands.derain import derain
 from drsformer_cli.commands.download import download
 from drsformer_cli.commands.eval import evaluate
 from drsformer_cli.commands.export import export
+from drsformer_cli.commands.serve import serve
 from drsformer_cli.commands.train import train
 from drsformer_cli.errors import ExitCode, UsageError, exit_code, reason
 
@@ -32,6 +33,7 @@ app.command("eval")(evaluate)
 app.command()(train)
 app.command()(download)
 app.command()(export)
+app.command()(serve)
 
 
 def _print_version(wanted: bool) -> None:
