@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,9 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=128)
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"--host {host} --port {port}: {reason(error)}") from None
+        number = getattr(error, "errno", 0) or 0  # negative: of getaddrinfo
+        why = os.strerror(number) if number > 0 else reason(error)
+        raise UsageError(f"--host {host} --port {port}: {why}") from None
 
 
 def address_of(listening: socket.socket) -> str:
@@ -43,8 +46,8 @@ def is_loopback(listening: socket.socket) -> bool:
     return ipaddress.ip_address(listening.getsockname()[0]).is_loopback
 
 
-def serve(listening: socket.socket, worker: Worker, settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM; a second SIGINT ends the running request, too."""
+def make_server(worker: Worker, settings: Settings) -> uvicorn.Server:
+    """A server that finishes the running request when it is stopped, and refuses those that wait."""
     config = uvicorn.Config(
         make_app(worker, settings),
         http="h11",
@@ -57,14 +60,17 @@ def serve(listening: socket.socket, worker: Worker, settings: Settings) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=int(settings.timeout) + 1,
     )
-    server = _Server(config, worker)
+    return _Server(config, worker)
+
+
+def serve(listening: socket.socket, worker: Worker, settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM; a second SIGINT ends the running request, too."""
+    server = make_server(worker, settings)
     try:
         server.run(sockets=[listening])
     except (KeyboardInterrupt, SystemExit):  # uvicorn sends itself the signal again after it has stopped
         if not server.should_exit:
             raise
-    finally:
-        worker.stop()
 
 
 class _Server(uvicorn.Server):

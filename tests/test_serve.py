@@ -1,0 +1,380 @@
+"""`drsformer serve`: the HTTP interface in this process, and one real server."""
+
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import photo
+from PIL import Image
+
+from drsformer.inference import Restored, Restorer
+from drsformer_cli import __version__, images
+from drsformer_cli.deraining.pipeline import restore_image
+
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
+pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+
+from drsformer_cli.serving import app as app_module
+from drsformer_cli.serving import server
+from drsformer_cli.serving.app import Settings, make_app
+from drsformer_cli.serving.guard import LOOPBACK_NAMES
+from drsformer_cli.serving.worker import StoppedError, Task, Worker
+
+SETTINGS = {"model": "tiny", "queue": 1, "largest_body": 100_000, "timeout": 60, "hosts": LOOPBACK_NAMES}
+
+
+class Gate:
+    """A restorer that restores when the test says so."""
+
+    def __init__(self, restorer):
+        self.restorer = restorer
+        self.strength = 1.0
+        self.begun, self.go, self.tiles = threading.Event(), threading.Event(), 0
+
+    def restore(self, pixels, progress=None):
+        self.begun.set()
+        while not self.go.wait(0.005):  # a tile
+            progress(self.tiles, 0)
+            self.tiles += 1
+        return self.restorer.restore(pixels, progress)
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    content: bytes
+
+    def json(self):
+        return json.loads(self.content)
+
+
+@dataclass
+class Client:
+    """A client of a server on this machine; each request has its own connection."""
+
+    port: int
+
+    def request(self, method, path, body=None, headers=None):
+        with closing(http.client.HTTPConnection("localhost", self.port, timeout=60)) as connection:
+            connection.request(method, path, body, headers or {})
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.headers, answer.read())
+
+    def get(self, path, headers=None):
+        return self.request("GET", path, None, headers)
+
+    def post(self, path, body=None, headers=None):
+        return self.request("POST", path, encoded() if body is None else body, headers)
+
+    def wait_for_free_places(self, number):
+        while self.get("/health").json()["free_places"] != number:
+            time.sleep(0.005)
+
+
+@contextmanager
+def serving(restorer, **changes):
+    """A client of a real server in another thread."""
+    with server.listen("127.0.0.1", 0) as listening:
+        running = server.make_server(Worker(restorer), Settings(**SETTINGS | changes))
+        thread = threading.Thread(target=running.run, args=[[listening]])
+        thread.start()
+        try:
+            yield Client(listening.getsockname()[1])
+        finally:
+            running.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def restorer(tiny):
+    return Restorer(tiny, scale=1)
+
+
+@pytest.fixture(scope="module")
+def client(restorer):
+    with serving(restorer) as client:
+        yield client
+
+
+def encoded(image_format="PNG", pixels=None, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(photo() if pixels is None else pixels).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def error_of(answer):
+    """The status and the message of an error, which is one line."""
+    (text,) = answer.json().values()
+    assert list(answer.json()) == ["error"]
+    assert text
+    assert "\n" not in text
+    return answer.status, text
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
+def test_answer_is_what_derain_writes(client, restorer, image_format):
+    data = encoded(image_format)
+    answer = client.post("/derain", data)
+    expected = restore_image(images.read(data), restorer)
+    assert answer.status == 200
+    assert answer.content == images.encode(expected.image, image_format)
+    assert answer.headers["content-type"] == Image.MIME[image_format]
+    assert json.loads(answer.headers["x-drsformer-notes"]) == []
+    assert float(answer.headers["x-drsformer-mean-change"]) == pytest.approx(expected.mean_change, abs=1e-3)
+
+
+def test_query_has_the_options_of_derain(client):
+    data = encoded("JPEG", quality=95, comment=b"kept")
+    png = client.post("/derain?format=png&strength=0", data)
+    with Image.open(io.BytesIO(png.content)) as opened, Image.open(io.BytesIO(data)) as original:
+        assert opened.format == "PNG"
+        assert np.array_equal(np.asarray(opened), np.asarray(original))
+    assert json.loads(png.headers["x-drsformer-notes"]) == ["comment dropped: PNG has none"]
+    small, large = (client.post(f"/derain?quality={quality}", data) for quality in (10, 95))
+    assert len(small.content) < len(large.content)
+    with Image.open(io.BytesIO(small.content)) as opened:
+        assert opened.info["comment"] == b"kept"
+    assert client.post("/derain", data).content == large.content  # strength is that of each request
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        (b"", 400, "the body is empty"),
+        (b"\0", 415, "not an image"),
+        (b"GIF89a" + bytes(50), 415, "is a GIF"),
+        (b"IIRO" + bytes(50), 415, "is a raw file"),
+        (encoded()[:2000], 422, "damaged image"),
+        (encoded()[:30], 422, "damaged image"),
+        (encoded("JPEG")[:300], 422, "damaged image"),
+        (b"x" * 100_001, 413, "the file is larger than the limit of 0.1 MB"),
+        ((b"x" * 10_000 for _ in range(11)), 413, "the file is larger than the limit of 0.1 MB"),
+    ],
+    ids=["empty", "nothing", "gif", "raw", "truncated", "header", "jpeg", "too-large", "streamed"],
+)
+def test_bad_body_is_one_line_and_a_status(client, body, status, text):
+    answer = error_of(client.post("/derain", body))
+    assert answer[0] == status
+    assert text in answer[1]
+    assert client.get("/health").json()["free_places"] == 2
+
+
+@pytest.mark.parametrize("query", ["quality=0", "quality=x", "strength=nan", "format=gif", "qualty=9", "strength=1.01"])
+def test_invalid_query(client, query):
+    status, text = error_of(
+        client.post(
+            f"/derain?{query}",
+        )
+    )
+    assert status == 422
+    assert text.startswith(f"{query.partition('=')[0]}: ")
+
+
+def test_too_many_megapixels(client, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    status, text = error_of(client.post("/derain"))
+    assert (status, text) == (413, "0.00224 megapixels, more than the limit of 0.002")
+
+
+def test_what_a_format_cannot_hold_is_no_server_error():
+    class Same:
+        def restore(self, pixels, progress):
+            return Restored(pixels, 1.0, None)
+
+    data = encoded(pixels=np.zeros((1, 17_000, 3), np.uint8))
+    with serving(Same()) as client:
+        status, text = error_of(client.post("/derain?format=webp", data))
+    assert (status, text) == (422, "cannot be written as WebP, 17000x1: expected at most 16383 pixels a side")
+
+
+def test_bug_is_a_server_error_without_details(caplog):
+    class Broken:
+        def restore(self, *_):
+            raise ZeroDivisionError("secret")
+
+    with serving(Broken()) as client:
+        status, text = error_of(client.post("/derain"))
+        assert status == 500
+        assert "secret" not in text
+        assert client.get("/health").json()["free_places"] == 2
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_other_addresses(client):
+    assert client.get("/health").json() == {
+        "status": "ok", "version": __version__, "model": "tiny", "free_places": 2,
+    }  # fmt: skip
+    assert client.get("/models").json() == {"models": [{"name": "tiny", "device": "cpu", "precision": "fp32"}]}
+    assert error_of(client.get("/nothing"))[0] == 404
+    assert error_of(client.get("/derain"))[0] == 405
+    page = client.get("/")
+    assert page.headers["content-security-policy"] == "frame-ancestors 'none'"
+    assert "<title>Remove rain from an image</title>" in page.content.decode()
+    assert client.get("/docs").status == 404  # FastAPI's would load scripts from elsewhere
+    assert "/derain" in client.get("/openapi.json").json()["paths"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost", "Origin": "http://localhost"}, 200),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Host": "localhost", "Origin": "http://localhost:81"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, 403),
+        ({"Host": "[::1]:8000", "Origin": "http://[::1]:8000"}, 200),
+        ({"Host": "[::1"}, 403),
+        ({"Host": ""}, 403),
+    ],
+)
+def test_pages_of_other_web_sites_are_refused(client, headers, status):
+    answer = client.post("/derain", None, headers)
+    assert answer.status == status
+    if status != 200:
+        assert error_of(answer)
+
+
+def test_on_other_addresses_any_host_name_is_ours(restorer):
+    with serving(restorer, hosts=None) as client:
+        assert client.get("/health", {"Host": "gpu-server:8000"}).status == 200
+        origin = {"Host": "gpu-server:8000", "Origin": "http://evil.example"}
+        assert client.post("/derain", None, origin).status == 403
+
+
+def test_queue_has_a_limit(restorer):
+    """One request runs, one waits, the third is refused; the others are answered."""
+    gate, answers = Gate(restorer), []
+    with serving(gate) as client:
+        threads = [threading.Thread(target=lambda: answers.append(client.post("/derain").status)) for _ in range(2)]
+        threads[0].start()
+        assert gate.begun.wait(60)
+        threads[1].start()
+        client.wait_for_free_places(0)
+        refused = client.post("/derain")
+        assert error_of(refused) == (429, "1 requests are waiting; try again later")
+        assert int(refused.headers["retry-after"]) >= 1
+        gate.go.set()
+        for thread in threads:
+            thread.join()
+        assert answers == [200, 200]
+        assert client.get("/health").json()["free_places"] == 2
+
+
+def test_request_that_takes_too_long_is_given_up(restorer):
+    gate = Gate(restorer)
+    with serving(gate, timeout=0.05) as client:
+        assert error_of(client.post("/derain")) == (
+            504,
+            "no result in 0.05 s: the image takes too long",
+        )
+        client.wait_for_free_places(2)  # it ends at the next tile
+
+
+def test_worker_that_was_stopped_takes_nothing(restorer):
+    worker = Worker(restorer)
+    worker.stop()
+    with pytest.raises(StoppedError):
+        worker.submit(Task(encoded(), None, 95, 1.0))
+
+
+def test_what_cannot_be_served_is_one_line(run, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        answer = run("serve", "--port", port)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err == f"drsformer: --host 127.0.0.1 --port {port}: Address already in use\n"
+    assert run("serve", "--port", 0, "--model", "nothing.pth").code == 4
+    monkeypatch.setattr("drsformer_cli.commands.serve.find_spec", lambda name: None)
+    answer = run("serve")
+    assert (answer.code, answer.err) == (
+        2,
+        "drsformer: serve needs FastAPI and uvicorn: pip install 'drsformer[serve]'\n",
+    )
+
+
+def test_real_server(tiny_file, tmp_path):
+    """Bodies that stop arriving, clients that go away, and a signal while a request runs: it is finished."""
+    command = [sys.executable, "-m", "drsformer_cli", "serve", "--port", "0", "--model", str(tiny_file)]
+    process = subprocess.Popen(
+        [*command, "--scale", "1", "--tile", "16", "--max-megabytes", "10"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    with process, ExitStack() as connections:
+        port = int(re.search(r":(\d+)/$", process.stdout.readline())[1])
+        client = Client(port)
+
+        def connect(*arguments):
+            connection = connections.enter_context(closing(http.client.HTTPConnection("localhost", port, timeout=60)))
+            if arguments:
+                connection.request(*arguments)
+            return connection
+
+        large = encoded(pixels=photo(400, 400))
+        gone = connect("POST", "/derain", large)
+        client.wait_for_free_places(8)
+        gone.close()
+        client.wait_for_free_places(9)  # its work ends at the next tile
+        stalled = connect()
+        stalled.putrequest("POST", "/derain")
+        stalled.putheader("Content-Length", "100")
+        stalled.endheaders(b"part")
+        assert error_of(client.post("/derain", bytes(12_000_000)))[0] == 413
+        running = connect("POST", "/derain", encoded(pixels=photo(96, 96)))
+        waiting = connect("POST", "/derain", encoded())
+        client.wait_for_free_places(6)
+        stalled.close()
+        process.send_signal(signal.SIGTERM)
+        answer = running.getresponse()
+        assert answer.status == 200
+        assert images.read(answer.read()).pixels.shape == (96, 96, 3)
+        assert waiting.getresponse().status in (200, 503)  # 200: it had begun
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "drsformer: tiles of less than 192 pixels leave more rain\n")
+    assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_client_that_sends_nothing_loses_its_place(restorer, monkeypatch):
+    """A body of which no part arrives, as the server's interface delivers it."""
+    import asyncio
+
+    monkeypatch.setattr(app_module, "_IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(app_module, "_DRAIN_SECONDS", 0.01)
+    sent = []
+    worker = Worker(restorer)
+    app = make_app(worker, Settings(**SETTINGS))
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/derain",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"]) == {"error": "the file did not arrive in time"}
+    worker.stop()
