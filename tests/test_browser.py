@@ -160,6 +160,7 @@ def check_accessible(page):
     levels = [int(tag[1]) for tag in page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(e => e.tagName)")]
     assert levels.count(1) == 1
     assert levels[0] == 1
+    assert max(np.diff(levels), default=0) <= 1
     assert page.evaluate("document.querySelectorAll('main').length") == 1
     texts = page.evaluate(TEXTS)
     assert texts

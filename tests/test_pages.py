@@ -82,8 +82,8 @@ def folder(tmp_path, monkeypatch, tiny_file):
 
 
 def test_styles_and_scripts_run_by_their_hash_alone():
-    page = assemble("report", dict.fromkeys(re.findall(r"\w+", "title subtitle failures tables notes sorts"), "")
-                    | {"tools_hidden": "", "choices": "", "cards": ""})  # fmt: skip
+    names = ("subtitle", "failures", "tables", "notes", "sorts", "choices", "tools_hidden", "cards")
+    page = assemble("report", "Title", dict.fromkeys(names, ""))
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
     assert policy.startswith("default-src 'none'; ")
     assert "unsafe" not in policy
@@ -186,6 +186,15 @@ def test_image_without_a_preview_is_still_listed(tmp_path, monkeypatch):
     page = Page(tmp_path / "page.html")
     assert "no preview: out of memory" in page.said("li")
     assert page.all("button", "enlarge") == page.all("img") == []
+
+
+def test_card_without_images(tmp_path):
+    report = Report(tmp_path / "page.html", 1)
+    report.add(card("film.mp4", images={}))
+    report.write(OVERVIEW, overwrite=False)
+    page = Page(tmp_path / "page.html")
+    assert page.said("bdi") == ["film.mp4"]
+    assert page.all("button", "enlarge") == page.all("div", "frame")[1:] == []
 
 
 def test_existing_page_is_kept_unless_asked(tmp_path):

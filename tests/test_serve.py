@@ -82,7 +82,7 @@ class Client:
 
     def wait_for_free_places(self, number):
         while self.get("/health").json()["free_places"] != number:
-            time.sleep(0.005)
+            time.sleep(0.02)
 
 
 @contextmanager
@@ -266,7 +266,7 @@ def test_queue_has_a_limit(restorer):
         threads[1].start()
         client.wait_for_free_places(0)
         refused = client.post("/derain")
-        assert error_of(refused) == (429, "1 requests are waiting; try again later")
+        assert error_of(refused) == (429, "the queue is full; try again later")
         assert int(refused.headers["retry-after"]) >= 1
         gate.go.set()
         for thread in threads:

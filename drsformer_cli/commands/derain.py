@@ -96,7 +96,8 @@ def derain(
     Reads and writes the formats of --format; 16 bits, gray, alpha and metadata are kept where the format can hold them.
     Existing files are never replaced unless asked, and no output is left half-written.
 
-    Exit codes: 0 all done; 1 failed; 2 invalid usage, nothing was done; 3 some images failed, listed at the end;
+    Exit codes: 0 all done; 1 failed; 2 invalid usage, nothing was done; 3 some images failed, listed at the end, or
+    the report could not be written;
     4 weights unavailable; 130 interrupted.
 
     Several GPUs: torchrun --nproc-per-node N -m drsformer_cli derain FOLDER -o OUT

@@ -17,12 +17,13 @@ _SHARED_STYLES = ("page.css", "compare.css")
 _SHARED_SCRIPTS = ("compare.js",)
 
 
-def assemble(name: str, values: Mapping[str, str], *, policy: str = "img-src data:") -> str:
-    """The page NAME.html with NAME.css, NAME.js and the styles and scripts that all pages share.
+def assemble(name: str, title: str, values: Mapping[str, str], *, policy: str = "img-src data:") -> str:
+    """A page of NAME.html, NAME.css, NAME.js and the parts that all pages share.
 
     Args:
         name: "report" or "serve".
-        values: HTML by the name of its placeholder; text in it must be escaped.
+        title: Title of the page, as text.
+        values: HTML by the name of its placeholder in NAME.html; text in it must be escaped.
         policy: What the page may load besides its own styles and scripts, as a content security policy says it.
     """
     styles = "\n".join(_part(part) for part in (*_SHARED_STYLES, f"{name}.css"))
@@ -35,8 +36,14 @@ def assemble(name: str, values: Mapping[str, str], *, policy: str = "img-src dat
         "base-uri 'none'",
         "form-action 'none'",
     )
-    parts = {"styles": styles, "scripts": scripts, "policy": "; ".join(allowed)}
-    return Template(_part(f"{name}.html")).substitute(values, **parts)
+    escaped = escape(title)
+    return Template(_part("page.html")).substitute(
+        title=escaped,
+        styles=styles,
+        scripts=scripts,
+        policy="; ".join(allowed),
+        content=Template(_part(f"{name}.html")).substitute(values, title=escaped),
+    )
 
 
 def escape(text: str) -> str:

@@ -65,7 +65,7 @@ class Card:
 
     Attributes:
         name: Name of the image.
-        images: The images to compare, by kind; see `comparison`.
+        images: The images to compare, by kind; see `comparison`. Empty: the card has none.
         facts: The numbers.
         files: The complete images, by kind.
         group: What it belongs to, such as a data set and a model.
@@ -179,7 +179,7 @@ class Report:
         images, notes = "", list(card.notes)
         try:
             previews = {kind: preview(image, self._side) for kind, image in card.images.items()}
-            images = comparison(card.name, previews)
+            images = comparison(card.name, previews) if previews else ""
         except IMAGE_ERRORS as error:
             notes.append(f"no preview: {reason(error)}")
         data = (
@@ -196,7 +196,7 @@ class Report:
         button = f'<button type="button" class="enlarge">Enlarge<span class="only-heard"> {name}</span></button>'
         facts = "".join(f"<dt>{escape(fact.title)}</dt><dd>{escape(fact.text)}</dd>" for fact in card.facts)
         return (
-            f'<li class="card" data-name="{name}"{data}>{images}<h3><bdi>{name}</bdi></h3>'
+            f'<li class="card" data-name="{name}"{data}>{images}<h2><bdi>{name}</bdi></h2>'
             + (f'<p class="group">{escape(card.group)}</p>' if card.group else "")
             + f"<dl>{facts}</dl>"
             + (_list(map(escape, notes)) if notes else "")
@@ -219,7 +219,6 @@ def _page(overview: Overview, *, any_cards: bool) -> str:
         for sort in overview.sorts
     )
     values = {
-        "title": escape(overview.title),
         "subtitle": escape(overview.subtitle),
         "failures": _failures(overview.failures) if overview.failures else "",
         "tables": "".join(map(_table, overview.tables)),
@@ -229,7 +228,7 @@ def _page(overview: Overview, *, any_cards: bool) -> str:
         "tools_hidden": "" if any_cards else "hidden",
         "cards": _CARDS,
     }
-    return assemble("report", values)
+    return assemble("report", overview.title, values)
 
 
 def _failures(failures: Sequence[tuple[str, str]]) -> str:

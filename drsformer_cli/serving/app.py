@@ -143,10 +143,11 @@ class _Service:
         return Response(answer.file, headers=headers, media_type=Image.MIME[answer.image_format])
 
     async def _answer(self, request: Request, options: Options) -> Answer:
+        deadline = asyncio.get_running_loop().time() + self.settings.timeout
         self._take_place()
         job = None
         try:
-            file = await self._body(request)
+            file = await self._body(request, deadline)
             image_format = FORMAT_OF_ENDING[f".{options.format}"] if options.format else None
             job = self.worker.submit(Task(file, image_format, options.quality, options.strength))
             job.answer.add_done_callback(lambda _: self._give_place())
@@ -155,14 +156,14 @@ class _Service:
         finally:
             if job is None:
                 self._give_place()
-        return await self._wait(request, job)
+        return await self._wait(request, job, deadline)
 
     def _take_place(self) -> None:
         with self._lock:
             if self.free_places == 0:
                 raise _Refusal(
                     429,
-                    f"{self.settings.queue} requests are waiting; try again later",
+                    "the queue is full; try again later",
                     retry_after=max(1, math.ceil(self.worker.last_seconds)),
                 )
             self.free_places -= 1
@@ -171,7 +172,7 @@ class _Service:
         with self._lock:
             self.free_places += 1
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, deadline: float) -> bytes:
         largest = self.settings.largest_body
         too_large = _Refusal(413, f"the file is larger than the limit of {largest / 1e6:g} MB")
         length = request.headers.get("content-length", "0")
@@ -179,7 +180,7 @@ class _Service:
             raise too_large
         parts, size = [], 0
         try:
-            async with asyncio.timeout(self.settings.timeout):
+            async with asyncio.timeout_at(deadline):
                 async for part in _stream(request):
                     size += len(part)
                     if size > largest:
@@ -191,11 +192,12 @@ class _Service:
             raise _Refusal(400, "the body is empty; expected the bytes of an image file")
         return b"".join(parts)
 
-    async def _wait(self, request: Request, job: Job) -> Answer:
+    async def _wait(self, request: Request, job: Job, deadline: float) -> Answer:
         answer, gone = asyncio.wrap_future(job.answer), asyncio.create_task(_disconnected(request))
         try:
             either: set[asyncio.Future[Any]] = {answer, gone}
-            await asyncio.wait(either, timeout=self.settings.timeout, return_when=asyncio.FIRST_COMPLETED)
+            left = deadline - asyncio.get_running_loop().time()
+            await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if answer.cancelled():
                 raise _Refusal(503, "the server is stopping", retry_after=10)
             if answer.done() and (result := answer.result()) is not None:
@@ -265,4 +267,4 @@ def _page(settings: Settings) -> str:
         f'<option value="{escape(row.endings[0])}">{escape(row.title)}</option>' for row in FORMATS.values()
     )
     values = {"model": escape(settings.model), "formats": formats}
-    return assemble("serve", values, policy="img-src data: blob:; connect-src 'self'")
+    return assemble("serve", "Remove rain from an image", values, policy="img-src data: blob:; connect-src 'self'")
