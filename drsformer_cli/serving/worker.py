@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from drsformer.memory import release_freed_memory
 from drsformer_cli import images
 from drsformer_cli.deraining.pipeline import restore_image
 
@@ -119,6 +120,8 @@ class Worker:
             return self._answer(task, check)
         except _AbandonedError:
             return None
+        finally:
+            release_freed_memory()
 
     def _answer(self, task: Task, check: Callable[..., None]) -> Answer:
         check()

@@ -86,6 +86,16 @@ def keep_freed_memory() -> None:
         _kept.set()
 
 
+def release_freed_memory() -> None:
+    """Have glibc return all freed memory to the system; does nothing with other C libraries.
+
+    Freed memory that is kept fragments when images have many sizes: a process that runs for days would grow.
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextlib.contextmanager
 def kept_memory() -> Iterator[None]:
     """Have glibc keep the memory that is freed in the block, as much as the block needed at once, for the next block.
