@@ -338,7 +338,7 @@ def test_a_bug_keeps_its_traceback(run, image, monkeypatch):
     def bug(*_):
         raise KeyError("bug")
 
-    monkeypatch.setattr(pipeline, "_restored", bug)
+    monkeypatch.setattr(pipeline, "restore_image", bug)
     with pytest.raises(KeyError):
         run("derain", image)
 
