@@ -55,7 +55,7 @@ def _checked_temporal(text: str) -> str:
 
 def _crf_help() -> str:
     defaults = ", ".join(f"{row.crf[0]} for {row.title}" for row in CODECS.values() if row.crf)
-    return f"{_FOR_VIDEOS}quality, lower is better. Default: {defaults}, which looks like the input."
+    return f"{_FOR_VIDEOS}quality, lower is better; the default looks like the input. Default: {defaults}."
 
 
 TemporalOption = Annotated[
@@ -69,7 +69,9 @@ TemporalOption = Annotated[
 ]
 CodecOption = Annotated[
     CodecName | None,
-    typer.Option("--codec", help=f"{_FOR_VIDEOS}how frames are stored. Default: h264; vp9 in WebM."),
+    typer.Option(
+        "--codec", metavar="|".join(CODECS), help=f"{_FOR_VIDEOS}how frames are stored. Default: h264; vp9 in WebM."
+    ),
 ]
 CrfOption = Annotated[int | None, typer.Option("--crf", metavar="N", min=0, max=63, help=_crf_help())]
 StartOption = Annotated[
