@@ -31,6 +31,10 @@ class ExportError(DRSformerError):
     """An exported network differs from the original; nothing was written."""
 
 
+class VideoError(DRSformerError):
+    """A video cannot be read or written."""
+
+
 class DownloadError(DRSformerError):
     """A published file cannot be downloaded, or its content is wrong."""
 

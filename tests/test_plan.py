@@ -78,11 +78,11 @@ def test_compare_has_a_name_of_its_own(tree):
     [
         (["none.jpg"], {}, "none.jpg: no such file or folder"),
         (["*.gif"], {}, r"\*.gif: no matching files"),
-        (["out"], {}, "no images in out"),
+        (["out"], {}, "no images or videos in out"),
         (["a.jpg"], {"output": "x.gif"}, "unknown ending .gif"),
         (["a.jpg"], {"output": "x.png", "image_format": "jpg"}, "contradict each other"),
-        (["a.jpg", "b.png"], {"output": "odd"}, "is a file, but several images need a folder"),
-        (["a.jpg", "b.png"], {"output": "x.jpg"}, "is a file, but several images need a folder"),
+        (["a.jpg", "b.png"], {"output": "odd"}, "is a file, but several inputs need a folder"),
+        (["a.jpg", "b.png"], {"output": "x.jpg"}, "is a file, but several inputs need a folder"),
         (["a.jpg"], {"output": "/dev/null", "overwrite": True}, "is a folder or a device"),
         (["a.jpg", "in/a.jpg"], {"output": "x"}, "would both be written to x/a.jpg"),
         (["in"], {"output": "in"}, "is an input"),
@@ -198,7 +198,9 @@ def test_images_that_cannot_be_read_are_mentioned(tree):
     assert plan(["in"], "x").notes == ["in: 3 images skipped that cannot be read: .cr2, .heic"]
     (tree / "only").mkdir()
     (tree / "only" / "phone.heic").touch()
-    with pytest.raises(UsageError, match=r"no images in only; .*; only: 1 image skipped that cannot be read: \.heic"):
+    with pytest.raises(
+        UsageError, match=r"no images or videos in only; .*; only: 1 image skipped that cannot be read: \.heic"
+    ):
         plan(["only"], "x")
 
 

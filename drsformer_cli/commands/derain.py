@@ -1,4 +1,4 @@
-"""`drsformer derain`: its options, and its report on each image."""
+"""`drsformer derain`: its options, and its report on each image and video."""
 
 from __future__ import annotations
 
@@ -10,12 +10,24 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from drsformer.files import sha256_of
 from drsformer_cli import console, options
 from drsformer_cli.deraining.plan import plan
 from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import IMAGE_ERRORS, ExitCode, UsageError, reason
 from drsformer_cli.formats import DEFAULT_QUALITY, Feature, FormatName, listed, titles
 from drsformer_cli.ranks import Ranks
+from drsformer_cli.video.options import (
+    CodecOption,
+    CrfOption,
+    EndOption,
+    FpsOption,
+    PreviewOption,
+    ResumeOption,
+    StartOption,
+    TemporalOption,
+    video_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,8 +35,9 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from drsformer_cli.deraining.pipeline import RestoredImage, Written
+    from drsformer_cli.deraining.pipeline import Written
     from drsformer_cli.deraining.plan import Job, Plan
+    from drsformer_cli.video.pipeline import WrittenVideo
 
 HARDLY_CHANGED = 0.2
 """Mean change, on a scale of 255, below which a warning says that the model may not suit the rain."""
@@ -32,7 +45,11 @@ HARDLY_CHANGED = 0.2
 
 def derain(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Images, folders or globs; - reads one from stdin.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Images, videos, folders, globs, or a pattern such as frame_%04d.png; - reads an image from stdin.",
+        ),
     ],
     output: Annotated[
         str | None,
@@ -59,13 +76,14 @@ def derain(
     ] = 1.0,
     tta: options.TtaOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
-    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Skip images whose output exists.")] = False,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Skip inputs whose output exists.")] = False,
+    resume: ResumeOption = False,
     image_format: Annotated[
         FormatName | None,
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help=f"Format of the outputs: {listed(list(get_args(FormatName)), 'or')}. Default: that of their names.",
+            help=f"Format of images: {listed(list(get_args(FormatName)), 'or')}. Default: that of their names.",
         ),
     ] = None,
     quality: Annotated[
@@ -77,6 +95,13 @@ def derain(
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write NAME_compare: input and output side by side.")
     ] = False,
+    temporal: TemporalOption = "auto",
+    codec: CodecOption = None,
+    crf: CrfOption = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    preview: PreviewOption = None,
+    fps: FpsOption = None,
     report_page: Annotated[
         Path | None,
         typer.Option(
@@ -87,22 +112,26 @@ def derain(
         float | None, typer.Option(min=0.001, max=1e6, metavar="N", help="Refuse larger images. Default: 179.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the inputs and outputs, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each image on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each input on stdout.")] = False,
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> None:
-    """Remove the rain from images.
+    """Remove the rain from images and videos.
 
     Reads and writes the formats of --format; 16 bits, gray, alpha and metadata are kept where the format can hold them.
+    Videos (pip install 'drsformer[video]') are read in every format of FFmpeg, and written as MP4, MOV, MKV, WebM, AVI
+    or TS, by the ending of the output; sound, subtitles, chapters, metadata, times and colors are kept.
     Existing files are never replaced unless asked, and no output is left half-written.
 
-    Exit codes: 0 all done; 1 failed; 2 invalid usage, nothing was done; 3 some images failed, listed at the end, or
-    the report could not be written;
-    4 weights unavailable; 130 interrupted.
+    Exit codes: 0 all done; 1 failed; 2 invalid usage, nothing was done; 3 some inputs failed or were incomplete, listed
+    at the end, or the report could not be written; 4 weights unavailable; 130 interrupted.
 
     Several GPUs: torchrun --nproc-per-node N -m drsformer_cli derain FOLDER -o OUT
     """
     ranks = Ranks()
+    settings = video_settings(
+        codec=codec, crf=crf, start=start, end=end, preview=preview, fps=fps, temporal=temporal, resume=resume
+    )
     # Planned once, before any rank writes files that another would find.
     todo = ranks.on_rank_0(
         lambda: plan(
@@ -114,6 +143,7 @@ def derain(
             report=report_page,
             overwrite=overwrite,
             skip_existing=skip_existing,
+            video=settings,
         ),
     )
     _check_streams(todo.jobs, results=as_json or dry_run)
@@ -148,8 +178,9 @@ def derain(
         try:
             with console.progress_bar(visible=ranks.is_rank_0 and not quiet) as bar:
                 follow = _follower(bar, mine)
+                images_only, videos = ([job for job in mine if job.is_video is kind] for kind in (False, True))
                 work = pipeline.derain(
-                    mine,
+                    images_only,
                     restorer,
                     quality=quality,
                     overwrite=overwrite,
@@ -159,6 +190,24 @@ def derain(
                 with contextlib.closing(work):
                     for job, writing in work:
                         report.add(job, writing)
+                if videos:
+                    from drsformer_cli.video.pipeline import derain_videos
+
+                    identity = {
+                        "--model": sha256_of(loaded.checkpoint),
+                        "--scale": scale,
+                        "--tile": tile,
+                        "--overlap": overlap,
+                        "--strength": strength,
+                        "--tta": tta,
+                        "--precision": restorer.precision,
+                    }
+                    for job, written in derain_videos(
+                        videos, restorer, settings, identity, quality=quality, overwrite=overwrite, progress=follow
+                    ):
+                        report.add(job, written)
+                        if page and not written.exception():
+                            page.add(job, written.result())
         except (KeyboardInterrupt, SystemExit):
             report.summarize([report.outcome])
             if page and ranks.is_rank_0:
@@ -174,11 +223,15 @@ def derain(
         raise typer.Exit(_exit_code(outcomes, complete=complete))
 
 
-def _follower(bar: Progress, jobs: Sequence[Job]) -> Callable[[Job, float], None]:
-    """A function that updates the bar with the progress of a job; all jobs have the same weight."""
+def _follower(bar: Progress, jobs: Sequence[Job]) -> Callable[[Job, float, str], None]:
+    """A function that updates the bar with the progress of a job and a text; all jobs have the same weight."""
     task = bar.add_task("", total=len(jobs))
     number = {job: i for i, job in enumerate(jobs)}
-    return lambda job, done: bar.update(task, description=job.name, completed=number[job] + done)
+
+    def follow(job: Job, done: float, detail: str) -> None:
+        bar.update(task, description=f"{job.name} {detail}".rstrip(), completed=number[job] + done)
+
+    return follow
 
 
 def _say_skipped(todo: Plan) -> None:
@@ -209,30 +262,16 @@ class _Outcome:
     """The results of one rank."""
 
     done: int = 0
+    incomplete: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     hardly_changed: list[str] = field(default_factory=list)
 
 
 def _exit_code(outcomes: list[_Outcome], *, complete: bool) -> ExitCode:
     done, failed = sum(outcome.done for outcome in outcomes), sum(len(outcome.failures) for outcome in outcomes)
-    if not failed:
+    if not failed and not any(outcome.incomplete for outcome in outcomes):
         return ExitCode.DONE if complete else ExitCode.SOME_FAILED
     return ExitCode.SOME_FAILED if done else ExitCode.FAILED
-
-
-def _facts(job: Job, restored: RestoredImage, model: str) -> dict[str, object]:
-    """The facts of an image, for --json and --report."""
-    H, W = restored.image.pixels.shape[:2]
-    return {
-        "input": job.name,
-        "output": str(job.target),
-        "seconds": round(restored.seconds, 3),
-        "megapixels": round(H * W / 1e6, 3),
-        "scale": restored.scale,
-        "tile": restored.tile,
-        "model": model,
-        "mean_change": round(restored.mean_change, 3),
-    }
 
 
 class _Page:
@@ -246,11 +285,11 @@ class _Page:
         self.model = model
         self.overwrite = overwrite
 
-    def add(self, job: Job, written: Written) -> None:
-        """Add an image."""
+    def add(self, job: Job, written: Written | WrittenVideo) -> None:
+        """Add an image or a video."""
         from drsformer_cli.deraining import report_page
 
-        self.report.add(report_page.card(job, written, _facts(job, written.restored, self.model)))
+        self.report.add(report_page.card(job, written, written.facts(self.model)))
 
     def write(self, outcomes: list[_Outcome]) -> bool:
         """Write the page; returns whether that worked, and prints the reason if it did not."""
@@ -277,8 +316,8 @@ class _Reporter:
         self.expects_change = expects_change
         self.outcome = _Outcome()
 
-    def add(self, job: Job, writing: Future[Written]) -> None:
-        """Wait until an image is written, and report it."""
+    def add(self, job: Job, writing: Future[Written] | Future[WrittenVideo]) -> None:
+        """Wait until an output is written, and report it."""
         try:
             written = writing.result()
         except IMAGE_ERRORS as error:
@@ -286,24 +325,22 @@ class _Reporter:
         else:
             self._success(job, written)
 
-    def _success(self, job: Job, written: Written) -> None:
-        restored = written.restored
+    def _success(self, job: Job, written: Written | WrittenVideo) -> None:
         for text in written.notes if not self.quiet else ():
             console.say(f"{job.name}: {text}")
         if written.problem:
             console.error(f"{job.name}: {written.problem}")
         self.outcome.done += 1
-        if self.expects_change and restored.mean_change < HARDLY_CHANGED:
+        self.outcome.incomplete += not written.is_complete
+        if self.expects_change and written.mean_change < HARDLY_CHANGED:
             self.outcome.hardly_changed.append(job.name)
         if job.target is None:
             return
-        H, W = restored.image.pixels.shape[:2]
         if self.as_json:
-            console.result(console.json_line(_facts(job, restored, self.model)))
+            facts = {"input": job.name, "output": str(job.target), **written.facts(self.model)}
+            console.result(console.json_line(facts))
         elif not self.quiet:
-            scale = f" at scale {restored.scale:g}" if restored.scale != 1 else ""
-            megapixels = f"{H * W / 1e6:.2f} megapixels"
-            console.result(f"{job.name} -> {job.target}  {megapixels} in {restored.seconds:.1f} s{scale}")
+            console.result(f"{job.name} -> {job.target}  {written.summary()}")
 
     def fail_all(self, failures: Sequence[tuple[str, str]]) -> None:
         """Report inputs that have no output, and why."""

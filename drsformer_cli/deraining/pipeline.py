@@ -67,6 +67,37 @@ class Written:
     notes: tuple[str, ...]
     problem: str | None = None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the restored image is all of the input: always, since a damaged image is an error."""
+        return True
+
+    @property
+    def mean_change(self) -> float:
+        """Mean absolute difference of all values, on a scale of 255."""
+        return self.restored.mean_change
+
+    @property
+    def _megapixels(self) -> float:
+        H, W = self.restored.image.pixels.shape[:2]
+        return float(H * W / 1e6)
+
+    def facts(self, model: str) -> dict[str, object]:
+        """What --json says, with the name of the model."""
+        return {
+            "seconds": round(self.restored.seconds, 3),
+            "megapixels": round(self._megapixels, 3),
+            "scale": self.restored.scale,
+            "tile": self.restored.tile,
+            "model": model,
+            "mean_change": round(self.mean_change, 3),
+        }
+
+    def summary(self) -> str:
+        """The work in a few words."""
+        scale = f" at scale {self.restored.scale:g}" if self.restored.scale != 1 else ""
+        return f"{self._megapixels:.2f} megapixels in {self.restored.seconds:.1f} s{scale}"
+
 
 def derain(
     jobs: Sequence[Job],
@@ -74,7 +105,7 @@ def derain(
     *,
     quality: int,
     overwrite: bool,
-    progress: Callable[[Job, float], None],
+    progress: Callable[[Job, float, str], None],
     done: Callable[[Job, Written], None] | None = None,
 ) -> Generator[tuple[Job, Future[Written]]]:
     """Process the jobs in order; see `overlapped` for what is yielded and how to stop early.
@@ -84,15 +115,15 @@ def derain(
         restorer: The network and its settings.
         quality: 1..100, for the formats that have one.
         overwrite: Whether existing files may be replaced.
-        progress: Called with the job in the network and its progress, 0 to 1.
+        progress: Called with the job in the network, its progress, 0 to 1, and a text about it.
         done: Called, in another thread, with each job whose image was written.
     """
 
     def restore(job: Job, rainy: DecodedImage) -> RestoredImage:
-        progress(job, 0.0)
+        progress(job, 0.0, "")
         if job.target is not None:
-            _make_writable(job.target.parent)  # before any time is spent in the network
-        return restore_image(rainy, restorer, lambda done, total: progress(job, done / total))
+            make_writable(job.target.parent)
+        return restore_image(rainy, restorer, lambda done, total: progress(job, done / total, ""))
 
     def write(job: Job, restored: RestoredImage, stop: threading.Event) -> Written:
         written = _written(job, restored, stop, quality=quality, overwrite=overwrite)
@@ -107,7 +138,12 @@ def _read(job: Job) -> DecodedImage:
     return images.read(job.source if job.source is not None else sys.stdin.buffer.read())
 
 
-def _make_writable(folder: Path) -> None:
+def make_writable(folder: Path) -> None:
+    """Create a folder for an output, before any time is spent in the network.
+
+    Raises:
+        OSError: It cannot be created, or nothing can be written into it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

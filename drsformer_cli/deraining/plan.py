@@ -14,6 +14,24 @@ from typing import TYPE_CHECKING
 from drsformer_cli.errors import UsageError
 from drsformer_cli.formats import FORMAT_OF_ENDING, OTHER_IMAGE_ENDINGS
 from drsformer_cli.pages import check_report_name
+from drsformer_cli.video.formats import (
+    INSTALL,
+    VIDEO_ENDINGS,
+    is_installed,
+    is_pattern,
+    kind_by_content,
+    may_be_a_video,
+    numbers,
+)
+from drsformer_cli.video.options import VideoSettings
+from drsformer_cli.video.planning import (
+    MISNAMED,
+    PREVIEW_SUFFIX,
+    check_output,
+    is_video,
+    output_ending,
+    was_begun,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,19 +43,21 @@ STANDARD_STREAM = "-"
 
 @dataclass(frozen=True)
 class Job:
-    """One image.
+    """One image or video.
 
     Attributes:
         source: File to read; None: stdin.
         target: File to write; None: stdout.
         image_format: Pillow's name of the format to write; None: the format of the input.
-        comparison: File for the side-by-side image; None: it is not written.
+        comparison: File for the side-by-side image or video; None: it is not written.
+        is_video: Whether the input is a video.
     """
 
     source: Path | None
     target: Path | None
     image_format: str | None = None
     comparison: Path | None = None
+    is_video: bool = False
 
     @property
     def name(self) -> str:
@@ -50,8 +70,8 @@ class Plan:
     """The work of one command.
 
     Attributes:
-        jobs: Images to process.
-        skipped: Images that are skipped because their output exists.
+        jobs: Images and videos to process.
+        skipped: Those that are skipped because their output exists.
         notes: What else is skipped, one line each.
         failures: Folders that cannot be read, and why.
     """
@@ -60,6 +80,9 @@ class Plan:
     skipped: list[Job] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
+
+
+_NO_SETTINGS = VideoSettings()
 
 
 def plan(
@@ -72,6 +95,7 @@ def plan(
     report: Path | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
+    video: VideoSettings = _NO_SETTINGS,
 ) -> Plan:
     """Pair every input with its output.
 
@@ -79,45 +103,100 @@ def plan(
         inputs: Files, folders, globs that the shell did not expand, or only "-" for stdin.
         output: File, folder, "-" for stdout, or None for a name beside the input.
         recursive: Whether folders are searched to any depth; the output has the same subfolders.
-        image_format: A FormatName; replaces the ending of every output.
-        compare: Whether to write a side-by-side image, too.
+        image_format: A FormatName; replaces the ending of every image.
+        compare: Whether to write a side-by-side image or video, too.
         report: File for the report; None: it is not written.
         overwrite: Whether existing outputs may be replaced.
-        skip_existing: Whether to skip images whose output exists.
+        skip_existing: Whether to skip inputs whose output exists.
+        video: The options for videos.
 
     Raises:
         UsageError: An input is missing; outputs or the report clash with each other, an input or existing files.
     """
-    if overwrite and skip_existing:
-        raise UsageError("--overwrite and --skip-existing exclude each other")
+    if overwrite and (skip_existing or video.resume):
+        other = "--skip-existing" if skip_existing else "--resume"
+        raise UsageError(f"--overwrite and {other} exclude each other")
+    if compare and video.preview:
+        raise UsageError("--compare and --preview exclude each other: a preview is a comparison")
     search = _Search()
     if STANDARD_STREAM in inputs or output == STANDARD_STREAM:
         jobs = [_stream_job(inputs, output, image_format)]
     else:
-        found = _file_jobs(inputs, output, search, recursive=recursive, image_format=image_format)
+        found = _file_jobs(inputs, output, search, video, recursive=recursive, image_format=image_format)
         jobs = list(dict.fromkeys(found))  # an image that is given twice is processed once
-        if output is None and (overwrite or skip_existing):
+        if output is None and (overwrite or skip_existing or video.resume):
             jobs = _without_results(jobs)
+    jobs = _checked_for_videos(jobs, search, video)
     if compare:
         jobs = [_with_comparison(job) for job in jobs]
     if not jobs:
         seen = "".join(f"; {text}" for text in (*(": ".join(pair) for pair in search.failures), *search.notes))
-        raise UsageError(f"no images in {', '.join(inputs)}; expected files ending in {_known_endings()}{seen}")
+        names, endings = ", ".join(inputs), _known_endings(video=True)
+        raise UsageError(f"no images or videos in {names}; expected files ending in {endings}{seen}")
     _refuse_clashes(jobs)
     if report is not None:
         _check_report(report, jobs, overwrite=overwrite)
-    existing: list[Job] = []
-    new: list[Job] = []
-    for job in jobs:
-        (existing if any(os.path.lexists(path) for path in _outputs(job)) else new).append(job)
-    if skip_existing:
-        return Plan(new, existing, search.notes, search.failures)
+    if skip_existing or video.resume:
+        return _without_finished(jobs, search, resume=video.resume)
+    if not overwrite:
+        _refuse_existing(jobs)
+    _refuse_special_files(jobs)
+    return Plan(jobs, [], search.notes, search.failures)
+
+
+def _without_finished(jobs: list[Job], search: _Search, *, resume: bool) -> Plan:
+    """A plan that skips what exists; an output that is to be resumed does not count."""
+    existing = [job for job in jobs if _existing_outputs(job) and not (resume and _was_begun(job))]
+    new = [job for job in jobs if job not in set(existing)]
+    if not resume:
+        _refuse_begun(new)
+    return Plan(new, existing, search.notes, search.failures)
+
+
+def _refuse_existing(jobs: list[Job]) -> None:
+    existing = [job for job in jobs if _existing_outputs(job)]
     _refuse_special_files(existing)
-    if existing and not overwrite:
-        first = next(path for path in _outputs(existing[0]) if os.path.lexists(path))
+    if existing:
+        first = _existing_outputs(existing[0])[0]
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise UsageError(f"output exists: {first}{more}; use --overwrite or --skip-existing")
-    return Plan(jobs, [], search.notes, search.failures)
+    _refuse_begun(jobs)
+
+
+def _refuse_begun(jobs: list[Job]) -> None:
+    begun = next((job for job in jobs if _was_begun(job)), None)
+    if begun is not None:
+        raise UsageError(f"{begun.target} was begun by an earlier run: --resume continues it, --overwrite starts again")
+
+
+def _existing_outputs(job: Job) -> list[Path]:
+    return [
+        path
+        for path in _outputs(job)
+        if os.path.lexists(path) or (is_pattern(path) and path.parent.is_dir() and numbers(path))
+    ]
+
+
+def _was_begun(job: Job) -> bool:
+    """Whether an earlier run left finished parts of a video."""
+    return job.is_video and job.target is not None and was_begun(job.target)
+
+
+def _checked_for_videos(jobs: list[Job], search: _Search, video: VideoSettings) -> list[Job]:
+    """The jobs, without images if a preview is wanted; options for videos need one."""
+    videos = [job for job in jobs if job.is_video]
+    if video.given and jobs and not videos:
+        raise UsageError(f"{video.given[0]} is for videos, but there are none among the inputs")
+    if "--fps" in video.given and not any(job.source is not None and is_pattern(job.source) for job in videos):
+        raise UsageError("--fps is for a pattern such as frame_%04d.png; a video has times of its own")
+    for job in videos:
+        if job.source is not None and job.target is not None:
+            check_output(job.source, job.target, video)
+    if not video.preview:
+        return jobs
+    if len(videos) < len(jobs):
+        search.notes.append(f"{len(jobs) - len(videos)} images skipped: --preview is for videos")
+    return videos
 
 
 @dataclass
@@ -132,6 +211,8 @@ def _stream_job(inputs: list[str], output: str | None, image_format: str | None)
     if len(inputs) != 1:
         raise UsageError(f"'-' is one image from stdin or to stdout, but {len(inputs)} inputs were given")
     source = None if inputs[0] == STANDARD_STREAM else _existing(inputs[0])
+    if source is not None and not source.is_dir() and is_video(source):
+        raise UsageError(f"{source} is a video, which cannot be written to stdout; name a file with -o")
     if source is not None and source.is_dir():
         raise UsageError(f"{source} is a folder; only a single image can be written to stdout")
     target = None if output in (None, STANDARD_STREAM) else Path(str(output))
@@ -142,7 +223,9 @@ def _stream_job(inputs: list[str], output: str | None, image_format: str | None)
     return _job(source, target, image_format)
 
 
-def _job(source: Path | None, target: Path | None, image_format: str | None) -> Job:
+def _job(source: Path | None, target: Path | None, image_format: str | None, *, video: bool = False) -> Job:
+    if video:
+        return Job(source, target, is_video=True)
     ending = f".{image_format}" if image_format else target.suffix.lower() if target is not None else ""
     return Job(source, target, FORMAT_OF_ENDING.get(ending))
 
@@ -155,31 +238,53 @@ def _without_results(jobs: list[Job]) -> list[Job]:
 
 
 def _file_jobs(
-    inputs: list[str], output: str | None, search: _Search, *, recursive: bool, image_format: str | None
+    inputs: list[str],
+    output: str | None,
+    search: _Search,
+    video: VideoSettings,
+    *,
+    recursive: bool,
+    image_format: str | None,
 ) -> Iterator[Job]:
     paths = [path for text in inputs for path in _expanded(text)]
     single = [str(path) for path in paths] == [str(Path(text)) for text in inputs[:1]] and not paths[0].is_dir()
     as_folder = output is not None and (not single or Path(output).is_dir() or output.endswith(("/", os.sep)))
     if output is not None and not as_folder:
-        target = Path(output)
-        _check_ending(target, image_format)
-        yield _job(paths[0], target, image_format)
+        target, of_video = Path(output), is_video(paths[0])
+        if not of_video:
+            _check_ending(target, image_format)
+        yield _job(paths[0], target, image_format, video=of_video)
         return
     folder = Path(output) if output is not None else None
-    if folder is not None and not folder.is_dir() and (folder.exists() or _looks_like_an_image(str(output))):
-        raise UsageError(f"-o {output}: is a file, but several images need a folder")
+    if folder is not None and not folder.is_dir() and (folder.exists() or _looks_like_a_file(str(output))):
+        raise UsageError(f"-o {output}: is a file, but several inputs need a folder")
     for path in paths:
-        if not path.is_dir():
-            yield _job(path, _target(path, Path(path.name), folder, image_format), image_format)
-            continue
-        for found in _images_in(path, search, recursive=recursive, excluded=folder):
-            if folder is None and found.stem.endswith((SUFFIX, SUFFIX + COMPARE_SUFFIX)):
-                continue  # the result of an earlier run
-            yield _job(found, _target(found, found.relative_to(path), folder, image_format), image_format)
+        for source, relative, of_video in _sources(path, search, recursive=recursive, excluded=folder):
+            if of_video:
+                target = _video_target(source, relative, folder, video)
+            else:
+                target = _target(source, relative, folder, image_format)
+            yield _job(source, target, image_format, video=of_video)
 
 
-def _looks_like_an_image(output: str) -> bool:
-    return not output.endswith(("/", os.sep)) and Path(output).suffix.lower() in FORMAT_OF_ENDING
+def _sources(
+    path: Path, search: _Search, *, recursive: bool, excluded: Path | None
+) -> Iterator[tuple[Path, Path, bool]]:
+    """A file, or the files of a folder: path, path in the folder, and whether it is a video."""
+    if not path.is_dir():
+        of_video = is_video(path)
+        if not of_video and path.suffix.lower() in VIDEO_ENDINGS:
+            raise UsageError(f"{path}: {MISNAMED}")
+        yield path, Path(path.name), of_video
+        return
+    for found in _files_in(path, search, recursive=recursive, excluded=excluded):
+        if excluded is None and found.stem.endswith((SUFFIX, SUFFIX + COMPARE_SUFFIX, PREVIEW_SUFFIX)):
+            continue  # the result of an earlier run
+        yield found, found.relative_to(path), found.suffix.lower() in VIDEO_ENDINGS
+
+
+def _looks_like_a_file(output: str) -> bool:
+    return not output.endswith(("/", os.sep)) and Path(output).suffix.lower() in {*FORMAT_OF_ENDING, *VIDEO_ENDINGS}
 
 
 def _expanded(text: str) -> list[Path]:
@@ -197,13 +302,15 @@ def _expanded(text: str) -> list[Path]:
 
 def _existing(text: str) -> Path:
     path = Path(text)
+    if is_pattern(path) and path.parent.is_dir() and numbers(path):
+        return path
     if not path.exists():
         raise UsageError(f"{text}: no such file or folder")
     return path
 
 
-def _images_in(folder: Path, search: _Search, *, recursive: bool, excluded: Path | None) -> Iterator[Path]:
-    """Files with an image's ending, in order; hidden files, linked folders and the output folder are skipped."""
+def _files_in(folder: Path, search: _Search, *, recursive: bool, excluded: Path | None) -> Iterator[Path]:
+    """Images and videos by their endings, in order; hidden files, linked folders and the output folder are skipped."""
     forbidden = os.path.realpath(excluded) if excluded is not None else None
 
     def unreadable(error: OSError) -> None:
@@ -224,13 +331,22 @@ def _images_in(folder: Path, search: _Search, *, recursive: bool, excluded: Path
             number = sum(Path(name).suffix.lower() in others for name in names)
             kinds = ", ".join(others)
             search.notes.append(f"{here}: {number} image{'s' * (number != 1)} skipped that cannot be read: {kinds}")
-        for name in sorted(names):
-            if (
-                not name.startswith(".")
-                and Path(name).suffix.lower() in FORMAT_OF_ENDING
-                and not _never_ends(here / name)
-            ):
-                yield here / name
+        shown = [here / name for name in sorted(names) if not name.startswith(".")]
+        videos = _videos_among(shown, here, search)
+        for path in shown:
+            if (path.suffix.lower() in FORMAT_OF_ENDING or path in videos) and not _never_ends(path):
+                yield path
+
+
+def _videos_among(paths: list[Path], folder: Path, search: _Search) -> set[Path]:
+    """The videos; without PyAV none, and a note."""
+    videos = {path for path in paths if may_be_a_video(path)}
+    if videos and not is_installed():
+        search.notes.append(f"{folder}: {len(videos)} video{'s' * (len(videos) != 1)} skipped: {INSTALL}")
+        return set()
+    misnamed = {path for path in videos if kind_by_content(path) == "image"}
+    search.failures += [(str(path), MISNAMED) for path in sorted(misnamed)]
+    return videos - misnamed
 
 
 def _never_ends(path: Path) -> bool:
@@ -246,6 +362,12 @@ def _target(source: Path, relative: Path, folder: Path | None, image_format: str
     if folder is None:
         return source.with_name(f"{source.stem}{SUFFIX}{ending}")
     return folder / relative.with_name(f"{relative.stem}{ending}")
+
+
+def _video_target(source: Path, relative: Path, folder: Path | None, video: VideoSettings) -> Path:
+    suffix = PREVIEW_SUFFIX if video.preview else SUFFIX if folder is None else ""
+    parent = source.parent if folder is None else folder / relative.parent
+    return parent / f"{relative.stem}{suffix}{output_ending(source, video.codec)}"
 
 
 def _with_comparison(job: Job) -> Job:
@@ -320,5 +442,5 @@ def _outputs(job: Job) -> Iterable[Path]:
     return [path for path in (job.target, job.comparison) if path is not None]
 
 
-def _known_endings() -> str:
-    return ", ".join(sorted(FORMAT_OF_ENDING))
+def _known_endings(*, video: bool = False) -> str:
+    return ", ".join(sorted({*FORMAT_OF_ENDING, *(VIDEO_ENDINGS if video and is_installed() else ())}))

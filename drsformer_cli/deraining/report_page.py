@@ -1,17 +1,18 @@
-"""The report of `derain`: a card for each restored image."""
+"""The report of `derain`: a card for each restored image or video."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+from drsformer_cli.deraining.pipeline import Written
 from drsformer_cli.pages.report import Card, Fact, Overview, Sort
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from drsformer_cli.deraining.pipeline import Written
     from drsformer_cli.deraining.plan import Job
+    from drsformer_cli.video.pipeline import WrittenVideo
 
 _FACTS = {
     "mean_change": ("Mean change", "{:.2f} of 255"),
@@ -19,6 +20,8 @@ _FACTS = {
     "megapixels": ("Size", "{:.2f} megapixels"),
     "scale": ("Scale", "{:g}"),
     "tile": ("Tile", "{} pixels"),
+    "frames": ("Length", "{} frames"),
+    "frames_per_second": ("Speed", "{:.1f} frames a second"),
 }
 """The facts of the JSON output that the report shows: title and format."""
 
@@ -31,19 +34,19 @@ _SORTS = (
 )
 
 
-def card(job: Job, written: Written, facts: Mapping[str, object]) -> Card:
-    """The card of an image.
+def card(job: Job, written: Written | WrittenVideo, facts: Mapping[str, object]) -> Card:
+    """The card of an image, or of a video, which is not shown.
 
     Args:
         job: The input and the output.
         written: The images.
         facts: The facts of the JSON output.
     """
-    restored = written.restored
+    restored = written.restored if isinstance(written, Written) else None
     files = {"rainy": job.source, "restored": job.target}
     return Card(
         name=job.name,
-        images={"rainy": restored.rainy, "restored": restored.image},
+        images={"rainy": restored.rainy, "restored": restored.image} if restored else {},
         facts=[_fact(key, facts[key]) for key in _FACTS if key in facts],
         files={kind: path for kind, path in files.items() if path is not None},
         notes=[*written.notes, *([written.problem] if written.problem else [])],

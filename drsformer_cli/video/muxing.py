@@ -1,0 +1,268 @@
+"""Join the segments of a video with the sound and the other streams of the input, without encoding anything again."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import io
+from collections import deque
+from fractions import Fraction
+from typing import IO, TYPE_CHECKING, Any
+
+import av
+from av.error import FFmpegError
+from av.stream import AttachmentStream, Discard, Disposition
+
+from drsformer_cli.errors import VideoError
+from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_input
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from av.container import InputContainer, OutputContainer
+
+    from drsformer_cli.video.encoding import Encoding
+    from drsformer_cli.video.formats import Container
+    from drsformer_cli.video.reading import Stream
+    from drsformer_cli.video.segments import Work
+
+# Facts of the file rather than of its content; the muxer writes its own.
+_NOT_KEPT = (
+    *("encoder", "major_brand", "minor_version", "compatible_brands", "duration", "software", "vendor_id"),
+    *("alpha_mode", "bps", "number_of_frames", "number_of_bytes", "_statistics"),
+)
+
+
+class Window:
+    """The part of the input that is kept.
+
+    Attributes:
+        offset: Time in the input, in seconds, that is 0 in the output.
+        begin: Time in the input from which streams are copied. None: from the beginning.
+        end: Time in the input at which they end. None: at the end.
+    """
+
+    def __init__(self, offset: Fraction, *, cut_before: bool, length: Fraction | None) -> None:
+        self.offset = offset
+        self.begin = offset if cut_before else None
+        self.end = offset + length if length is not None else None
+
+
+def join(
+    file: IO[bytes],
+    work: Work,
+    track: str,
+    encoding: Encoding,
+    stream: Stream,
+    source: Path | None,
+    window: Window,
+) -> list[str]:
+    """Write a video.
+
+    Args:
+        file: Where it is written.
+        work: The segments.
+        track: Which of their files are used.
+        encoding: How they are stored.
+        stream: Facts of the input's video stream.
+        source: The input, for all that is not its video stream. None: there is no such file.
+        window: The part of the input that is kept.
+
+    Returns:
+        What could not be kept, one line each.
+
+    Raises:
+        VideoError: FFmpeg cannot write it.
+        OSError: A file cannot be read or written.
+    """
+    container = encoding.container
+    if container is None or not work.segments:
+        raise VideoError("has no frames")
+    notes: list[str] = []
+    with ffmpeg_errors(f"{container.title} cannot be written"):
+        others = open_input(source) if source is not None else None
+        try:
+            with av.open(file, "w", format=container.format, options=_muxer_options(container, others)) as output:
+                with av.open(str(work.path(0, track)), "r", format="nut") as first:
+                    video: Any = output.add_stream_from_template(first.streams.video[0], opaque=True)
+                _describe(video, encoding, stream, notes)
+                packets = [_video_packets(work, track, stream, video)]
+                if others is not None:
+                    packets.append(_other_packets(others, _copied(others, output, video, container, notes), window))
+                    _copy_metadata(others, output, window, notes, container)
+                for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
+                    output.mux(packet)
+        finally:
+            if others is not None:
+                others.close()
+    return notes
+
+
+def _muxer_options(container: Container, others: InputContainer | None) -> dict[str, str]:
+    own_keys = others is not None and any("." in name for name in others.metadata)  # such as com.apple.quicktime.make
+    return {"movflags": "+use_metadata_tags"} if own_keys and container.format in ("mp4", "mov") else {}
+
+
+def _describe(video: Any, encoding: Encoding, stream: Stream, notes: list[str]) -> None:  # noqa: ANN401
+    """Say how the video is to be shown."""
+    context = video.codec_context
+    context.colorspace, context.color_range = stream.tags.matrix, stream.tags.range
+    context.color_primaries, context.color_trc = stream.tags.primaries, stream.tags.transfer
+    if stream.aspect:
+        context.sample_aspect_ratio = stream.aspect
+    context.framerate = stream.rate.limit_denominator(1001)
+    video.time_base = stream.time_base
+    if encoding.codec is not None and encoding.codec.name == "hevc" and encoding.container.format in ("mp4", "mov"):  # type: ignore[union-attr]
+        context.codec_tag = "hvc1"  # the one that Apple's players take
+    if stream.matrix is None or stream.orientation == 1:
+        return
+    if encoding.container is not None and encoding.container.rotation:
+        video.set_display_matrix(stream.matrix)
+    else:
+        notes.append(f"rotation dropped: {encoding.container.title} has none")  # type: ignore[union-attr]
+
+
+def _video_packets(work: Work, track: str, stream: Stream, video: Any) -> Iterator[tuple[float, Any]]:  # noqa: ANN401
+    """The packets of all segments, with times at which they are decoded that increase over all segments.
+
+    A frame can be decoded when as many frames were shown as the order of storage may differ from that of display.
+    """
+    depth = max(segment.depth for segment in work.segments)
+    step = max(1, round(1 / (stream.rate * stream.time_base)))
+    shown: deque[int] = deque()
+    header = None
+    for number, segment in enumerate(work.segments):
+        with av.open(str(work.path(number, track)), "r", format="nut") as part:
+            row = part.streams.video[0]
+            if header is None:
+                header = row.codec_context.extradata
+            elif header != row.codec_context.extradata:
+                raise VideoError(f"cannot be joined: segment {number} was encoded in another way; start again")
+            packets: list[Any] = [packet for packet in part.demux(row) if packet.pts is not None]
+        for packet in packets:
+            packet.pts = round(packet.pts * packet.time_base / stream.time_base)
+            packet.time_base = stream.time_base
+        times = sorted(packet.pts for packet in packets)
+        if number == 0:
+            shown.extend(times[0] - (depth - i) * step for i in range(depth))
+        shown.extend(times)
+        following = dict(zip(times, [*times[1:], segment.end], strict=True))
+        for packet in packets:
+            packet.dts = shown.popleft()
+            packet.duration = max(1, following[packet.pts] - packet.pts)
+            packet.stream = video
+            yield float(packet.dts * stream.time_base), packet
+
+
+def _copied(
+    others: InputContainer,
+    output: OutputContainer,
+    video: Any,  # noqa: ANN401
+    container: Container,
+    notes: list[str],
+) -> dict[int, Any]:
+    """Streams of the output by index of the stream of the input that is copied into it."""
+    copied: dict[int, Any] = {}
+    main = best_stream(others)
+    video.metadata.update(_kept(main.metadata))
+    for row in others.streams:
+        if row.index == main.index or row.discard == Discard.all:
+            continue
+        if row.type == "video" and not row.disposition & Disposition.attached_pic:
+            continue  # said when the file was opened
+        if not _fits(row, container):
+            name = row.name or row.type
+            title = "stream" if row.type in ("data", "unknown") else row.type
+            notes.append(f"{title} {row.index} ({name}) dropped: {container.title} cannot hold it")
+            continue
+        copy: Any = output.add_stream_from_template(row, opaque=True)
+        copy.metadata.update(_kept(row.metadata))
+        copy.disposition = row.disposition
+        copied[row.index] = copy
+    return copied
+
+
+def _fits(row: Any, container: Container) -> bool:  # noqa: ANN401
+    """Whether a container can hold a stream, found by writing a header with it."""
+    try:
+        with av.open(io.BytesIO(), "w", format=container.format) as trial:
+            copy = trial.add_stream_from_template(row, opaque=True)
+            copy.metadata.update(row.metadata)
+            trial.start_encoding()
+    except (ValueError, FFmpegError):
+        return False
+    return True
+
+
+def _other_packets(others: InputContainer, copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:
+    """The packets of the copied streams, cut to the window and moved to its beginning."""
+    rows = [row for row in others.streams if row.index in copied and not isinstance(row, AttachmentStream)]
+    if not rows:
+        return
+    if window.begin is not None and any(row.type != "video" for row in rows):
+        with contextlib.suppress(FFmpegError):
+            others.seek(max(0, int((window.begin - 10) * av.time_base)))  # subtitles may have begun before
+    packets = others.demux(*rows)
+    while True:
+        try:
+            packet = next(packets, None)
+        except FFmpegError:  # said when its frames were read
+            return
+        if packet is None:
+            return
+        time = packet.pts if packet.pts is not None else packet.dts
+        if time is None:
+            continue
+        is_cover = packet.stream.type == "video"
+        if not is_cover and not _moved(packet, time, window):
+            continue
+        moment = (
+            0.0 if is_cover else float((packet.dts if packet.dts is not None else packet.pts or 0) * packet.time_base)
+        )
+        packet.stream = copied[packet.stream.index]
+        yield moment, packet
+
+
+def _moved(packet: Any, time: int, window: Window) -> bool:  # noqa: ANN401
+    """Move a packet to its time in the output; whether it is in the window."""
+    base = packet.time_base
+    begins, ends = time * base, (time + (packet.duration or 0)) * base
+    if window.end is not None and begins >= window.end:
+        return False
+    if window.begin is not None and ends <= window.begin:
+        return False
+    if window.begin is not None and begins < window.begin and packet.stream.type == "subtitle":
+        late = round((window.begin - begins) / base)  # it is still shown
+        packet.duration -= late
+        packet.pts = time + late
+        packet.dts = packet.pts
+    shift = round(window.offset / base)
+    packet.pts = packet.pts - shift if packet.pts is not None else None
+    packet.dts = packet.dts - shift if packet.dts is not None else None
+    return True
+
+
+def _copy_metadata(
+    others: InputContainer, output: OutputContainer, window: Window, notes: list[str], container: Container
+) -> None:
+    output.metadata.update(_kept(others.metadata))
+    chapters = []
+    for chapter in others.chapters():
+        base = chapter["time_base"] or Fraction(1, av.time_base)
+        begin, end = chapter["start"] * base, chapter["end"] * base
+        if window.end is not None:
+            end = min(end, window.end)
+        first, last = (round((time - window.offset) * 1000) for time in (begin, end))
+        if last > 0 and first < last:
+            chapters.append({**chapter, "start": max(0, first), "end": last, "time_base": Fraction(1, 1000)})
+    if not chapters:
+        return
+    if container.chapters:
+        output.set_chapters(chapters)  # type: ignore[arg-type]
+    else:
+        notes.append(f"chapters dropped: {container.title} has none")
+
+
+def _kept(metadata: dict[str, str]) -> dict[str, str]:
+    return {name: text for name, text in metadata.items() if not name.lower().startswith(_NOT_KEPT)}

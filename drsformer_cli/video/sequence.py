@@ -1,0 +1,123 @@
+"""Videos whose frames are numbered images, such as frame_0001.png: read, and written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+
+from drsformer.errors import ImageError
+from drsformer.files import atomic_write
+from drsformer_cli import images
+from drsformer_cli.errors import VideoError
+from drsformer_cli.formats import FORMAT_OF_ENDING
+from drsformer_cli.images import DecodedImage
+from drsformer_cli.video import color
+from drsformer_cli.video.formats import numbered, numbers
+from drsformer_cli.video.reading import Frame, Stream, Tags, planes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from drsformer_cli.video.color import Coding, Rgb
+    from drsformer_cli.video.encoding import PixelFormat
+    from drsformer_cli.video.options import VideoSettings
+
+_SDR = Tags(matrix=1, range=1, primaries=1, transfer=1)
+
+
+class SequenceReader:
+    """Numbered images as a video; has the attributes and methods of `Reader`.
+
+    Attributes:
+        stream: Facts of the video.
+        offset: Time of the first frame that is read, in seconds.
+        problem: None, since an image that cannot be read is an error.
+        is_irregular: False, since images follow each other at a constant rate.
+
+    Raises:
+        VideoError: There are no such images, or one has another size than the others.
+        ImageError: An image cannot be read.
+        OSError: A file cannot be read.
+    """
+
+    def __init__(self, path: Path, settings: VideoSettings) -> None:
+        self.path = path
+        self.problem: str | None = None
+        self.is_irregular = False
+        found = numbers(path)
+        rate = settings.fps
+        first = round(settings.start * rate)
+        end = round(settings.end * rate) if settings.end is not None else None
+        self.numbers = found[first:end]
+        self.offset = Fraction(first) / rate
+        if not self.numbers:
+            raise VideoError(f"no images at that time: there are {len(found)}, {float(rate):g} for each second")
+        image = images.read(numbered(path, self.numbers[0]))
+        height, width = image.pixels.shape[:2]
+        name = "rgb24" if image.pixels.dtype == np.uint8 else "rgb48le"
+        self.stream = Stream(width, height, name, _SDR, 1 / rate, rate, len(self.numbers))
+        if found[-1] - found[0] >= len(found):
+            self.stream.notes.append(f"{found[-1] - found[0] + 1 - len(found)} numbers are missing; they are left out")
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+    def coding(self, pixel_format: PixelFormat) -> Coding:
+        """How the planes of a frame are coded."""
+        return color.Coding(_SDR.matrix, full_range=False, bits=pixel_format.bits)
+
+    def frames(self, pixel_format: PixelFormat | None, skip: int = 0) -> Iterator[Frame]:
+        """Read the images, without the first `skip` ones; without a pixel format they are not converted to planes."""
+        for time, number in list(enumerate(self.numbers))[skip:]:
+            path = numbered(self.path, number)
+            try:
+                image = images.read(path)
+            except ImageError as error:
+                raise VideoError(f"{path.name}: {error}") from None
+            H, W = image.pixels.shape[:2]
+            if (self.stream.width, self.stream.height) != (W, H):
+                raise VideoError(
+                    f"{path.name} has {W}x{H} pixels; expected {self.stream.width}x{self.stream.height} as in the first"
+                )
+            if pixel_format is None:
+                yield Frame(image.pixels, time, 1, image=image, number=number)
+                continue
+            deep = self.stream.pixel_format == "rgb48le"
+            if deep != (image.pixels.dtype == np.uint16):
+                raise VideoError(f"{path.name} has {'8' if deep else '16'} bits, unlike the first image")
+            picture = av.VideoFrame.from_ndarray(image.pixels, self.stream.pixel_format)
+            planes = planes_of(picture, pixel_format, _SDR)
+            yield Frame(color.to_rgb(planes, self.coding(pixel_format)), time, 1, planes, image, number)
+
+
+class SequenceWriter:
+    """Writes each frame as an image, with the metadata of the image that it was read from."""
+
+    def __init__(self, path: Path, *, quality: int, overwrite: bool) -> None:
+        self.path = path
+        self._format = FORMAT_OF_ENDING[path.suffix.lower()]
+        self._quality, self._overwrite = quality, overwrite
+        self._count = 0
+
+    def write(self, frame: Frame, pixels: Rgb) -> None:
+        """Write a frame.
+
+        Raises:
+            ImageError: The format cannot store it.
+            OSError: The file cannot be written.
+        """
+        self._count += 1
+        number = frame.number if frame.number is not None else self._count
+        image = replace(frame.image, pixels=pixels) if frame.image is not None else DecodedImage(pixels)
+        data = images.encode(image, self._format, quality=self._quality)
+        target = numbered(self.path, number)
+        try:
+            with atomic_write(target, overwrite=self._overwrite) as file:
+                file.write(data)
+        except OSError as error:
+            raise OSError(error.errno, f"{target}: cannot be written: {error.strerror}") from None

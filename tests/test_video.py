@@ -1,0 +1,458 @@
+"""`drsformer derain` for videos, as a user runs it."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from video_files import Clip, flashes, found, planes
+
+from drsformer_cli import images
+from drsformer_cli.video import color, formats, segments
+from drsformer_cli.video.color import Coding
+from drsformer_cli.video.threads import Behind, ahead
+
+TURNED = [0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30]  # a phone held upright
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def derain(run, here, tiny_file):
+    """Run `drsformer derain` with the tiny network in an empty folder."""
+
+    def derain(*arguments):
+        return run("derain", *arguments, "--model", tiny_file)
+
+    return derain
+
+
+def names(path="."):
+    return sorted(str(p.relative_to(path)) for p in Path(path).rglob("*") if p.is_file())
+
+
+def test_everything_in_a_file_is_kept(derain):
+    Clip(
+        frames=12, sound="aac", metadata={"title": "Rain", "comment": "heavy"}, chapters=True, aspect=Fraction(4, 3)
+    ).write(Path("a.mp4"))
+    answer = derain("a.mp4", "-o", "b.mp4")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith("a.mp4 -> b.mp4  12 frames of 48x32 in ")
+    assert names() == ["a.mp4", "b.mp4"]
+    before, after = found("a.mp4"), found("b.mp4")
+    assert after.codec == "h264"
+    assert after.streams == before.streams
+    assert {"title": "Rain", "comment": "heavy"}.items() <= after.metadata.items()
+    assert after.chapters == before.chapters == [(0, 0.1, "one"), (0.1, 0.32, "two")]
+    assert after.aspect == Fraction(4, 3)
+    assert after.times == pytest.approx(before.times, abs=1e-4)
+    assert after.average_rate == 25
+    assert len(after.clicks) == 3
+    assert after.clicks == pytest.approx(flashes(after), abs=0.02)
+
+
+LOSSLESS = {
+    "601": Clip(codec="ffv1", tags=(6, 1, 6, 6)),
+    "709": Clip(codec="ffv1", pixel_format="yuv422p", tags=(1, 1, 1, 1)),
+    "full": Clip(codec="ffv1", pixel_format="yuv444p", tags=(1, 2, 1, 13)),
+    "2020": Clip(codec="ffv1", pixel_format="yuv420p10le", tags=(9, 1, 9, 14)),
+    "deep": Clip(codec="ffv1", pixel_format="yuv422p10le", tags=(2, 0, 2, 2)),
+    "odd": Clip(codec="ffv1", size=(47, 31)),
+}
+
+
+def test_without_a_change_every_value_stays(derain):
+    """All matrices, ranges and pixel formats, values outside of RGB included."""
+    Path("in").mkdir()
+    for name, clip in LOSSLESS.items():
+        clip.frames = 3
+        clip.write(Path(f"in/{name}.mkv"))
+    assert derain("in", "-o", "out", "--strength", 0, "--codec", "ffv1").code == 0
+    for name in LOSSLESS:
+        before, after = found(f"in/{name}.mkv"), found(f"out/{name}.mkv")
+        assert len(after.frames) == 3
+        for x, y in zip(before.frames, after.frames, strict=True):
+            assert y.format.name == x.format.name
+            assert (y.colorspace, y.color_range) == (x.colorspace, x.color_range), name
+            assert (y.color_primaries, y.color_trc) == (x.color_primaries, x.color_trc), name
+            for a, b in zip(planes(x), planes(y), strict=True):
+                assert np.array_equal(a, b), name
+
+
+@pytest.mark.parametrize("coding", [Coding(1, False, 8), Coding(6, True, 8), Coding(9, False, 10)])
+@pytest.mark.parametrize("shape", [(16, 24), (32, 24), (32, 48)])
+def test_a_change_of_rgb_is_the_same_change_of_the_planes(coding, shape):
+    """Take flat planes, change RGB by what other planes would be, and get those planes."""
+    unit = 1 << (coding.bits - 8)
+    kind = np.uint8 if coding.bits == 8 else np.uint16
+
+    def flat(y, cb, cr):
+        return tuple(
+            np.full(size, value * unit, kind) for size, value in zip([(32, 48), shape, shape], (y, cb, cr), strict=True)
+        )
+
+    one, two = flat(90, 120, 140), flat(140, 135, 118)
+    changed = color.changed(one, color.to_rgb(one, coding), color.to_rgb(two, coding), coding)
+    for a, b in zip(changed, two, strict=True):
+        assert np.abs(a.astype(int) - b).max() <= unit
+
+
+def test_known_colors():
+    red = [np.full((2, 2), value, np.uint8) for value in (63, 102, 240)]  # BT.709, limited
+    assert color.to_rgb(tuple(red), Coding(1, full_range=False, bits=8))[0, 0].tolist() == [255, 1, 0]
+    white = [np.full((2, 2), value, np.uint16) for value in (940, 512, 512)]
+    assert color.to_rgb(tuple(white), Coding(9, full_range=False, bits=10))[0, 0].tolist() == [65535] * 3
+
+
+def test_variable_frame_rate(derain):
+    times = [0, 40, 200, 210, 333, 500, 501, 900]
+    Clip(times=times).write(Path("a.mp4"))
+    assert derain("a.mp4", "-o", "b.mp4").code == 0
+    assert found("b.mp4").times == pytest.approx([t / 1000 for t in times], abs=1e-3)
+
+
+def test_rotated_video_is_restored_upright(derain, monkeypatch):
+    """The network sees the rain fall down, and the file stays rotated."""
+    from drsformer_cli.video import pipeline
+
+    seen = []
+    original = pipeline.restore_frames
+
+    def spy(frames, *arguments, **options):
+        def look():
+            for frame in frames:
+                seen.append(frame.shape)
+                yield frame
+
+        return original(look(), *arguments, **options)
+
+    monkeypatch.setattr(pipeline, "restore_frames", spy)
+    Clip(frames=2, matrix=TURNED).write(Path("a.mov"))
+    answer = derain("a.mov", "-o", "b.mov", "--compare")
+    assert answer.code == 0
+    assert seen == [(48, 32, 3)] * 2
+    after = found("b.mov")
+    assert (after.first.width, after.first.height, after.first.rotation) == (48, 32, -90)
+    both = found("b_compare.mov")
+    assert (both.first.width, both.first.height) == (48, 64)
+    # Displayed, the input is at the left; clockwise by a quarter turn, that is the lower half of what is stored.
+    assert np.abs(both.planes(0)[0][32:] - found("a.mov").planes(0)[0]).mean() < 4
+
+
+def test_10_bits_stay_10(derain):
+    Clip(codec="libx264", pixel_format="yuv420p10le", tags=(9, 1, 9, 18), frames=2).write(Path("a.mp4"))
+    answer = derain("a.mp4", "-o", "b.mp4")
+    assert answer.code == 0
+    assert answer.err == "a.mp4: is HDR (HLG) and stays HDR; the models were trained on SDR\n"
+    first = found("b.mp4").first
+    assert first.format.name == "yuv420p10le"
+    assert (first.colorspace, first.color_primaries, first.color_trc) == (9, 9, 18)
+
+
+@pytest.mark.parametrize(
+    ("name", "clip", "format_", "note"),
+    [
+        ("b.mp4", Clip(codec="ffv1", size=(47, 31)), "yuv444p", "47x31 is odd, so H.264 is written with 4:4:4 color"),
+        ("b.webm", Clip(codec="ffv1", size=(47, 31)), "yuv420p", ""),
+        ("b.webm", LOSSLESS["deep"], "yuv422p", "10 bits reduced to 8: VP9 is written with 8"),
+        ("b.mp4", Clip(codec="ffv1", size=(1, 1), pixel_format="yuv444p"), "yuv444p", ""),
+        ("b.mkv", Clip(codec="ffv1", frames=1, sound="pcm_s16le"), "yuv420p", ""),
+        ("b.webm", Clip(codec="ffv1", frames=1, sound="aac"), "yuv420p", "audio 1 (aac) dropped: WebM cannot hold it"),
+    ],
+)
+def test_what_a_codec_or_container_cannot_hold_is_said(derain, name, clip, format_, note):
+    clip.frames = min(clip.frames, 2)
+    clip.write(Path("a.mkv"))
+    answer = derain("a.mkv", "-o", name)
+    assert answer.code == 0
+    assert note in answer.err
+    assert answer.err.count("\n") == (note != "")
+    first = found(name).first
+    assert (first.width, first.height, first.format.name) == (*clip.size, format_)
+
+
+def test_attachments_and_a_part_of_a_video(derain):
+    clip = Clip(frames=12, sound="aac", attachment=b"drops", chapters=True, options={"g": "3"})
+    clip.write(Path("a.mkv"))
+    assert derain("a.mkv", "-o", "b.mkv", "--start", "0.11", "--end", "0:00:00.41", "--strength", 0).code == 0
+    after = found("b.mkv")
+    # Frames 3 to 10; the sound begins up to one of its packets earlier.
+    assert np.diff(after.times) == pytest.approx([0.04] * 7, abs=2e-3)
+    assert 0 <= after.times[0] < 0.03
+    assert after.attachments == [b"drops"]
+    assert after.chapters == [(0, pytest.approx(0.2, abs=2e-3), "two")]
+    assert after.clicks == pytest.approx(flashes(after), abs=0.02)
+    assert len(after.clicks) == 2
+    before = found("a.mkv")
+    for i in range(8):
+        assert np.abs(after.planes(i)[1] - before.planes(i + 3)[1]).mean() < 4
+
+
+def test_avi_has_no_times_and_stays_in_sync(derain):
+    Clip(frames=12, sound="pcm_s16le").write(Path("a.mkv"))
+    assert derain("a.mkv", "-o", "b.avi", "--strength", 0).code == 0
+    assert derain("b.avi", "-o", "c.mkv", "--strength", 0).code == 0
+    after = found("c.mkv")
+    assert after.times == pytest.approx(found("a.mkv").times, abs=2e-3)
+    assert after.clicks == pytest.approx(flashes(after), abs=0.02)
+    assert len(after.clicks) == 3
+    with av.open("b.avi") as file:
+        assert file.duration == pytest.approx(480_000, abs=50_000)
+
+
+def test_preview(derain):
+    Clip(frames=10).write(Path("a.mp4"))
+    assert derain("a.mp4", "--preview", "0.2").code == 0
+    assert names() == ["a.mp4", "a_preview.mp4"]
+    after = found("a_preview.mp4")
+    assert len(after.frames) == 5
+    assert (after.first.width, after.first.height) == (96, 32)
+    assert np.abs(after.planes(0)[0][:, :48] - found("a.mp4").planes(0)[0]).mean() < 4
+
+
+def test_a_folder_of_images_and_videos(derain):
+    Path("in").mkdir()
+    Clip(frames=3).write(Path("in/a.mp4"))
+    Image.new("RGB", (40, 24), "gray").save("in/b.png")
+    Path("in/c.ts").write_text("export const typescript = true;\n")
+    Image.new("RGB", (40, 24), "gray").save("in/photo.mp4", "PNG")
+    answer = derain("in", "-o", "out", "--json")
+    assert answer.code == 3
+    rows = {row["input"]: row for row in map(json.loads, answer.out.splitlines())}
+    assert set(rows) == {"in/a.mp4", "in/b.png", "in/photo.mp4"}
+    assert rows["in/photo.mp4"]["error"] == "is an image, but is named as a video; rename it"
+    row = rows["in/a.mp4"]
+    assert (row["output"], row["frames"], row["scales"], row["resumed_frames"]) == ("out/a.mp4", 3, [1.0], 0)
+    assert row["megapixels"] == pytest.approx(48 * 32 / 1e6, abs=1e-3)
+    assert row["mean_change"] > 0
+    assert names("out") == ["a.mp4", "b.png"]
+    assert "in/a.mp4 -> new/a.mp4" in derain("in", "-o", "new", "--dry-run").out
+
+
+def test_content_decides_and_names_follow(derain):
+    Clip(frames=2).write(Path("a.mp4"))
+    Path("a.mp4").rename("a.jpg")
+    assert derain("a.jpg").code == 0
+    assert names() == ["a.jpg", "a_derained.mkv"]
+    assert len(found("a_derained.mkv").frames) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["a.mp4", "-o", "b.jpg"], 2, "-o b.jpg: a.mp4 is a video; expected .mp4"),
+        (["a.png", "-o", "b.mp4"], 2, "-o b.mp4: unknown ending .mp4"),
+        (["a.mp4", "-o", "b.webm", "--codec", "h264"], 2, "WebM cannot hold H.264; expected --codec vp9 or av1"),
+        (["a.mp4", "-o", "b.webm", "--crf", "64"], 2, "--crf"),
+        (["a.mp4", "-o", "b.mp4", "--crf", "60"], 2, "--crf 60: expected at most 51 for H.264"),
+        (["a.mp4", "-o", "-"], 2, "a.mp4 is a video, which cannot be written to stdout"),
+        (["a.mp4", "--start", "3", "--end", "2"], 2, "--end 2 is not after --start 3"),
+        (["a.mp4", "--start", "soon"], 2, "'soon' is not a time"),
+        (["a.mp4", "--start", "9"], 1, "a.mp4: has no frames in that time"),
+        (["a.mp4", "--preview", "1", "--end", "1"], 2, "--preview and --end exclude each other"),
+        (["a.mp4", "--temporal", "-1"], 2, "is not auto, off or a number of frames"),
+        (["a.png", "--codec", "hevc"], 2, "--codec is for videos, but there are none among the inputs"),
+        (["sound.mp4"], 1, "sound.mp4: has no video stream, only audio"),
+        (["photo.mp4"], 2, "photo.mp4: is an image, but is named as a video"),
+        (["text.mp4"], 1, "text.mp4: not a video"),
+        (["empty.mp4"], 1, "empty.mp4: not a video"),
+        (["nomoov.mp4"], 1, "nomoov.mp4: its index is missing"),
+        (["pq.mp4"], 1, "pq.mp4: is HDR (PQ); expected SDR or HLG"),
+        (["frame_%04d.png", "-o", "b.mp4"], 2, "frame_%04d.png: no such file or folder"),
+        (["a.mp4", "-o", "f_%d.png", "--resume"], 2, "-o f_%d.png and --resume exclude each other"),
+        (["a.mp4", "--codec", "ffv1", "-o", "b.mkv", "--crf", "3"], 2, "--crf 3: FFV1 has no such setting"),
+        (["a.mp4", "--fps", "3"], 2, "--fps is for a pattern such as frame_%04d.png"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_a_code(derain, bad, arguments, code, message):
+    before = names()
+    answer = derain(*arguments)
+    assert answer.code == code
+    assert message in " ".join(answer.err.split())
+    if code == 1:
+        assert answer.err.count("\n") == 1
+    assert names() == before
+
+
+@pytest.fixture(scope="session")
+def bad_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    Clip(frames=4).write(folder / "a.mp4")
+    Image.new("RGB", (40, 24), "gray").save(folder / "a.png")
+    Image.new("RGB", (40, 24), "gray").save(folder / "photo.mp4", "PNG")
+    Clip(frames=1, pixel_format="yuv420p10le", tags=(9, 1, 9, 16)).write(folder / "pq.mp4")
+    (folder / "text.mp4").write_text("I am no video.\n" * 100)
+    (folder / "empty.mp4").touch()
+    data = (folder / "a.mp4").read_bytes()
+    (folder / "nomoov.mp4").write_bytes(data[: data.index(b"moov") - 4])
+    with av.open(str(folder / "sound.mp4"), "w") as output:
+        sound = output.add_stream("aac", rate=48_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        output.mux(sound.encode(frame))
+        output.mux(sound.encode(None))
+    return folder
+
+
+@pytest.fixture
+def bad(bad_files, here):
+    for path in bad_files.iterdir():
+        (here / path.name).write_bytes(path.read_bytes())
+
+
+def test_a_truncated_video_gives_what_can_be_read(derain):
+    Clip(frames=40, options={"g": "5"}, sound="aac").write(Path("a.mkv"))
+    data = Path("a.mkv").read_bytes()
+    Path("a.mkv").write_bytes(data[: len(data) // 2])
+    answer = derain("a.mkv", "-o", "b.mkv")
+    assert answer.code == 3
+    assert "a.mkv: cut off: the last" in answer.err
+    assert 5 < len(found("b.mkv").frames) < 35
+
+
+def test_without_the_extra(derain, bad, monkeypatch):
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
+    answer = derain("a.mp4")
+    assert (answer.code, answer.err) == (2, "drsformer: a.mp4: videos need PyAV: pip install 'drsformer[video]'\n")
+    answer = derain(".", "-o", "out")
+    assert answer.code == 0
+    assert ".: 7 videos skipped: videos need PyAV" in answer.err
+    assert names("out") == ["a.png"]
+
+
+def test_numbered_images(derain):
+    Path("in").mkdir()
+    for number in (3, 4, 5):
+        Image.new("RGB", (40, 24), (number * 20, 90, 120)).save(f"in/f_{number:03d}.png", dpi=(72, 72))
+    assert derain("in/f_%03d.png", "-o", "b.mp4", "--fps", 10, "--strength", 0).code == 0
+    assert found("b.mp4").times == pytest.approx([0, 0.1, 0.2], abs=1e-3)
+    assert derain("in/f_%03d.png", "-o", "out/g_%d.jpg").code == 0
+    assert names("out") == ["g_3.jpg", "g_4.jpg", "g_5.jpg"]
+    assert derain("in/f_%03d.png", "-o", "out/g_%d.jpg").code == 2
+    assert derain("b.mp4", "-o", "back/%02d.png", "--strength", 0).code == 0
+    assert names("back") == ["01.png", "02.png", "03.png"]
+    pixels = images.read(Path("back/02.png")).pixels
+    assert np.abs(pixels.astype(int) - (80, 90, 120)).max() <= 6
+
+
+def test_full_disk(derain, monkeypatch):
+    Clip(frames=3).write(Path("a.mp4"))
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    answer = derain("a.mp4", "-o", "b.mp4")
+    assert answer.code == 1
+    assert answer.err == "drsformer: a.mp4: .b.mp4.drsformer: cannot be written: No space left on device\n"
+    assert names() == ["a.mp4"]
+
+
+@pytest.fixture
+def short_segments(monkeypatch):
+    monkeypatch.setattr(segments, "SEGMENT_FRAMES", 5)
+
+
+def test_segments_join_to_what_one_segment_gives(derain, short_segments):
+    """Times that a new encoder would not continue: frames are far apart where a segment begins."""
+    times = [0, 40, 80, 120, 160, 200, 500, 800, 1100, 1140, 1180, 1220]
+    Clip(times=times, sound="aac").write(Path("a.mp4"))
+    assert derain("a.mp4", "-o", "b.mp4", "--strength", 0).code == 0
+    after = found("b.mp4")
+    assert after.times == pytest.approx([t / 1000 for t in times], abs=1e-3)
+    before = found("a.mp4")
+    for i in range(12):
+        assert np.abs(after.planes(i)[1] - before.planes(i)[1]).mean() < 4
+
+
+def test_an_interrupted_video_is_resumed(derain, short_segments, monkeypatch):
+    Clip(frames=12).write(Path("a.mp4"))
+    assert derain("a.mp4", "-o", "whole.mp4").code == 0
+    add = segments.Work.add
+
+    def interrupted(work, segment):
+        add(work, segment)
+        if len(work.segments) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segments.Work, "add", interrupted)
+        answer = derain("a.mp4", "-o", "b.mp4")
+    assert answer.code == 130
+    assert "a.mp4: 10 frames are kept in .b.mp4.drsformer; --resume continues with them" in answer.err
+    assert not Path("b.mp4").exists()
+    answer = derain("a.mp4", "-o", "b.mp4")
+    assert answer.code == 2
+    assert "was begun by an earlier run: --resume continues it, --overwrite starts again" in answer.err
+    answer = derain("a.mp4", "-o", "b.mp4", "--resume", "--crf", 30)
+    assert answer.code == 1
+    assert "cannot be resumed: --crf has changed (17 then, 30 now)" in answer.err
+    answer = derain("a.mp4", "-o", "b.mp4", "--resume", "--json")
+    assert answer.code == 0
+    assert json.loads(answer.out)["resumed_frames"] == 10
+    assert names() == ["a.mp4", "b.mp4", "whole.mp4"]
+    for x, y in zip(found("whole.mp4").frames, found("b.mp4").frames, strict=True):
+        assert x.pts == y.pts
+        assert all(np.array_equal(a, b) for a, b in zip(planes(x), planes(y), strict=True))
+    answer = derain("a.mp4", "-o", "b.mp4", "--resume")
+    assert (answer.code, answer.err) == (0, "1 skipped: their output exists\n")
+
+
+def test_kill_and_resume(run, here, tiny_file, short_segments):
+    """A process that is killed leaves finished segments, and the next one continues with them."""
+    Clip(frames=12).write(Path("a.mp4"))
+    arguments = ["derain", "a.mp4", "-o", "b.mp4", "--json", "--model", str(tiny_file)]
+    code = (
+        "import sys, time\n"
+        "from drsformer_cli.video import segments\n"
+        "segments.SEGMENT_FRAMES = 5\n"
+        "add = segments.Work.add\n"
+        "segments.Work.add = lambda *row: (add(*row), time.sleep(600))\n"
+        f"sys.argv = ['drsformer', *{arguments}]\n"
+        "from drsformer_cli.app import main\n"
+        "main()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        deadline = time.monotonic() + 100
+        while not Path(".b.mp4.drsformer/state.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert names() == [".b.mp4.drsformer/000000.nut", ".b.mp4.drsformer/state.json", "a.mp4"]
+    answer = run(*arguments, "--resume")
+    assert answer.code == 0
+    row = json.loads(answer.out)
+    assert (row["resumed_frames"], row["frames"]) == (5, 12)
+    assert len(found("b.mp4").frames) == 12
+    assert names() == ["a.mp4", "b.mp4"]
+
+
+def test_threads_stop_and_raise():
+    def numbers():
+        yield from (1, 2)
+        raise ValueError("three")
+
+    with pytest.raises(ValueError, match="three"):
+        list(ahead(numbers(), 1))
+    endless = ahead(iter(int, 1), 2)
+    assert next(endless) == 0
+    endless.close()
+
+    def refuse(item):
+        raise ValueError(item)
+
+    with pytest.raises(ValueError, match="4"), Behind(refuse, 1) as behind:
+        for _ in range(1000):
+            behind.add(4)
