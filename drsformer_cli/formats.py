@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
+
+from drsformer.signatures import AVIF_BRANDS, GENERAL_BRANDS, HEIC_BRANDS, RAW_ENDINGS
 
 
 class Feature(StrEnum):
@@ -38,6 +41,8 @@ class Format:
         brands: Brands of such files, if they are ISO base media files.
         holds: What the format can store.
         longest_side: Largest width and height in pixels; None: no limit.
+        deep_bits: Bits per channel that 16-bit images are written with, if the format holds more than 8.
+        extra: The extra that installs what reads and writes it, and the package of that; None: nothing is needed.
     """
 
     name: str
@@ -48,6 +53,14 @@ class Format:
     signatures: tuple[bytes, ...] = ()
     brands: frozenset[bytes] = frozenset()
     longest_side: int | None = None
+    deep_bits: int = 16
+    extra: tuple[str, str] | None = None
+
+    def missing(self) -> str | None:
+        """What to install before this format can be read and written; None: nothing."""
+        if self.extra is None or importlib.util.find_spec(self.extra[1]) is not None:
+            return None
+        return f"{self.title} needs pip install 'drsformer[{self.extra[0]}]'"
 
 
 _PORTABLE = frozenset({Feature.EXIF, Feature.ICC, Feature.XMP})
@@ -88,8 +101,17 @@ FORMATS = {
         Format(
             *("AVIF", "AVIF", ("avif",)),
             _PORTABLE | {Feature.ALPHA, Feature.GRAY, Feature.QUALITY, Feature.CICP},
-            brands=frozenset({b"avif", b"avis"}),
+            brands=AVIF_BRANDS,
             longest_side=32_768,  # libavif's default limit for reading
+        ),
+        Format(
+            *("HEIF", "HEIC", ("heic", "heif")),
+            _PORTABLE | {Feature.ALPHA, Feature.DEEP, Feature.GRAY, Feature.QUALITY, Feature.CICP},
+            other_endings=("hif",),
+            brands=HEIC_BRANDS | GENERAL_BRANDS,
+            longest_side=65_535,
+            deep_bits=10,
+            extra=("heic", "pillow_heif"),
         ),
     )
 }
@@ -98,13 +120,33 @@ FORMATS = {
 FORMAT_OF_ENDING = {f".{ending}": row.name for row in FORMATS.values() for ending in (*row.endings, *row.other_endings)}
 """Pillow's names of the formats by file ending. In a folder, files with these endings are taken as images."""
 
-RAW_ENDINGS = {
-    *(".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".rwl", ".raf", ".pef"),
-    *(".srw", ".3fr", ".fff", ".iiq", ".mos", ".mef", ".erf", ".kdc", ".dcr", ".x3f", ".mrw", ".raw", ".gpr"),
-}
-"""Endings of raw files, which must be developed first."""
 
-OTHER_IMAGE_ENDINGS = RAW_ENDINGS | {".heic", ".heif", ".hif", ".gif", ".jxl", ".jp2", ".psd", ".exr", ".svg"}
+def missing_extra(ending: str) -> str | None:
+    """What to install before files with this ending can be read and written; None: nothing."""
+    return FORMATS[FORMAT_OF_ENDING[ending]].missing() if ending in FORMAT_OF_ENDING else None
+
+
+OTHER_KINDS = {
+    "a GIF": (".gif",),
+    "an icon": (".ico", ".cur"),
+    "a JPEG 2000 image": (".jp2", ".j2k", ".jpf", ".jpx"),
+    "a JPEG XL image": (".jxl",),
+    "a JPEG XR image": (".jxr", ".wdp"),
+    "a Netpbm image": (".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm"),
+    "a PCX image": (".pcx",),
+    "a Photoshop file": (".psd", ".psb"),
+    "a QOI image": (".qoi",),
+    "a Radiance HDR image": (".hdr",),
+    "a TGA image": (".tga",),
+    "an OpenEXR image": (".exr",),
+    "an SVG drawing": (".svg", ".svgz"),
+}
+"""Other kinds of images, which are not read, and their endings."""
+
+KIND_OF_ENDING = {ending: kind for kind, endings in OTHER_KINDS.items() for ending in endings}
+"""The other kinds by file ending."""
+
+OTHER_IMAGE_ENDINGS = RAW_ENDINGS | KIND_OF_ENDING.keys()
 """Endings of images that are not read: in a folder they are skipped, with a note."""
 
 if TYPE_CHECKING:

@@ -193,13 +193,13 @@ def test_the_format_is_decided_once(tree):
 
 
 def test_images_that_cannot_be_read_are_mentioned(tree):
-    for name in ("phone.HEIC", "camera.cr2", "other.cr2"):
+    for name in ("phone.JXL", "camera.cr2", "other.cr2"):
         (tree / "in" / name).touch()
-    assert plan(["in"], "x").notes == ["in: 3 images skipped that cannot be read: .cr2, .heic"]
+    assert plan(["in"], "x").notes == ["in: 3 images skipped that cannot be read: .cr2, .jxl"]
     (tree / "only").mkdir()
-    (tree / "only" / "phone.heic").touch()
+    (tree / "only" / "phone.jxl").touch()
     with pytest.raises(
-        UsageError, match=r"no images or videos in only; .*; only: 1 image skipped that cannot be read: \.heic"
+        UsageError, match=r"no images or videos in only; .*; only: 1 image skipped that cannot be read: \.jxl"
     ):
         plan(["only"], "x")
 

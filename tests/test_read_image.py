@@ -115,7 +115,7 @@ def test_the_preview_of_a_raw_file_is_refused(tmp_path):
     data = tiff(noise((5, 7), np.uint16))
     for name, content in (("a.dng", data), ("a.NEF", data), ("a.tif", tiff(noise((5, 7), np.uint16), t254=1))):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ImageError, match="is a raw file, of which this would read the preview"):
+        with pytest.raises(ImageError, match=r"is a raw file; develop it first"):
             read_image(tmp_path / name)
 
 

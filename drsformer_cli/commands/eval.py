@@ -16,7 +16,7 @@ from drsformer_cli.datasets import DATASETS, Protocol
 from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import IMAGE_ERRORS, ExitCode, UsageError, reason
 from drsformer_cli.evaluation.image_sets import MissingDatasetError, Request
-from drsformer_cli.formats import FORMAT_OF_ENDING
+from drsformer_cli.formats import FORMAT_OF_ENDING, missing_extra
 from drsformer_cli.pages import check_report_name
 from drsformer_cli.ranks import Ranks
 
@@ -196,6 +196,8 @@ def _check_outputs(sheet: Path | None, csv: Path | None, report: Path | None, *,
         check_report_name(report)
     if sheet is not None and sheet.suffix.lower() not in FORMAT_OF_ENDING:
         raise UsageError(f"--sheet {sheet}: unknown ending; expected .png or .jpg, for example")
+    if sheet is not None and (missing := missing_extra(sheet.suffix.lower())):
+        raise UsageError(missing)
 
 
 def _check_output(path: Path, *, overwrite: bool) -> None:

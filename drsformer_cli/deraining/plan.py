@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from drsformer.signatures import LONGEST_START, is_heic
 from drsformer_cli.errors import UsageError
-from drsformer_cli.formats import FORMAT_OF_ENDING, OTHER_IMAGE_ENDINGS
+from drsformer_cli.formats import FORMAT_OF_ENDING, FORMATS, OTHER_IMAGE_ENDINGS, missing_extra
 from drsformer_cli.pages import check_report_name
 from drsformer_cli.video.formats import (
     INSTALL,
@@ -133,6 +134,7 @@ def plan(
         seen = "".join(f"; {text}" for text in (*(": ".join(pair) for pair in search.failures), *search.notes))
         names, endings = ", ".join(inputs), _known_endings(video=True)
         raise UsageError(f"no images or videos in {names}; expected files ending in {endings}{seen}")
+    _refuse_missing_extra(jobs)
     _refuse_clashes(jobs)
     if report is not None:
         _check_report(report, jobs, overwrite=overwrite)
@@ -228,6 +230,26 @@ def _job(source: Path | None, target: Path | None, image_format: str | None, *, 
         return Job(source, target, is_video=True)
     ending = f".{image_format}" if image_format else target.suffix.lower() if target is not None else ""
     return Job(source, target, FORMAT_OF_ENDING.get(ending))
+
+
+def _refuse_missing_extra(jobs: list[Job]) -> None:
+    """Refuse a run of which every image needs an extra; otherwise each of these images is a failure of its own."""
+    missing = [_missing_extra(job) for job in jobs]
+    if missing[0] is not None and all(missing):
+        raise UsageError(missing[0])
+
+
+def _missing_extra(job: Job) -> str | None:
+    """What to install before the image can be read or written; None: nothing."""
+    if job.image_format is not None and (missing := FORMATS[job.image_format].missing()):
+        return missing
+    if job.source is None or _never_ends(job.source) or not (missing := missing_extra(job.source.suffix.lower())):
+        return None
+    try:
+        with job.source.open("rb") as file:  # its content counts, not its ending
+            return missing if is_heic(file.read(LONGEST_START)) else None
+    except OSError:
+        return None  # reading it will report the error
 
 
 def _without_results(jobs: list[Job]) -> list[Job]:
@@ -326,15 +348,19 @@ def _files_in(folder: Path, search: _Search, *, recursive: bool, excluded: Path 
             if recursive and not name.startswith(".") and os.path.realpath(here / name) != forbidden
         )
         search.notes += [f"{here / name}: linked folder skipped" for name in subfolders if (here / name).is_symlink()]
-        others = sorted({Path(name).suffix.lower() for name in names} & OTHER_IMAGE_ENDINGS)
+        endings = {Path(name).suffix.lower() for name in names}
+        others = sorted(endings & OTHER_IMAGE_ENDINGS)
         if others:
             number = sum(Path(name).suffix.lower() in others for name in names)
             kinds = ", ".join(others)
             search.notes.append(f"{here}: {number} image{'s' * (number != 1)} skipped that cannot be read: {kinds}")
+        missing = {ending: text for ending in sorted(endings) if (text := missing_extra(ending))}
+        search.notes += [f"{here}: {ending} skipped: {text}" for ending, text in missing.items()]
         shown = [here / name for name in sorted(names) if not name.startswith(".")]
         videos = _videos_among(shown, here, search)
         for path in shown:
-            if (path.suffix.lower() in FORMAT_OF_ENDING or path in videos) and not _never_ends(path):
+            is_image = path.suffix.lower() in FORMAT_OF_ENDING.keys() - missing.keys()
+            if (is_image or path in videos) and not _never_ends(path):
                 yield path
 
 

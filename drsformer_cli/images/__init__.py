@@ -1,7 +1,8 @@
 """Read and write images: 8 and 16 bits, gray, alpha, orientation and metadata.
 
-`reading` opens a file; `jpeg`, `png`, `tiff`, `webp`, `avif` and `bmp` parse it: metadata is copied from the file's
-bytes, pixels come from Pillow. `exif` and `xmp` change metadata in place. `writing` encodes an image.
+`reading` opens a file; `jpeg`, `png`, `tiff`, `webp`, `avif`, `heic` and `bmp` parse it: metadata is copied from the
+file's bytes, pixels come from Pillow or pillow-heif. `exif` and `xmp` change metadata in place. `writing` encodes an
+image.
 """
 
 from drsformer_cli.images.image import DecodedImage, Metadata, UnsupportedError, to_8_bits

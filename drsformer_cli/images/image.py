@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     Channels = NDArray[Any]  # uint8 or uint16
 
 
+CREDENTIALS_DROPPED = "content credentials (C2PA) dropped: they belong to the rainy image"
+
+
 class UnsupportedError(ImageError):
     """The file is not an image of a format that is read."""
 
@@ -92,7 +95,9 @@ class Opened:
         height: Height of the stored pixels.
         decode: Function that decodes the pixels, not yet rotated: (H, W) gray or (H, W, C) gray and alpha, RGB or
             RGBA; uint8 or uint16. Metadata and notes are complete only afterwards.
-        orientation: EXIF orientation 1..8 that is to be applied to the pixels.
+        orientation: EXIF orientation 1..8 that the file has.
+        upright: Whether width, height and the decoded pixels are upright already; otherwise the orientation is to be
+            applied.
         metadata: The metadata in the file.
         notes: Notes for the user.
         lossless: Whether it is a lossless WebP file.
@@ -103,6 +108,7 @@ class Opened:
     height: int
     decode: Callable[[], Channels]
     orientation: int = 1
+    upright: bool = False
     metadata: Metadata = field(default_factory=Metadata)
     notes: list[str] = field(default_factory=list)
     lossless: bool = False

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from drsformer.errors import ImageError
 from drsformer_cli.images import color, exif, orientation, pillow, xmp
-from drsformer_cli.images.image import DamagedError, Metadata, Opened
+from drsformer_cli.images.image import CREDENTIALS_DROPPED, DamagedError, Metadata, Opened
 
 if TYPE_CHECKING:
     from drsformer_cli.images.image import Channels
 
 LONGEST_SEGMENT = 65_000
-
-CREDENTIALS_DROPPED = "content credentials (C2PA) dropped: they belong to the rainy image"
 
 _SOS, _EOI, _COM, _APP0, _APP1, _APP2, _APP11, _APP13, _APP14 = 0xDA, 0xD9, 0xFE, 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}

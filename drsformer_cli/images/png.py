@@ -13,8 +13,7 @@ from PIL import PngImagePlugin
 
 from drsformer.errors import ImageError
 from drsformer_cli.images import color, orientation, pillow
-from drsformer_cli.images.image import DamagedError, Metadata, Opened
-from drsformer_cli.images.jpeg import CREDENTIALS_DROPPED
+from drsformer_cli.images.image import CREDENTIALS_DROPPED, DamagedError, Metadata, Opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

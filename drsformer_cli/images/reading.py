@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
 import zlib
 from dataclasses import replace
@@ -14,15 +15,17 @@ import numpy as np
 
 from drsformer.errors import ImageError
 from drsformer.images import upright
-from drsformer_cli.formats import FORMATS, RAW_ENDINGS, titles
+from drsformer.signatures import LONGEST_START, RAW_ENDINGS, RAW_MESSAGE, brands, is_raw
+from drsformer_cli.formats import FORMATS, KIND_OF_ENDING, titles
 from drsformer_cli.images import color, exif, limit, orientation, xmp
 from drsformer_cli.images.avif import open_avif
 from drsformer_cli.images.bmp import open_bmp
+from drsformer_cli.images.heic import open_heic_file
 from drsformer_cli.images.image import DamagedError, DecodedImage, Metadata, Opened, UnsupportedError, to_8_bits
 from drsformer_cli.images.jpeg import open_jpeg
 from drsformer_cli.images.plain import open_plain
 from drsformer_cli.images.png import open_png
-from drsformer_cli.images.tiff import RAW, open_tiff
+from drsformer_cli.images.tiff import open_tiff
 from drsformer_cli.images.webp import open_webp
 
 if TYPE_CHECKING:
@@ -37,38 +40,30 @@ _READERS: dict[str, Callable[[BinaryIO], Opened]] = {
     "WEBP": open_webp,
     "BMP": open_bmp,
     "AVIF": open_avif,
+    "HEIF": open_heic_file,
 }
 """Functions that open a format; Pillow alone opens the others."""
 
-_HEIC_BRANDS = {
-    b"heic",
-    b"heix",
-    b"heim",
-    b"heis",
-    b"hevc",
-    b"hevx",
-    b"hevm",
-    b"hevs",
-    b"heif",
-    b"mif1",
-    b"mif2",
-    b"msf1",
-}
 _ANY = ord(".")
-_RAW_MAGIC = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM")
 _KNOWN = {
     b"GIF8": "a GIF",
     b"%PDF": "a PDF",
-    b"\x00\x00\x00\x0cjP  ": "a JPEG 2000",
-    b"\xff\x4f\xff\x51": "a JPEG 2000",
-    b"\x00\x00\x00\x0cJXL ": "a JPEG XL",
-    b"\xff\x0a": "a JPEG XL",
-    b"II\xbc\x01": "a JPEG XR",
+    b"\x00\x00\x00\x0cjP  ": "a JPEG 2000 image",
+    b"\xff\x4f\xff\x51": "a JPEG 2000 image",
+    b"\x00\x00\x00\x0cJXL ": "a JPEG XL image",
+    b"\xff\x0a": "a JPEG XL image",
+    b"II\xbc\x01": "a JPEG XR image",
     b"8BPS": "a Photoshop file",
     b"\x76\x2f\x31\x01": "an OpenEXR image",
     b"qoif": "a QOI image",
     b"#?RADIANCE": "a Radiance HDR image",
+    b"\x00\x00\x01\x00": "an icon",
+    b"\x00\x00\x02\x00": "an icon",
+    b"<svg": "an SVG drawing",
+    b"\x0a\x05\x01": "a PCX image",
 }
+_NETPBM = re.compile(rb"P[1-7Ff][\s#]")
+_XML = (b"<?xml", b"\xef\xbb\xbf<", b"<!--")
 
 
 def read(source: Path | bytes) -> DecodedImage:
@@ -80,8 +75,8 @@ def read(source: Path | bytes) -> DecodedImage:
     """
     with _opened(source) as opened:
         channels = opened.decode()
-        turn = opened.orientation
-        metadata = _upright(opened.metadata, turn, opened.notes)
+        metadata = _upright(opened.metadata, opened.orientation, opened.notes)
+        turn = 1 if opened.upright else opened.orientation
         if metadata.icc and not color.fits(metadata.icc, gray=channels.ndim == 2 or channels.shape[2] == 2):
             metadata = replace(metadata, icc=None)
             if not any("CMYK" in note for note in opened.notes):
@@ -108,7 +103,7 @@ def size(path: Path) -> tuple[int, int]:
         OSError: The file cannot be read.
     """
     with _opened(path) as opened:
-        turned = orientation.swaps_sides(opened.orientation)
+        turned = orientation.swaps_sides(opened.orientation) and not opened.upright
         return (opened.height, opened.width) if turned else (opened.width, opened.height)
 
 
@@ -132,9 +127,7 @@ def _opened(source: Path | bytes) -> Iterator[Opened]:
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
         file: BinaryIO = stream if stream.seekable() else io.BytesIO(stream.read())
         try:
-            if isinstance(source, Path) and source.suffix.lower() in RAW_ENDINGS:
-                _refuse_raw(file)
-            opened = _open(file)
+            opened = _open(file, source.suffix.lower() if isinstance(source, Path) else "")
             _check_size(opened)
             color.refuse_hdr(color.cicp_of_icc(opened.metadata.icc), "ICC profile")
             yield opened
@@ -144,20 +137,13 @@ def _opened(source: Path | bytes) -> Iterator[Opened]:
             raise ImageError(f"damaged image: {error}") from None
 
 
-def _refuse_raw(file: BinaryIO) -> None:
-    """Refuse files with the ending of a raw file, unless their content shows that they are something else."""
-    file.seek(0)
-    if _format_of(file.read(64)) in (None, "TIFF"):
-        raise UnsupportedError(RAW)
-
-
 def _format_of(start: bytes) -> str | None:
     """The format of a file by its first bytes."""
-    brands = _brands(start)
     for row in FORMATS.values():
-        if row.brands & brands or any(_begins(start, signature) for signature in row.signatures):
+        if any(_begins(start, signature) for signature in row.signatures):
             return row.name
-    return None
+    by_brand = {brand: row.name for row in FORMATS.values() for brand in row.brands}
+    return next((by_brand[brand] for brand in brands(start) if brand in by_brand), None)
 
 
 def _begins(start: bytes, signature: bytes) -> bool:
@@ -166,39 +152,39 @@ def _begins(start: bytes, signature: bytes) -> bool:
     )
 
 
-def _open(file: BinaryIO) -> Opened:
-    """Open a file by its first bytes.
+def _open(file: BinaryIO, ending: str) -> Opened:
+    """Open a file by its first bytes; its ending tells only what kind it is if they do not.
 
     Raises:
         ImageError: It is not an image of a known format.
         DamagedError: It is damaged.
     """
     file.seek(0)
-    start = file.read(64)
+    start = file.read(LONGEST_START)
     if not start:
         raise ImageError("the file is empty")
-    if start.startswith(_RAW_MAGIC) or start[8:10] == b"CR" or start[6:14] == b"HEAPCCDR" or start[4:12] == b"ftypcrx ":
-        raise UnsupportedError(RAW)
     image_format = _format_of(start)
+    if is_raw(start) or (ending in RAW_ENDINGS and image_format in (None, "TIFF")):
+        raise UnsupportedError(RAW_MESSAGE)
     if image_format is not None:
         reader = _READERS.get(image_format)
         return reader(file) if reader is not None else open_plain(file, image_format)
-    brands = _brands(start)
-    found = next((name for magic, name in _KNOWN.items() if start.startswith(magic)), None)
-    if brands & _HEIC_BRANDS:
-        found = "a HEIC image"
-    elif brands:
-        found = "a video, or an image of another kind"
+    kind = _other_kind(start) or KIND_OF_ENDING.get(ending)
     expected = titles(last="or")
-    raise UnsupportedError(f"is {found}; expected {expected}" if found else f"not an image: expected {expected}")
+    if kind is None:
+        raise UnsupportedError(f"not an image: expected {expected}")
+    raise UnsupportedError(f"is {kind}, which is not supported; expected {expected}")
 
 
-def _brands(start: bytes) -> set[bytes]:
-    """Major and compatible brands of an ISO base media file."""
-    if start[4:8] != b"ftyp":
-        return set()
-    length = min(int.from_bytes(start[:4]), len(start))
-    return {start[8:12], *(start[at : at + 4] for at in range(16, length - 3, 4))}
+def _other_kind(start: bytes) -> str | None:
+    """What a file is that is not an image of a known format, by its first bytes."""
+    if _NETPBM.match(start):
+        return "a Netpbm image"
+    if start.startswith(_XML) and b"<svg" in start:
+        return "an SVG drawing"
+    if brands(start):
+        return "a video, or an image of another kind"
+    return next((kind for magic, kind in _KNOWN.items() if start.startswith(magic)), None)
 
 
 def _check_size(opened: Opened) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from drsformer.errors import ImageError
+from drsformer.images import full_range, unmultiplied
+from drsformer.signatures import RAW_MESSAGE
 from drsformer_cli.images import color, exif, orientation, pillow
 from drsformer_cli.images.ifd import ASCII, BYTE, LONG, LONG8, NUMBER_SIZES, RATIONAL, SHORT, UNDEFINED, Directory, Tags
 from drsformer_cli.images.image import DamagedError, Metadata, Opened, to_8_bits
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from drsformer_cli.images.image import Channels
-
-RAW = "is a raw file; develop it first (darktable-cli, dcraw, rawpy)"
 
 _SUBFILE_TYPE, _OLD_SUBFILE_TYPE, _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _STRIP_SIZES, _PLANES, _PREDICTOR = 273, 274, 277, 278, 279, 284, 317
@@ -50,7 +50,10 @@ _PHOTOMETRICS = {
     32845: "LogLuv",
 }
 _FORMATS = {1: "", 2: "signed ", 3: "floating-point ", 4: "", 5: "complex ", 6: "complex "}
-_RAW_COMPRESSIONS = {32767, 32769, 34713, 34892, 65000, 65535}  # of Sony, Epson, Nikon, lossy DNG, Kodak, Pentax
+_RAW_COMPRESSIONS = {
+    *(262, 32867, 65000),  # Kodak
+    *(32767, 32769, 32770, 32772, 34713, 34892, 65535),  # Sony, Epson, Samsung (two), Nikon, lossy DNG, Pentax
+}
 _BYTES_ALONE = {1, 5, 8, 32773, 32946, 34925, 50000}  # compress bytes, whatever they mean
 _PILLOWS = {*_BYTES_ALONE, 2, 3, 4, 6, 7, 32771, 32809}
 _COMPRESSIONS = {
@@ -115,7 +118,7 @@ def _chain(tags: Tags) -> list[Directory]:
 def _main(tags: Tags, directories: list[Directory], notes: list[str]) -> Directory:
     """The directory of the image, among directories of masks and reduced copies."""
     if _is_raw(tags, directories):
-        raise ImageError(RAW)
+        raise ImageError(RAW_MESSAGE)
     pages = [found for found in directories if not _is_secondary(tags, found)]
     if not pages:
         raise ImageError("holds only a reduced image or a mask; expected the image itself")
@@ -266,7 +269,7 @@ def _decode(layout: _Layout, icc: bytes | None, notes: list[str]) -> Channels:
     if not layout.plain:
         return pillow.channels(_load(layout, _entries_for_pillow(layout)), icc, notes)
     samples = _samples(layout)
-    samples = _full_range(samples, layout.bits)
+    samples = full_range(samples, layout.bits)
     full = np.iinfo(samples.dtype).max
     colors, extra = samples[..., : layout.colors], samples[..., layout.colors :]
     alpha = None
@@ -287,27 +290,10 @@ def _decode(layout: _Layout, icc: bytes | None, notes: list[str]) -> Channels:
         colors = np.asarray(pillow.cmyk_to_rgb(inks, icc))
         alpha = None if alpha is None else to_8_bits(alpha)
     if alpha is not None and layout.extra[:1] == (_MULTIPLIED,):
-        colors = _unmultiplied(colors, alpha)
+        colors = unmultiplied(colors, alpha)
     if alpha is not None:
         return np.concatenate([colors, alpha], axis=2)
     return colors[..., 0] if colors.shape[2] == 1 else colors
-
-
-def _unmultiplied(colors: Channels, alpha: Channels) -> Channels:
-    """Divide colors by the alpha that they were multiplied by."""
-    full = np.iinfo(colors.dtype).max
-    plain = np.rint(colors * (full / np.maximum(alpha, 1).astype(np.float32)))
-    return np.minimum(plain, full).astype(colors.dtype)
-
-
-def _full_range(samples: Channels, bits: int) -> Channels:
-    """Scale samples of 1 to 16 bits to the full range of uint8 or uint16, with exact rounding."""
-    if bits in (8, 16):
-        return samples
-    full, largest = (255 if bits < 8 else 65535), 2**bits - 1
-    table = (np.arange(largest + 1, dtype=np.uint32) * full + largest // 2) // largest
-    stretched: Channels = table.astype(np.uint8 if bits < 8 else np.uint16)[samples]
-    return stretched
 
 
 def _samples(layout: _Layout) -> Channels:

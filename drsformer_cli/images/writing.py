@@ -14,10 +14,13 @@ from drsformer.errors import ImageError
 from drsformer.images import luma
 from drsformer_cli.formats import DEFAULT_QUALITY, FORMATS, Feature, Format, listed
 from drsformer_cli.images import avif, color, jpeg, png
+from drsformer_cli.images.heic import encode_heic
 from drsformer_cli.images.image import DamagedError, DecodedImage, Metadata, to_8_bits
 from drsformer_cli.images.tiff import encode_tiff
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from drsformer_cli.images.image import Channels
 
 
@@ -51,12 +54,12 @@ def encode(image: DecodedImage, image_format: str, *, quality: int = DEFAULT_QUA
     encoder = _ENCODERS.get(image_format)
     try:
         if encoder is not None:
-            return encoder(pixels, metadata)
+            return encoder(pixels, metadata, quality)
         options = _options(row, metadata, quality)
         if image.lossless and image_format == "WEBP" and quality == DEFAULT_QUALITY:
             options |= {"lossless": True, "exact": True}  # exact: colors where alpha is 0, too
         return _finished(_saved(pixels, image_format, options), image_format, metadata)
-    except (OSError, ValueError, struct.error, DamagedError) as error:
+    except (OSError, ValueError, RuntimeError, struct.error, DamagedError) as error:
         raise ImageError(f"cannot be written as {row.title}, {W}x{H}: {error}") from None
 
 
@@ -66,8 +69,9 @@ def losses(image: DecodedImage, image_format: str) -> list[str]:
     lost = []
     if image.alpha is not None and Feature.ALPHA not in row.holds:
         lost.append(f"alpha dropped: {row.title} has none")
-    if image.pixels.dtype == np.uint16 and Feature.DEEP not in row.holds:
-        lost.append(f"16 bits reduced to 8: {row.title} is written with 8")
+    bits = row.deep_bits if Feature.DEEP in row.holds else 8
+    if image.pixels.dtype == np.uint16 and bits < 16 and image.format != row.name:
+        lost.append(f"16 bits reduced to {bits}: {row.title} is written with {bits}")
     missing = [kind for kind, value in _kinds(metadata).items() if value and kind not in row.holds]
     if missing:
         lost.append(f"{listed([_named(kind, metadata) for kind in missing])} dropped: {row.title} has none")
@@ -186,5 +190,9 @@ def _encode_png(channels: Channels, metadata: Metadata) -> bytes:
     return png.with_metadata(data.tobytes(), metadata)
 
 
-_ENCODERS = {"PNG": _encode_png, "TIFF": encode_tiff}
-"""Formats that are not written by Pillow."""
+_ENCODERS: dict[str, Callable[[Channels, Metadata, int], bytes]] = {
+    "PNG": lambda channels, metadata, _: _encode_png(channels, metadata),
+    "TIFF": lambda channels, metadata, _: encode_tiff(channels, metadata),
+    "HEIF": encode_heic,
+}
+"""Functions that write formats which Pillow does not write, or not completely; the last argument is the quality."""

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from drsformer.errors import ImageError
+from drsformer.heic import heic_pixels, open_heic
+from drsformer.signatures import LONGEST_START, RAW_ENDINGS, RAW_MESSAGE, is_heic, is_raw
 
 if TYPE_CHECKING:
     import os
@@ -21,10 +23,6 @@ if TYPE_CHECKING:
 
 _FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
 
-_RAW_ENDINGS = {
-    *(".dng", ".nef", ".nrw", ".cr2", ".arw", ".srf", ".sr2", ".pef", ".srw", ".3fr", ".fff", ".iiq", ".mos", ".mef"),
-    *(".erf", ".kdc", ".dcr", ".rw2", ".rwl", ".orf", ".gpr"),
-}
 _SUBFILE_TYPE, _DNG_VERSION = 254, 50706
 
 _CONVERTED = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB", "CMYK": "RGB", "LAB": "RGB"}
@@ -44,25 +42,25 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     read; the command `drsformer derain` keeps it.
 
     Args:
-        path: A JPEG, PNG, TIFF, WebP, BMP or AVIF file; the format is recognized by its content.
+        path: A JPEG, PNG, TIFF, WebP, BMP, AVIF or HEIC file; the format is recognized by its content. HEIC needs the
+            extra `heic`.
 
     Returns:
         (H, W, 3) RGB, (H, W, 4) RGB and alpha, (H, W) gray, or (H, W, 2) gray and alpha; uint8, or uint16 if the file
-        has 16 bits.
+        has 16 bits, or is HEIC of 10 or 12.
 
     Raises:
         ImageError: The file is not such an image, is damaged, has several frames or pages, is a camera's raw file, is
-            larger than Pillow allows, or has pixels that these types cannot hold.
+            larger than Pillow allows, has pixels that these types cannot hold, or needs an extra.
         OSError: The file cannot be opened.
     """
     path = Path(path)
     try:
-        with Image.open(path, formats=_FORMATS) as opened:
-            return _array(opened, path)
+        return _read(path)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image; expected JPEG, PNG, TIFF, WebP, BMP or AVIF") from None
+        raise ImageError(f"{path}: not an image; expected JPEG, PNG, TIFF, WebP, BMP, AVIF or HEIC") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{path}: larger than PIL.Image.MAX_IMAGE_PIXELS allows") from None
     except _DECODER_ERRORS as error:
@@ -83,6 +81,41 @@ def luma(rgb: ImageArray) -> ImageArray:
     return rounded
 
 
+def full_range(samples: ImageArray, bits: int) -> ImageArray:
+    """Scale samples of 1 to 16 bits to the full range of uint8 or uint16, with exact rounding."""
+    if bits in (8, 16):
+        return samples
+    full, largest = (255 if bits < 8 else 65535), 2**bits - 1
+    table = (np.arange(largest + 1, dtype=np.uint32) * full + largest // 2) // largest
+    stretched: ImageArray = table.astype(np.uint8 if bits < 8 else np.uint16)[samples]
+    return stretched
+
+
+def unmultiplied(colors: ImageArray, alpha: ImageArray) -> ImageArray:
+    """Divide colors by the alpha that they were multiplied by."""
+    full = np.iinfo(colors.dtype).max
+    plain = np.rint(colors * (full / np.maximum(alpha, 1).astype(np.float32)))
+    return np.minimum(plain, full).astype(colors.dtype)
+
+
+def _read(path: Path) -> ImageArray:
+    with path.open("rb") as file:
+        start = file.read(LONGEST_START)
+    if is_raw(start):
+        raise ImageError(RAW_MESSAGE)
+    if is_heic(start):
+        return _heic(path)
+    with Image.open(path, formats=_FORMATS) as opened:
+        return _array(opened, path)
+
+
+def _heic(path: Path) -> ImageArray:
+    opened = open_heic(path.read_bytes())
+    if Image.MAX_IMAGE_PIXELS is not None and opened.size[0] * opened.size[1] > 2 * Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
+    return np.ascontiguousarray(heic_pixels(opened))
+
+
 def _array(opened: Image.Image, path: Path) -> ImageArray:
     frames = getattr(opened, "n_frames", 1)
     if frames > 1 and opened.format != "MPO":  # a camera's JPEG, whose other images are previews
@@ -92,8 +125,8 @@ def _array(opened: Image.Image, path: Path) -> ImageArray:
     if is_tiff:
         tags = getattr(opened, "tag_v2", {})
         is_preview = tags.get(_SUBFILE_TYPE, 0) & 1  # the image itself is in another directory
-        if is_preview or _DNG_VERSION in tags or path.suffix.lower() in _RAW_ENDINGS:
-            raise ImageError("is a raw file, of which this would read the preview; develop it first")
+        if is_preview or _DNG_VERSION in tags or path.suffix.lower() in RAW_ENDINGS:
+            raise ImageError(RAW_MESSAGE)
     opened.load()  # applies the orientation of TIFF; PNG may have EXIF after the pixels
     orientation = 1 if is_tiff else opened.getexif().get(ExifTags.Base.Orientation, 1)
     if opened.mode.startswith("I;16"):
