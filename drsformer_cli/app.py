@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -20,6 +20,9 @@ from drsformer_cli.commands.export import export
 from drsformer_cli.commands.serve import serve
 from drsformer_cli.commands.train import train
 from drsformer_cli.errors import ExitCode, UsageError, exit_code, reason
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 app = typer.Typer(
     name="drsformer",
@@ -51,16 +54,30 @@ def _main(
     """Remove rain from images with DRSformer, the sparse Transformer for image deraining (CVPR 2023)."""
 
 
+_STOPPED: dict[object, str] = {ExitCode.INTERRUPTED: "interrupted", ExitCode.TERMINATED: "terminated"}
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    """Handle the first signal, which stops the command in order; the next one ends the process at once."""
+    code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
+    signal.signal(number, lambda *_: os._exit(code))
+    sys.exit(code)
+
+
+def _handle_signals() -> None:
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _stop)
+
+
 def main() -> NoReturn:
     """Run the command line and exit with an `ExitCode`."""
     # Threads that wait for each other soon sleep instead of spinning on: beside other work, spinning makes two threads
     # several times as slow as one. GNU OpenMP reads this when torch is imported.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, lambda *_: sys.exit(ExitCode.TERMINATED))
+    _handle_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may contain characters that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
@@ -71,9 +88,10 @@ def main() -> NoReturn:
     except DRSformerError as error:
         console.error(reason(error))
         sys.exit(exit_code(error))
-    except KeyboardInterrupt:
-        console.error("interrupted")
-        sys.exit(ExitCode.INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code in _STOPPED:
+            console.error("; ".join([_STOPPED[stop.code], *getattr(stop, "__notes__", [])]))
+        raise
     except OSError as error:  # such as a full disk behind stdout; errors of single images are caught earlier
         console.error(f"{error.filename or 'stdout'}: {reason(error)}")
         sys.stdout = None  # nothing more to flush

@@ -11,8 +11,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, Task
     from rich.table import Table
+
+# Control characters, line separators, and marks that change the direction of text: file names may contain them.
+_CONTROLS = (*range(32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_ESCAPES = {code: chr(code).encode("unicode_escape").decode() for code in _CONTROLS}
+
+
+def printable(text: str) -> str:
+    """The text on one line, with control characters escaped as in Python."""
+    return text.translate(_ESCAPES)
 
 
 @cache
@@ -28,7 +37,7 @@ def stderr() -> Console:
 
 def say(message: str, style: str | None = None) -> None:
     """Print one line on stderr, above the progress bar if there is one."""
-    stderr().print(message, style=style)
+    stderr().print(printable(message), style=style)
 
 
 def error(message: str) -> None:
@@ -49,13 +58,21 @@ def first_three(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def megabytes(size: int) -> str:
+    """A number of bytes in MB, or in kB below 1 MB."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+
+
 def result(text: str) -> None:
     """Print one line on stdout, without buffering."""
-    print(text, flush=True)  # noqa: T201 - stdout is for results
+    print(printable(text), flush=True)  # noqa: T201 - stdout is for results
 
 
 def table(rows: Table) -> None:
-    """Print a table on stdout, never narrower than its columns' minimum widths, even if the terminal is."""
+    """Print a table on stdout, never narrower than its columns' minimum widths, even if the terminal is.
+
+    Its cells must be `printable`.
+    """
     from rich.console import Console
     from rich.measure import Measurement
 
@@ -76,9 +93,14 @@ def json_line(facts: Mapping[str, object]) -> str:
 def progress_bar(*, visible: bool) -> Progress:
     """A progress bar with percentage and remaining time on stderr, drawn on a terminal only."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Description(TextColumn):
+        def render(self, task: Task) -> Text:
+            return Text(printable(task.description))
 
     return Progress(
-        TextColumn("{task.description}", markup=False),
+        Description(""),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),

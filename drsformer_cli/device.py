@@ -19,6 +19,7 @@ def resolve_device(name: str) -> torch.device:
     """
     import torch
 
+    name = name.lower()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, index = name.partition(":")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +23,7 @@ def overlapped(
     read: Callable[[Item], Read],
     work: Callable[[Item, Read], Worked],
     finish: Callable[[Item, Worked, threading.Event], Finished],
+    pending: deque[tuple[Item, Future[Finished]]] | None = None,
 ) -> Generator[tuple[Item, Future[Finished]]]:
     """Process the items in order, with `read` of the next item and `finish` of the previous one in separate threads.
 
@@ -32,6 +34,9 @@ def overlapped(
         read: The first stage. For the first item it runs in this thread, so that endless input can be interrupted.
         work: The second stage, in this thread.
         finish: The third stage. Its event is set when the loop ends early: nothing may be written from then on.
+        pending: Items whose third stage was started are appended, and removed when the next one is asked for. When an
+            interrupt has ended the loop, these are the items that may be finished without having been handled; their
+            futures are done.
 
     Yields:
         Each item with the future of its last stage. The future raises the `IMAGE_ERRORS` of all stages; other errors
@@ -39,7 +44,7 @@ def overlapped(
     """
     stop = threading.Event()
     reader, finisher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-    previous: tuple[Item, Future[Finished]] | None = None
+    pending = deque() if pending is None else pending
     following: Future[Read] = Future()
     try:
         for i, item in enumerate(items):
@@ -51,11 +56,13 @@ def overlapped(
                 current.set_exception(error)
             else:
                 current = finisher.submit(finish, item, worked, stop)
-            if previous is not None:
-                yield previous
-            previous = item, current
-        if previous is not None:
-            yield previous
+            pending.append((item, current))
+            if len(pending) > 1:
+                yield pending[0]
+                pending.popleft()
+        if pending:
+            yield pending[0]
+            pending.popleft()
     except BaseException:  # interrupts and early ends included
         stop.set()
         raise

@@ -175,7 +175,7 @@ def test_an_interrupted_run_resumes(run, data):
         ([], 2, "nothing to score"),
         (["--dataset", "Rain200M"], 2, "did you mean Rain200L"),
         (["--dataset", "Rain200L"], 2, "--dataset Rain200L: not found in data"),
-        (["--dataset", "Rain100L", "--model", "none.pth"], 4, "none.pth"),
+        (["--dataset", "Rain100L", "--model", "none.pth"], 2, "none.pth: no such file"),
         (
             ["--dataset", "Rain100L", "--model", "tiny.pth", "--model", "./tiny.pth"],
             2,
@@ -188,13 +188,20 @@ def test_an_interrupted_run_resumes(run, data):
         (["--dataset", "Rain100L", "--csv", "data", "--overwrite"], 2, "data is a folder"),
         (["--dataset", "Rain100L", "--save", "tiny.pth/out"], 2, "tiny.pth/out: Not a directory"),
         (["--dataset", "Rain100L", "--limit", "0"], 2, "--limit"),
-        (["--dataset", "Rain100L", "--protocol", "Y"], 2, "--protocol"),
+        (["--dataset", "Rain100L", "--protocol", "Y"], 2, "'--protocol': 'Y' is not uint8-Y or float-Y"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_any_work(run, data, arguments, code, message):
     answer = run("eval", *arguments)
     assert (answer.code, answer.out) == (code, "")
     assert message in " ".join(answer.err.replace("│", " ").split())
+
+
+def test_the_advice_for_a_missing_data_set_follows_its_headline(run, data):
+    lines = run("eval", "--dataset", "Rain200L").err.splitlines()
+    assert lines[0] == "drsformer: --dataset Rain200L: not found in data"
+    assert lines[1].startswith("  searched: a folder Rain200L in data")
+    assert len(lines) == 6
 
 
 def test_each_checkpoint_is_read_once(run, data, monkeypatch):

@@ -165,6 +165,16 @@ def test_saved_results_are_scored_again_not_made_again(pair, tiny, tmp_path):
     assert network.calls == 1
 
 
+def test_each_image_is_hashed_once(pair, tiny, tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr("drsformer_cli.evaluation.evaluator.sha256_of", lambda path: hashed.append(path) or "0")
+    saving = evaluator(pair, Restorer(tiny), save=tmp_path / "out")
+    for _ in range(2):
+        assert saving.foreign() is None
+        score(saving, Case("a", pair))
+    assert hashed == [pair.rainy]
+
+
 def test_an_image_that_cannot_be_saved_is_scored(pair, tiny, tmp_path):
     (tmp_path / "out").write_text("not a folder")
     (scores,) = score(evaluator(pair, Restorer(tiny), save=tmp_path / "out"), Case("a", pair))
@@ -182,6 +192,7 @@ def test_results_of_another_checkpoint_setting_or_input_are_foreign(pair, tiny, 
     assert other.foreign() is None
     assert evaluator(pair, Restorer(tiny), save=save).foreign() is not None
     Image.fromarray(photo(seed=5)).save("rainy.png")
+    other = evaluator(pair, Restorer(tiny), {"checkpoint": "2"}, save=save)
     assert other.foreign() is not None
     for content in (b"", b"text"):
         (save / "set/tiny/a.png").write_bytes(content)

@@ -175,6 +175,18 @@ def test_images_that_training_has_seen(paired, images):
     assert with_training_warnings(trained, "ours", uses).warnings == ("ours was trained on 1 of these images: 1",)
 
 
+@pytest.mark.parametrize(
+    ("targets", "name"), [("mine/target", "mine"), ("target", "target"), ("./mine", "mine"), ("../x/gt", "x")]
+)
+def test_a_set_of_folders_is_named_as_the_user_wrote_it(targets, name, monkeypatch):
+    Path("here").mkdir()
+    monkeypatch.chdir("here")
+    save(f"{targets}/1.png")
+    save("rainy/1.png")
+    (images,) = request(inputs=Path("rainy"), targets=Path(targets)).gather()
+    assert images.name == name
+
+
 @pytest.mark.parametrize("training", [None, 1, {}, {"run": {}}, {"run": []}, {"run": {"data": 1}}])
 def test_checkpoints_that_tell_nothing_of_their_training(training):
     assert training_uses(training) == []

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections import deque
 
 import pytest
 
@@ -77,3 +78,21 @@ def test_an_early_end_stops_what_is_not_finished():
         next(work)
         assert started.wait(10)
     assert stopped == [True]
+
+
+def test_what_an_interrupt_leaves_finished_but_not_handled():
+    finished, pending = threading.Event(), deque()
+
+    def work(item, text):
+        if item == "b":
+            assert finished.wait(10)
+            raise KeyboardInterrupt
+        return text
+
+    def finish(item, text, stop):
+        finished.set()
+        return text
+
+    with pytest.raises(KeyboardInterrupt):
+        list(overlapped(["a", "b"], read, work, finish, pending))
+    assert [(item, future.result()) for item, future in pending] == [("a", "A")]

@@ -31,7 +31,8 @@ def pairs(*inputs, output=None, **options):
         (["a.jpg"], {}, [("a.jpg", "a_derained.jpg")]),
         (["a.jpg"], {"output": "x.png"}, [("a.jpg", "x.png")]),
         (["a.jpg"], {"output": "new/x.png"}, [("a.jpg", "new/x.png")]),
-        (["a.jpg"], {"output": "x"}, [("a.jpg", "x")]),
+        (["a.jpg"], {"output": "x"}, [("a.jpg", "x/a.jpg")]),
+        (["a.jpg"], {"output": "odd", "overwrite": True}, [("a.jpg", "odd")]),
         (["a.jpg"], {"output": "x/"}, [("a.jpg", "x/a.jpg")]),
         (["a.jpg"], {"output": "out"}, [("a.jpg", "out/a.jpg")]),
         (["a.jpg"], {"output": "out", "image_format": "png"}, [("a.jpg", "out/a.png")]),
@@ -167,6 +168,17 @@ def test_a_second_glob_skips_what_the_first_one_wrote(tree):
     assert [job.name for job in found.jobs] == [str(tree / "z.jpg")]
     assert [job.name for job in found.skipped] == [str(tree / "a.jpg")]
     assert [Path(job.name).name for job in plan(inputs, None, overwrite=True).jobs] == ["a.jpg", "z.jpg"]
+
+
+def test_results_beside_their_originals_are_skipped_with_a_note(tree):
+    for name in ("in/a_derained.png", "in/a_derained_compare.png", "in/alone_derained.jpg"):
+        Path(name).touch()
+    found = plan(["in/a.jpg", "in/a_derained.png", "in/a_derained_compare.png", "in/alone_derained.jpg"], "x")
+    assert [job.name for job in found.jobs] == ["in/a.jpg", "in/alone_derained.jpg"]
+    (note,) = found.notes
+    assert note.startswith("2 skipped: results of an earlier run, such as in/a_derained.png; to restore one")
+    assert [job.name for job in plan(["in"], "x").jobs] == ["in/a.jpg", "in/alone_derained.jpg", "in/b.PNG"]
+    assert pairs("in/a_derained.png", output="x") == [("in/a_derained.png", "x/a_derained.png")]
 
 
 def test_a_linked_folder_is_mentioned(tree):

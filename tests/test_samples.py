@@ -92,7 +92,7 @@ def test_reserve_is_used_when_nothing_else_is_there(folders):
     reserve = {**RENDERED, "weight": 0}
     assert load({"a": absent, "b": reserve}).samples.shares == {"b": 1.0}
     assert load({"a": PAIRED, "b": reserve}).samples.shares == {"a": 1.0}
-    assert "data.sources.a.layers: left out, no such folder: nowhere" in load({"a": absent, "b": reserve}).notes
+    assert "left out, since these folders do not exist: nowhere" in load({"a": absent, "b": reserve}).notes
 
 
 def test_clean_halves_serve_as_photos(folders):

@@ -8,9 +8,9 @@ import torch
 from conftest import TINY
 
 import drsformer
-from drsformer import PRESETS, CheckpointError, DRSformer
+from drsformer import PRESETS, DRSformer
 from drsformer_cli.downloads import http, zoo
-from drsformer_cli.errors import DownloadError
+from drsformer_cli.errors import DownloadError, UsageError
 
 
 def test_the_table_holds_what_is_published():
@@ -61,10 +61,10 @@ def test_published_is_downloaded_once(home, published, server, monkeypatch):
 )
 def test_unknown_names(name, guess):
     known = "known: general, rain200l, rain200h, did, ddn, spa"
-    with pytest.raises(CheckpointError, match="no such file, and no model of that name") as error:
+    with pytest.raises(UsageError, match="no such file, and no model of that name") as error:
         zoo.load_model(name)
     assert str(error.value).endswith(f"did you mean {guess}? {known}" if guess else f"; {known}")
-    with pytest.raises(DownloadError, match="no model of that name"):
+    with pytest.raises(UsageError, match="no model of that name"):
         zoo.rows([name])
 
 

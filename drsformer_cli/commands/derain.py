@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path  # noqa: TC003 - Typer reads it at run time
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -72,7 +73,13 @@ def derain(
     threads: options.ThreadsOption = None,
     strength: Annotated[
         float,
-        typer.Option(min=0, max=1, metavar="0..1", help="Blend with the input: 0 keeps it, 1 is the full effect."),
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="0..1",
+            help="Blend with the input: 0 keeps it, 1 is the full effect. Default: 1.",
+            show_default=False,
+        ),
     ] = 1.0,
     tta: options.TtaOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = False,
@@ -83,6 +90,7 @@ def derain(
         typer.Option(
             "--format",
             metavar="FORMAT",
+            parser=options.one_of(get_args(FormatName)),
             help=f"Format of images: {listed(list(get_args(FormatName)), 'or')}. Default: that of their names.",
         ),
     ] = None,
@@ -175,16 +183,17 @@ def derain(
         )
         if verbose:
             console.say(f"model {loaded.checkpoint}, device {restorer.device}, rank {ranks.rank} of {ranks.world_size}")
+        images_only, videos = ([job for job in mine if job.is_video is kind] for kind in (False, True))
         try:
             with console.progress_bar(visible=ranks.is_rank_0 and not quiet) as bar:
                 follow = _follower(bar, mine)
-                images_only, videos = ([job for job in mine if job.is_video is kind] for kind in (False, True))
                 work = pipeline.derain(
                     images_only,
                     restorer,
                     quality=quality,
                     overwrite=overwrite,
                     progress=follow,
+                    pending=report.pending,
                     done=page.add if page else None,
                 )
                 with contextlib.closing(work):
@@ -208,8 +217,8 @@ def derain(
                         report.add(job, written)
                         if page and not written.exception():
                             page.add(job, written.result())
-        except (KeyboardInterrupt, SystemExit):
-            report.summarize([report.outcome])
+        except (KeyboardInterrupt, SystemExit) as stop:
+            report.interrupted(stop, len(mine))
             if page and ranks.is_rank_0:
                 page.write([report.outcome])
             raise
@@ -315,6 +324,7 @@ class _Reporter:
         self.single = single
         self.expects_change = expects_change
         self.outcome = _Outcome()
+        self.pending: deque[tuple[Job, Future[Written]]] = deque()
 
     def add(self, job: Job, writing: Future[Written] | Future[WrittenVideo]) -> None:
         """Wait until an output is written, and report it."""
@@ -324,6 +334,14 @@ class _Reporter:
             self.fail_all([(job.name, reason(error))])
         else:
             self._success(job, written)
+
+    def interrupted(self, stop: BaseException, number: int) -> None:
+        """Report what was written before an interrupt, and add a note on how much that is."""
+        for job, writing in self.pending:
+            if writing.done() and not writing.cancelled() and writing.exception() is None:
+                self.add(job, writing)
+        self.summarize([self.outcome])
+        stop.add_note(f"{self.outcome.done} of {number} done")
 
     def _success(self, job: Job, written: Written | WrittenVideo) -> None:
         for text in written.notes if not self.quiet else ():

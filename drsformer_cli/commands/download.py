@@ -69,6 +69,8 @@ def download(
     chosen = foreign if everything else zoo.rows(names or [])
     if verify and not chosen:
         chosen = [row for row in foreign if _present(row)]
+        if not chosen and not quiet:
+            console.say("nothing is cached: nothing to verify")
     elif not chosen:
         raise UsageError("expected a NAME or --all; --list shows the names")
     task = _Task(verify, remove, Path(file) if file is not None else None, force, mirror, dry_run, quiet)
@@ -115,8 +117,8 @@ class _Task:
 
     def _removed(self, row: PublishedFile) -> str:
         if self.dry_run:
-            return "would be removed" if cache.state(row) != "absent" else "was not cached"
-        return "removed" if cache.remove(row) else "was not cached"
+            return "would be removed" if cache.state(row) != "absent" else "not cached"
+        return "removed" if cache.remove(row) else "not cached"
 
     def _installed(self, row: PublishedFile, file: Path) -> str:
         if self.dry_run:
@@ -200,7 +202,7 @@ def _list(rows: list[PublishedFile], *, as_json: bool) -> None:
         return
     lines = [("name", "trained on", "variant", "size", "cached", "PSNR / SSIM", "license")]
     for row in rows:
-        size = f"{_size(row) / 1e6:.1f} MB" if _size(row) > 1e6 else f"{_size(row) / 1e3:.0f} kB"
+        size = console.megabytes(_size(row))
         if isinstance(row, PublishedModel):
             score = f"{row.psnr:.2f} / {row.ssim:.4f} on {row.tested_on}, {row.protocol}"
             lines.append((row.name, row.trained_on, row.variant or "", size, _state(row), score, row.license))

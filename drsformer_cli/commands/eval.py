@@ -70,6 +70,7 @@ def evaluate(
         Protocol | None,
         typer.Option(
             metavar="|".join(get_args(Protocol)),
+            parser=options.one_of(get_args(Protocol)),
             help="How PSNR and SSIM are computed. Default: as papers do on the data set, or uint8-Y.",
         ),
     ] = None,
@@ -105,7 +106,7 @@ def evaluate(
             help="Replace existing --csv, --sheet and --report files, and any images in the way of --save.",
         ),
     ] = False,
-    scale: options.ScaleOption = "1",
+    scale: options.BenchmarkScaleOption = "1",
     tile: options.TileOption = "auto",
     overlap: options.OverlapOption = None,
     device: options.DeviceOption = "auto",
@@ -164,9 +165,9 @@ def evaluate(
         ranks.on_rank_0(lambda: run.prepare_to_save(save, evaluators, overwrite=overwrite))
     try:
         all_scores = run.score_all(evaluators, ranks, bar=ranks.is_rank_0 and not quiet, scored=say)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit) as stop:
         if save and ranks.is_rank_0:
-            console.say(f"images in {save} are kept: run the same command again to resume")
+            stop.add_note(f"images in {save} are kept: run the same command again to resume")
         page.interrupt(ranks)
         raise
     page.gather(ranks)
@@ -219,8 +220,12 @@ def _gather(request: Request, ranks: Ranks) -> list[ImageSet]:
     try:
         image_sets = ranks.on_rank_0(request.gather)
     except MissingDatasetError as error:
-        console.say(error.advice)
-        raise
+        if not ranks.is_rank_0:
+            raise
+        console.error(reason(error))
+        for line in error.advice.splitlines():
+            console.say(line)
+        raise typer.Exit(ExitCode.INVALID_USAGE) from None
     for image_set in image_sets if ranks.is_rank_0 else []:
         console.errors(image_set.name, image_set.problems, _MOST_PROBLEMS_SHOWN)
     return image_sets

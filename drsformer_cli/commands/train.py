@@ -135,8 +135,14 @@ def _say_trials(plan: TrainingPlan, parameters: int, trials: list[StageTrial]) -
             f"from step {trial.step}: {trial.batch}; a step takes {trial.seconds:.2f} s and {trial.megabytes:.0f} MB, "
             f"loss {trial.loss:.4f}"
         )
-    hours = sum(trial.hours for trial in trials)
+    duration = _duration(sum(trial.hours for trial in trials))
     console.say(
-        f"{parameters:,} parameters; {plan.config.training.steps} steps would take {hours:.1f} hours, "
-        "validation not included"
+        f"{parameters:,} parameters; {plan.config.training.steps} steps would take {duration}, validation not included"
     )
+
+
+def _duration(hours: float) -> str:
+    if hours >= 2:
+        return f"{hours:.1f} hours"
+    minutes = round(60 * hours)
+    return f"{minutes} minutes" if minutes > 1 else "about a minute" if minutes else "less than a minute"

@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 import time
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from drsformer_cli.overlap import overlapped
 
 if TYPE_CHECKING:
     import threading
+    from collections import deque
     from collections.abc import Callable, Generator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
@@ -107,6 +109,7 @@ def derain(
     overwrite: bool,
     progress: Callable[[Job, float, str], None],
     done: Callable[[Job, Written], None] | None = None,
+    pending: deque[tuple[Job, Future[Written]]] | None = None,
 ) -> Generator[tuple[Job, Future[Written]]]:
     """Process the jobs in order; see `overlapped` for what is yielded and how to stop early.
 
@@ -117,6 +120,7 @@ def derain(
         overwrite: Whether existing files may be replaced.
         progress: Called with the job in the network, its progress, 0 to 1, and a text about it.
         done: Called, in another thread, with each job whose image was written.
+        pending: See `overlapped`; the future of an image that an interrupt kept from being written is cancelled.
     """
 
     def restore(job: Job, rainy: DecodedImage) -> RestoredImage:
@@ -127,11 +131,11 @@ def derain(
 
     def write(job: Job, restored: RestoredImage, stop: threading.Event) -> Written:
         written = _written(job, restored, stop, quality=quality, overwrite=overwrite)
-        if done is not None and not stop.is_set():
+        if done is not None:
             done(job, written)
         return written
 
-    return overlapped(jobs, _read, restore, write)
+    return overlapped(jobs, _read, restore, write, pending)
 
 
 def _read(job: Job) -> DecodedImage:
@@ -179,7 +183,7 @@ def _written(job: Job, restored: RestoredImage, stop: threading.Event, *, qualit
     def write(image: DecodedImage, target: Path | None) -> None:
         data = images.encode(image, image_format, quality=quality)
         if stop.is_set():
-            return
+            raise CancelledError
         if target is None:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
@@ -197,4 +201,6 @@ def _written(job: Job, restored: RestoredImage, stop: threading.Event, *, qualit
             write(images.side_by_side(restored.rainy, restored.image), job.comparison)
         except IMAGE_ERRORS as error:  # the restored image is kept
             problem = f"no comparison: {reason(error)}"
+        except CancelledError:
+            problem = "no comparison: interrupted"
     return Written(restored, notes, problem)

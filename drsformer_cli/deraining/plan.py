@@ -119,19 +119,17 @@ def plan(
         raise UsageError(f"--overwrite and {other} exclude each other")
     if compare and video.preview:
         raise UsageError("--compare and --preview exclude each other: a preview is a comparison")
-    search = _Search()
+    found = Plan([])
     if STANDARD_STREAM in inputs or output == STANDARD_STREAM:
         jobs = [_stream_job(inputs, output, image_format)]
     else:
-        found = _file_jobs(inputs, output, search, video, recursive=recursive, image_format=image_format)
-        jobs = list(dict.fromkeys(found))  # an image that is given twice is processed once
-        if output is None and (overwrite or skip_existing or video.resume):
-            jobs = _without_results(jobs)
-    jobs = _checked_for_videos(jobs, search, video)
+        each = _file_jobs(inputs, output, found, video, recursive=recursive, image_format=image_format)
+        jobs = _without_results(list(dict.fromkeys(each)), found)  # an image that is given twice is processed once
+    jobs = _checked_for_videos(jobs, found, video)
     if compare:
         jobs = [_with_comparison(job) for job in jobs]
     if not jobs:
-        seen = "".join(f"; {text}" for text in (*(": ".join(pair) for pair in search.failures), *search.notes))
+        seen = "".join(f"; {text}" for text in (*(": ".join(pair) for pair in found.failures), *found.notes))
         names, endings = ", ".join(inputs), _known_endings(video=True)
         raise UsageError(f"no images or videos in {names}; expected files ending in {endings}{seen}")
     _refuse_missing_extra(jobs)
@@ -139,20 +137,20 @@ def plan(
     if report is not None:
         _check_report(report, jobs, overwrite=overwrite)
     if skip_existing or video.resume:
-        return _without_finished(jobs, search, resume=video.resume)
+        return _without_finished(jobs, found, resume=video.resume)
     if not overwrite:
         _refuse_existing(jobs)
     _refuse_special_files(jobs)
-    return Plan(jobs, [], search.notes, search.failures)
+    return replace(found, jobs=jobs)
 
 
-def _without_finished(jobs: list[Job], search: _Search, *, resume: bool) -> Plan:
+def _without_finished(jobs: list[Job], found: Plan, *, resume: bool) -> Plan:
     """A plan that skips what exists; an output that is to be resumed does not count."""
     existing = [job for job in jobs if _existing_outputs(job) and not (resume and _was_begun(job))]
     new = [job for job in jobs if job not in set(existing)]
     if not resume:
         _refuse_begun(new)
-    return Plan(new, existing, search.notes, search.failures)
+    return replace(found, jobs=new, skipped=existing)
 
 
 def _refuse_existing(jobs: list[Job]) -> None:
@@ -184,7 +182,7 @@ def _was_begun(job: Job) -> bool:
     return job.is_video and job.target is not None and was_begun(job.target)
 
 
-def _checked_for_videos(jobs: list[Job], search: _Search, video: VideoSettings) -> list[Job]:
+def _checked_for_videos(jobs: list[Job], found: Plan, video: VideoSettings) -> list[Job]:
     """The jobs, without images if a preview is wanted; options for videos need one."""
     videos = [job for job in jobs if job.is_video]
     if video.given and jobs and not videos:
@@ -197,16 +195,8 @@ def _checked_for_videos(jobs: list[Job], search: _Search, video: VideoSettings) 
     if not video.preview:
         return jobs
     if len(videos) < len(jobs):
-        search.notes.append(f"{len(jobs) - len(videos)} images skipped: --preview is for videos")
+        found.notes.append(f"{len(jobs) - len(videos)} images skipped: --preview is for videos")
     return videos
-
-
-@dataclass
-class _Search:
-    """What is skipped, and what cannot be read, while folders are searched; see `Plan`."""
-
-    notes: list[str] = field(default_factory=list)
-    failures: list[tuple[str, str]] = field(default_factory=list)
 
 
 def _stream_job(inputs: list[str], output: str | None, image_format: str | None) -> Job:
@@ -252,17 +242,30 @@ def _missing_extra(job: Job) -> str | None:
         return None  # reading it will report the error
 
 
-def _without_results(jobs: list[Job]) -> list[Job]:
-    """The jobs whose input is not the output of another one: a repeated `*.jpg` matches earlier outputs, too."""
-    targets = [job.target for job in jobs if job.target is not None]
-    results = {_identity(path) for target in targets for path in (target, _comparison_of(target))}
-    return [job for job in jobs if job.source is None or _identity(job.source) not in results]
+def _without_results(jobs: list[Job], found: Plan) -> list[Job]:
+    """The jobs without NAME_derained where NAME is an input, too: a repeated `*.jpg` matches earlier results."""
+    names = {job.source.with_suffix("") for job in jobs if job.source is not None}
+    results = [job for job in jobs if job.source is not None and _original(job.source) in names]
+    if results:
+        found.notes.append(
+            f"{len(results)} skipped: results of an earlier run, such as {results[0].name}; "
+            "to restore one of them, name it without its original"
+        )
+    return [job for job in jobs if job not in results]
+
+
+def _original(path: Path) -> Path | None:
+    """The input, without its ending, that a result, comparison or preview was made from; None: it has no such name."""
+    for suffix in (SUFFIX, SUFFIX + COMPARE_SUFFIX, PREVIEW_SUFFIX):
+        if (name := path.stem.removesuffix(suffix)) not in ("", path.stem):
+            return path.with_name(name)
+    return None
 
 
 def _file_jobs(
     inputs: list[str],
     output: str | None,
-    search: _Search,
+    found: Plan,
     video: VideoSettings,
     *,
     recursive: bool,
@@ -270,7 +273,7 @@ def _file_jobs(
 ) -> Iterator[Job]:
     paths = [path for text in inputs for path in _expanded(text)]
     single = [str(path) for path in paths] == [str(Path(text)) for text in inputs[:1]] and not paths[0].is_dir()
-    as_folder = output is not None and (not single or Path(output).is_dir() or output.endswith(("/", os.sep)))
+    as_folder = output is not None and (not single or _is_folder(output))
     if output is not None and not as_folder:
         target, of_video = Path(output), is_video(paths[0])
         if not of_video:
@@ -281,7 +284,7 @@ def _file_jobs(
     if folder is not None and not folder.is_dir() and (folder.exists() or _looks_like_a_file(str(output))):
         raise UsageError(f"-o {output}: is a file, but several inputs need a folder")
     for path in paths:
-        for source, relative, of_video in _sources(path, search, recursive=recursive, excluded=folder):
+        for source, relative, of_video in _sources(path, found, recursive=recursive, excluded=folder):
             if of_video:
                 target = _video_target(source, relative, folder, video)
             else:
@@ -289,9 +292,7 @@ def _file_jobs(
             yield _job(source, target, image_format, video=of_video)
 
 
-def _sources(
-    path: Path, search: _Search, *, recursive: bool, excluded: Path | None
-) -> Iterator[tuple[Path, Path, bool]]:
+def _sources(path: Path, found: Plan, *, recursive: bool, excluded: Path | None) -> Iterator[tuple[Path, Path, bool]]:
     """A file, or the files of a folder: path, path in the folder, and whether it is a video."""
     if not path.is_dir():
         of_video = is_video(path)
@@ -299,10 +300,16 @@ def _sources(
             raise UsageError(f"{path}: {MISNAMED}")
         yield path, Path(path.name), of_video
         return
-    for found in _files_in(path, search, recursive=recursive, excluded=excluded):
-        if excluded is None and found.stem.endswith((SUFFIX, SUFFIX + COMPARE_SUFFIX, PREVIEW_SUFFIX)):
+    for file in _files_in(path, found, recursive=recursive, excluded=excluded):
+        if excluded is None and _original(file) is not None:
             continue  # the result of an earlier run
-        yield found, found.relative_to(path), found.suffix.lower() in VIDEO_ENDINGS
+        yield file, file.relative_to(path), file.suffix.lower() in VIDEO_ENDINGS
+
+
+def _is_folder(output: str) -> bool:
+    """Whether an output is a folder: it is one, ends in a slash, or is new and has no ending."""
+    path = Path(output)
+    return path.is_dir() or output.endswith(("/", os.sep)) or not (path.suffix or os.path.lexists(path))
 
 
 def _looks_like_a_file(output: str) -> bool:
@@ -331,14 +338,14 @@ def _existing(text: str) -> Path:
     return path
 
 
-def _files_in(folder: Path, search: _Search, *, recursive: bool, excluded: Path | None) -> Iterator[Path]:
+def _files_in(folder: Path, found: Plan, *, recursive: bool, excluded: Path | None) -> Iterator[Path]:
     """Images and videos by their endings, in order; hidden files, linked folders and the output folder are skipped."""
     forbidden = os.path.realpath(excluded) if excluded is not None else None
 
     def unreadable(error: OSError) -> None:
         if Path(error.filename) == folder:
             raise UsageError(f"{error.filename}: {error.strerror}")
-        search.failures.append((str(error.filename), str(error.strerror)))
+        found.failures.append((str(error.filename), str(error.strerror)))
 
     for directory, subfolders, names in os.walk(folder, onerror=unreadable):
         here = Path(directory)
@@ -347,31 +354,33 @@ def _files_in(folder: Path, search: _Search, *, recursive: bool, excluded: Path 
             for name in subfolders
             if recursive and not name.startswith(".") and os.path.realpath(here / name) != forbidden
         )
-        search.notes += [f"{here / name}: linked folder skipped" for name in subfolders if (here / name).is_symlink()]
+        found.notes.extend(
+            [f"{here / name}: linked folder skipped" for name in subfolders if (here / name).is_symlink()]
+        )
         endings = {Path(name).suffix.lower() for name in names}
         others = sorted(endings & OTHER_IMAGE_ENDINGS)
         if others:
             number = sum(Path(name).suffix.lower() in others for name in names)
             kinds = ", ".join(others)
-            search.notes.append(f"{here}: {number} image{'s' * (number != 1)} skipped that cannot be read: {kinds}")
+            found.notes.append(f"{here}: {number} image{'s' * (number != 1)} skipped that cannot be read: {kinds}")
         missing = {ending: text for ending in sorted(endings) if (text := missing_extra(ending))}
-        search.notes += [f"{here}: {ending} skipped: {text}" for ending, text in missing.items()]
+        found.notes.extend([f"{here}: {ending} skipped: {text}" for ending, text in missing.items()])
         shown = [here / name for name in sorted(names) if not name.startswith(".")]
-        videos = _videos_among(shown, here, search)
+        videos = _videos_among(shown, here, found)
         for path in shown:
             is_image = path.suffix.lower() in FORMAT_OF_ENDING.keys() - missing.keys()
             if (is_image or path in videos) and not _never_ends(path):
                 yield path
 
 
-def _videos_among(paths: list[Path], folder: Path, search: _Search) -> set[Path]:
+def _videos_among(paths: list[Path], folder: Path, found: Plan) -> set[Path]:
     """The videos; without PyAV none, and a note."""
     videos = {path for path in paths if may_be_a_video(path)}
     if videos and not is_installed():
-        search.notes.append(f"{folder}: {len(videos)} video{'s' * (len(videos) != 1)} skipped: {INSTALL}")
+        found.notes.append(f"{folder}: {len(videos)} video{'s' * (len(videos) != 1)} skipped: {INSTALL}")
         return set()
     misnamed = {path for path in videos if kind_by_content(path) == "image"}
-    search.failures += [(str(path), MISNAMED) for path in sorted(misnamed)]
+    found.failures.extend([(str(path), MISNAMED) for path in sorted(misnamed)])
     return videos - misnamed
 
 

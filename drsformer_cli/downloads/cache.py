@@ -209,9 +209,9 @@ def _download(row: PublishedFile, url: str, *, quiet: bool) -> None:
         task = bar.add_task(row.name, total=row.size[1])
         try:
             http.download(url, part, row.size, lambda done, total: bar.update(task, completed=done, total=total))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as stop:
             if kept := part.keep(http.without_secrets(url)):
-                console.say(f"{row.name}: {kept} {http.KEPT}")
+                stop.add_note(f"{row.name}: {kept} {http.KEPT}")
             raise
 
 
@@ -233,7 +233,7 @@ def _admit(row: PublishedFile, source: str, *, force: bool, quiet: bool) -> Path
         part.discard()
         raise
     if not quiet:
-        console.say(f"{row.name}: {row.path.stat().st_size / 1e6:.1f} MB, verified; license: {row.license}")
+        console.say(f"{row.name}: {console.megabytes(row.path.stat().st_size)}, verified; license: {row.license}")
     return row.path
 
 

@@ -9,11 +9,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from drsformer import pretrained
-from drsformer.errors import CheckpointError
 from drsformer_cli.datasets import DATASETS
 from drsformer_cli.downloads import cache, http
 from drsformer_cli.downloads.cache import PublishedFile
-from drsformer_cli.errors import DownloadError
+from drsformer_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -177,9 +176,9 @@ def load_model(model: str, *, device: str = "cpu", threads: int | None = None, q
         quiet: Whether a download hides progress and license.
 
     Raises:
-        CheckpointError: There is no such model or file, or the file is damaged or not a checkpoint of DRSformer.
+        CheckpointError: The file is damaged or not a checkpoint of DRSformer.
         DownloadError: The model cannot be downloaded, or its cached file has changed.
-        UsageError: There is no such device.
+        UsageError: There is no such model, file or device.
     """
     checkpoint = find_checkpoint(model, quiet=quiet)
 
@@ -197,7 +196,7 @@ def find_checkpoint(model: str, *, quiet: bool = False) -> Path:
     """The checkpoint that `load_model` loads, downloaded first if it is missing.
 
     Raises:
-        CheckpointError: There is no such model or file.
+        UsageError: There is no such model or file.
         DownloadError: The model cannot be downloaded, or its cached file has changed.
     """
     if model in MODELS:
@@ -205,7 +204,7 @@ def find_checkpoint(model: str, *, quiet: bool = False) -> Path:
         return row.bundled or cache.obtain(row, quiet=quiet)
     path = pretrained.find_checkpoint(model)
     if path is None:
-        raise CheckpointError(f"{model}: no such file, and no model of that name; {_suggestion(model, MODELS)}")
+        raise UsageError(f"{model}: no such file, and no model of that name; {_suggestion(model, MODELS)}")
     return path
 
 
@@ -222,13 +221,13 @@ def rows(names: list[str]) -> list[PublishedFile]:
     """The models and parameter files with these names, each once.
 
     Raises:
-        DownloadError: A name is unknown.
+        UsageError: A name is unknown.
     """
     known: dict[str, list[PublishedFile]] = {name: [row] for name, row in {**MODELS, **PARAMETER_FILES}.items()}
     known[ALL_METRICS] = list(PARAMETER_FILES.values())
     for name in names:
         if name not in known:
-            raise DownloadError(f"{name}: no model of that name; {_suggestion(name, known)}")
+            raise UsageError(f"{name}: no model of that name; {_suggestion(name, known)}")
     return list(dict.fromkeys(row for name in names for row in known[name]))
 
 

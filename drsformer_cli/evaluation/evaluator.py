@@ -215,6 +215,7 @@ class Evaluator:
         self.candidates = candidates
         self.save = save
         self._scored = scored
+        self._hashes: dict[Path, str] = {}  # of rainy images
         self._scorers = {metric.name: scorers[metric.name] for metric in image_set.metrics}
 
     def score(self, cases: Sequence[Case]) -> Generator[list[ImageScores], None, None]:
@@ -338,7 +339,10 @@ class Evaluator:
         return self.save / self.image_set.name / candidate.name / f"{case.name}.png"
 
     def _made_by(self, case: Case, candidate: Candidate) -> dict[str, object]:
-        return {**candidate.settings, "input": sha256_of(case.files[0])}
+        rainy = case.files[0]
+        if rainy not in self._hashes:
+            self._hashes[rainy] = sha256_of(rainy)
+        return {**candidate.settings, "input": self._hashes[rainy]}
 
 
 def _of_size(rainy: RGB8, result: RGB8, name: str) -> RGB8:

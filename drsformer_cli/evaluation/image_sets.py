@@ -191,9 +191,11 @@ class Request:
         """The images of --inputs, or of --results without --inputs, with those of --targets."""
         found = pairs.pair(pairs.image_files(self.inputs or self.results or targets), pairs.image_files(targets))
         folder = targets.resolve()
-        name = folder.parent.name if pairs.is_role(folder) else folder.name
+        role = pairs.is_role(folder)
+        # Only a folder that the user wrote: the parent of "clean" may have any name.
+        name = targets.parent.name if role and targets.parent.name not in ("", "..") else folder.name
         # If a data set has that name, its protocol is used, but not its published results: the images may be others.
-        namesake = datasets.known(name)
+        namesake = datasets.known(folder.parent.name if role else folder.name)
         return self._paired(name, None, found, namesake.protocol if namesake else _DEFAULT_PROTOCOL)
 
     def _paired(

@@ -134,7 +134,7 @@ def as_cells(of_set: Sequence[SetScores]) -> tuple[list[str], list[list[str]], i
     for scores, difference in zip(of_set, to_paper, strict=True):
         seconds = "" if scores.seconds is None else f"{scores.seconds:.2f}"
         gain = _signed(scores.gain(metrics[0].name), metrics[0])
-        rows.append([scores.candidate.name, *_cells(scores, ""), gain, seconds, difference])
+        rows.append([console.printable(scores.candidate.name), *_cells(scores, ""), gain, seconds, difference])
     own = len(rows)
     comparable = all(scores.comparable for scores in of_set)
     for method, values in _reported(image_set):

@@ -92,11 +92,10 @@ def plan(
     if resume and output and not RunFolder(output).checkpoints():
         raise UsageError(f"--resume: no checkpoint in {output}; omit --resume to start a run")
     if name is None:
-        if not (resume and output):
-            raise UsageError(
-                f"--config is missing: expected a TOML file or one of {', '.join(recipes.NAMES)}; "
-                "with --resume, it is read from --output"
-            )
+        if resume and output is None:
+            raise UsageError("--resume: needs the folder of the run, as --output")
+        if output is None or not resume:
+            raise UsageError(f"--config is missing: expected a TOML file or one of {', '.join(recipes.NAMES)}")
         name = str(output / CONFIG_FILE)
     try:
         config = load(name, list(settings))
@@ -155,7 +154,12 @@ def train(plan: TrainingPlan, data: Data, device: torch.device, ranks: Ranks, sa
         state = make_state(config, device, resumed)
         ranks.on_rank_0(lambda: stack.enter_context(folder.alone()))
         if ranks.is_rank_0:
-            say(f"{loop.describe_batch(config, state.step + 1, ranks)}, on {device}")
+            steps = config.training.steps
+            if state.step >= steps:
+                say(f"nothing left to do: {state.step} of {steps} steps are done (training.steps)")
+            else:
+                begin = f"resuming after step {state.step} of {steps}: " if resumed else ""
+                say(f"{begin}{loop.describe_batch(config, state.step + 1, ranks)}, on {device}")
             before = resumed["training"]["run"] if resumed else toml_config.as_tables(config)
             for change in toml_config.differences(before, toml_config.as_tables(config)):
                 say(f"changed since the checkpoint: {change}")

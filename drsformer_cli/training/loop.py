@@ -193,13 +193,11 @@ def _distributed(network: Any, device: torch.device) -> nn.Module:  # noqa: ANN4
 def describe_batch(config: Config, step: int, ranks: Ranks) -> str:
     """A description of the batches at a step."""
     at = config.at(step)
-    parts = at.training.accumulate
-    each = at.training.batch // ranks.world_size // parts
-    processes = f"{ranks.world_size} process{'es' * (ranks.world_size != 1)}"
-    return (
-        f"batch {at.training.batch}: {processes} x {parts} in turn x {each} of "
-        f"{at.data.patch}x{at.data.patch}, loss {at.training.loss}"
-    )
+    batch, side = at.training.batch, at.data.patch
+    each = batch // ranks.world_size // at.training.accumulate
+    at_a_time = f", {each} at a time" if each < batch else ""
+    processes = f" in each of {ranks.world_size} processes" if ranks.world_size > 1 else ""
+    return f"batches of {batch} patches of {side}x{side} pixels{at_a_time}{processes}, loss {at.training.loss}"
 
 
 def _judge_losses(state: State, losses: list[Tensor], ranks: Ranks, config: Config) -> None:

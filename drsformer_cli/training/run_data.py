@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from drsformer.errors import ImageError
-from drsformer_cli import images
+from drsformer_cli import console, images
 from drsformer_cli.errors import IMAGE_ERRORS
 from drsformer_cli.metrics import SMALLEST_SSIM_SIDE
 from drsformer_cli.pairs import Pair, size_problems
@@ -92,6 +92,8 @@ def find(config: Config) -> RunFiles:
         validation[name] = Files(_spread(pairs, most))
     findings.mistakes[:] = dict.fromkeys(findings.mistakes)  # several sources may use the same folder
     findings.notes[:] = dict.fromkeys(findings.notes)
+    if absent := list(dict.fromkeys(findings.absent)):
+        findings.notes.append(f"left out, since these folders do not exist: {console.first_three(absent)}")
     return RunFiles({name: files[name] for name in sources}, validation, findings)
 
 

@@ -297,6 +297,7 @@ class Findings:
         shared: Pairs whose clean images those sources use, too.
         mistakes: Mistakes in the configuration, one line each.
         notes, problems: See `Data`.
+        absent: Folders that do not exist and are not required.
     """
 
     clean: Paths
@@ -304,12 +305,13 @@ class Findings:
     mistakes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
 
     def pairs(self, key: str, folder: str, side_by_side: SideBySide | None, *, required: bool) -> list[Pair]:
         """The pairs in a folder."""
         place = Path(folder).expanduser()
         if not required and not place.exists():
-            self.notes.append(f"{key}: left out, no such folder: {folder}")
+            self.absent.append(folder)
             return []
         try:
             result = find_pairs(place, side_by_side=side_by_side)
@@ -337,7 +339,7 @@ class Findings:
                     hint = "; --set data.clean=FOLDER names your clean images" * (key == "data.clean")
                     self.mistakes.append(f"{key}: no such folder: {folder}{hint}")
                 else:
-                    self.notes.append(f"{key}: left out, no such folder: {folder}")
+                    self.absent.append(folder)
                 continue
             inside = _images_below(root)
             if not inside:
