@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +64,27 @@ def run(monkeypatch, capfd):
         return Answer(int(exit_.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+def on_two_ranks(*arguments: object) -> list[Answer]:
+    """Run `drsformer` in two processes of a group, as torchrun does, but without waiting for torchrun to start."""
+    code = "import torch; torch.set_num_threads(1); from drsformer_cli.app import main; main()"
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port = found.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [rank.communicate(timeout=120) for rank in ranks]
+    return [Answer(rank.returncode, *texts) for rank, texts in zip(ranks, said, strict=True)]
 
 
 @pytest.fixture(autouse=True)

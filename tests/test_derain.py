@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import photo
+from conftest import on_two_ranks, photo
 from PIL import Image
 
 import drsformer
@@ -241,8 +241,10 @@ def test_what_a_format_loses_is_said(run, image):
 def test_names_that_the_terminal_cannot_show(image, monkeypatch):
     Path("bl\u00fc.png").write_bytes(image.read_bytes())
     monkeypatch.setenv("PYTHONIOENCODING", "ascii:strict")
-    answer = subprocess.run([*COMMAND, "derain", "bl\u00fc.png"], capture_output=True, text=True, check=True)
-    assert answer.stdout.startswith(r"bl\xfc.png -> bl\xfc_derained.png")
+    answer = subprocess.run(
+        [*COMMAND, "derain", "bl\u00fc.png", "--dry-run"], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "bl\\xfc.png -> bl\\xfc_derained.png\n"
 
 
 def test_a_group_of_processes_that_is_none(run, image, monkeypatch):
@@ -301,34 +303,38 @@ def started(*arguments):
     )
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupt_stops_soon_and_leaves_nothing(tmp_path, monkeypatch, number, code):
+def test_interrupt_stops_soon_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with started("--verbose") as process:
         process.stderr.readline()  # the model is loaded
         time.sleep(1.5)
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert errors == f"drsformer: {'interrupted' if code == 130 else 'terminated'}; 0 of 1 done\n"
+    assert process.returncode == 130
+    assert errors == "drsformer: interrupted; 0 of 1 done\n"
     assert files() == ["large.png"]
 
 
-def test_an_image_that_was_finished_before_an_interrupt_is_reported(run, folder, tiny_file, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_an_image_that_was_finished_before_an_interrupt_is_reported(
+    run, folder, tiny_file, monkeypatch, number, code, word
+):
     restored = pipeline.restore_image
 
     def interrupt_at_the_second(rainy, *rest):
         if rainy.format == "JPEG":
             while not Path("out/a.png").exists():
                 time.sleep(0.01)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return restored(rainy, *rest)
 
     monkeypatch.setattr(pipeline, "restore_image", interrupt_at_the_second)
     answer = run("derain", "in/a.png", "in/deep/b.jpg", "-o", "out", "-m", tiny_file)
-    assert answer.code == 130
+    assert answer.code == code
     assert answer.out.startswith("in/a.png -> out/a.png")
-    assert answer.err == "drsformer: interrupted; 1 of 2 done\n"
+    assert answer.err == f"drsformer: {word}; 1 of 2 done\n"
     assert files("out") == ["a.png"]
 
 
@@ -344,11 +350,9 @@ def test_two_ranks_share_the_files(folder):
 
 
 def test_two_ranks_say_a_refusal_once(folder):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29512"]
-    arguments = ["-m", "drsformer_cli", "derain", "in", "-o", "in"]
-    answer = subprocess.run([*launcher, *arguments], capture_output=True, text=True, check=False)
-    assert answer.returncode != 0
-    assert answer.stderr.count("is an input") == 1
+    ranks = on_two_ranks("derain", "in", "-o", "in")
+    assert all(rank.code == 2 for rank in ranks)
+    assert "".join(rank.err for rank in ranks).count("is an input") == 1
 
 
 def test_a_bug_keeps_its_traceback(run, image, monkeypatch):

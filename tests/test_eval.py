@@ -6,15 +6,13 @@ import io
 import json
 import os
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import photo
+from conftest import on_two_ranks, photo
 from PIL import Image
 
 from drsformer.errors import ImageError
@@ -342,18 +340,10 @@ def test_no_bar_in_a_file(run, data, monkeypatch):
 def test_two_ranks_give_what_one_gives(run, data):
     arguments = ["eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--json", "--threads", "1"]
     (alone,) = runs(run(*arguments))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "drsformer_cli",
-        *arguments,
-    ]
-    shared_work = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    (together,) = json.loads(shared_work.stdout)["runs"]
+    ranks = on_two_ranks(*arguments)
+    assert [rank.code for rank in ranks] == [0, 0], ranks
+    (together,) = json.loads(ranks[0].out)["runs"]
+    assert ranks[1].out == ""
     for images in (alone["images"], together["images"]):
         for image in images:
             image.pop("seconds")

@@ -13,7 +13,7 @@ import numpy as np
 from drsformer.errors import ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -101,6 +101,8 @@ class Opened:
         metadata: The metadata in the file.
         notes: Notes for the user.
         lossless: Whether it is a lossless WebP file.
+        notes_on_tail: Function from the notes about data that XMP refers to and that is not kept, to the notes about
+            data after the image; None: there is none. Complete only after decoding.
     """
 
     format: str
@@ -112,6 +114,7 @@ class Opened:
     metadata: Metadata = field(default_factory=Metadata)
     notes: list[str] = field(default_factory=list)
     lossless: bool = False
+    notes_on_tail: Callable[[Sequence[str]], list[str]] | None = None
 
 
 def to_8_bits(channels: Channels) -> Channels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from drsformer.errors import ImageError
@@ -12,6 +12,8 @@ from drsformer_cli.images import color, exif, orientation, pillow, xmp
 from drsformer_cli.images.image import CREDENTIALS_DROPPED, DamagedError, Metadata, Opened
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from drsformer_cli.images.image import Channels
 
 LONGEST_SEGMENT = 65_000
@@ -160,7 +162,7 @@ def _decode(
     )
     if end is None:
         return _decode_without_end(head, scans.removesuffix(b"\xff"), opened, complete=complete)
-    _note_what_follows(scans[end:], opened, multiple=multiple)
+    opened.notes_on_tail = partial(_notes_on_tail, scans[end:], multiple=multiple)
     loaded = pillow.pixels(pillow.open_as(head + scans[:end], "JPEG"))
     return pillow.channels(loaded, opened.metadata.icc, opened.notes)
 
@@ -208,14 +210,13 @@ def _decode_without_end(head: bytes, scans: bytes, opened: Opened, *, complete: 
     return pillow.channels(found[0], opened.metadata.icc, opened.notes)
 
 
-def _note_what_follows(tail: bytes, opened: Opened, *, multiple: bool) -> None:
-    packet, dropped = xmp.without_dropped_data(opened.metadata.xmp or b"")
-    opened.metadata = replace(opened.metadata, xmp=packet or None)
-    rest = tail.strip(b"\0\r\n\xff")
+def _notes_on_tail(tail: bytes, dropped: Sequence[str], *, multiple: bool) -> list[str]:
+    """Notes about the data after the image, if those about what XMP refers to do not cover it."""
+    rest, notes = tail.strip(b"\0\r\n\xff"), list[str]()
     if b"ftyp" in rest and xmp.VIDEO_DROPPED not in dropped:
-        dropped.append("video after the image dropped")
-    if multiple and not dropped:
-        dropped.append("only the main image of a multi-image JPEG is kept")
-    if len(rest) > 16 and not dropped:
-        dropped.append(f"{len(rest)} bytes after the image dropped")
-    opened.notes += dropped
+        notes.append("video after the image dropped")
+    if multiple and not (dropped or notes):
+        notes.append("only the main image of a multi-image JPEG is kept")
+    if len(rest) > 16 and not (dropped or notes):
+        notes.append(f"{len(rest)} bytes after the image dropped")
+    return notes

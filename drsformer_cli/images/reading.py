@@ -75,7 +75,8 @@ def read(source: Path | bytes) -> DecodedImage:
     """
     with _opened(source) as opened:
         channels = opened.decode()
-        metadata = _upright(opened.metadata, opened.orientation, opened.notes)
+        metadata, dropped = _upright(opened.metadata, opened.orientation, opened.notes)
+        opened.notes += [*dropped, *(opened.notes_on_tail(dropped) if opened.notes_on_tail else ())]
         turn = 1 if opened.upright else opened.orientation
         if metadata.icc and not color.fits(metadata.icc, gray=channels.ndim == 2 or channels.shape[2] == 2):
             metadata = replace(metadata, icc=None)
@@ -193,12 +194,12 @@ def _check_size(opened: Opened) -> None:
     limit.check(opened.width * opened.height)
 
 
-def _upright(metadata: Metadata, turn: int, notes: list[str]) -> Metadata:
-    """Metadata for the rotated image, without references to data that is not kept."""
+def _upright(metadata: Metadata, turn: int, notes: list[str]) -> tuple[Metadata, list[str]]:
+    """Metadata for the rotated image, and notes about data that XMP referred to and that is not kept."""
     block, packet = metadata.exif, metadata.xmp
+    dropped: list[str] = []
     if block is not None:
         block = exif.upright(block, turn, notes)
     if packet is not None:
         packet, dropped = xmp.without_dropped_data(xmp.upright(packet, turn))
-        notes += [text for text in dropped if text not in notes]
-    return replace(metadata, exif=block, xmp=packet or None)
+    return replace(metadata, exif=block, xmp=packet or None), dropped
