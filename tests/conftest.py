@@ -19,6 +19,7 @@ import drsformer
 from drsformer import PRESETS, DRSformer, DRSformerConfig
 from drsformer_cli import app
 from drsformer_cli.downloads import http, zoo
+from drsformer_cli.images import limit
 
 SHARED = Path(__file__).parents[2] / "shared"
 DEMO = Path(__file__).parents[1] / ".github/demo/rainy.jpg"
@@ -46,6 +47,7 @@ def _alone(monkeypatch, tmp_path_factory):
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DRSFORMER_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+    monkeypatch.setattr(limit, "_advice", "")
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -247,7 +247,7 @@ def test_without_the_extra(run, absent, tiny_file, tmp_path, monkeypatch):
 
 def test_a_missing_model(run, tmp_path, home):
     answer = run("export", "nosuch", "-o", tmp_path / "x.pth")
-    assert answer.code == 4
+    assert answer.code == 2
     assert "nosuch: no such file, and no model of that name" in answer.err
 
 

@@ -298,7 +298,7 @@ def test_what_cannot_be_served_is_one_line(run, monkeypatch):
         answer = run("serve", "--port", port)
         assert (answer.code, answer.out) == (2, "")
         assert answer.err == f"drsformer: --host 127.0.0.1 --port {port}: Address already in use\n"
-    assert run("serve", "--port", 0, "--model", "nothing.pth").code == 4
+    assert run("serve", "--port", 0, "--model", "nothing.pth").code == 2
     monkeypatch.setattr("drsformer_cli.commands.serve.find_spec", lambda name: None)
     answer = run("serve")
     assert (answer.code, answer.err) == (

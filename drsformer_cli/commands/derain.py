@@ -97,7 +97,11 @@ def derain(
     quality: Annotated[
         int,
         typer.Option(
-            min=1, max=100, metavar="1..100", help=f"Quality of {titles(Feature.QUALITY)}; JPEG is always 4:4:4."
+            min=1,
+            max=100,
+            metavar="1..100",
+            help=f"Quality of {titles(Feature.QUALITY)}; JPEG is always 4:4:4. Default: {DEFAULT_QUALITY}.",
+            show_default=False,
         ),
     ] = DEFAULT_QUALITY,
     compare: Annotated[
