@@ -40,11 +40,11 @@ def test_values_that_are_refused(run, arguments, message):
     assert "Value error" not in answer.err
 
 
-@pytest.mark.parametrize("command", ["derain", "eval", "train", "download"])
+@pytest.mark.parametrize("command", ["derain", "eval", "train", "download", "export", "serve"])
 def test_defaults_are_printed_in_one_way(run, command):
     text = run(command, "--help").out
     assert "default:" not in text
-    assert command == "download" or "Default: auto." in re.sub(r"\s+", " ", text)
+    assert command in ("download", "export") or "Default: auto." in re.sub(r"\s+", " ", text)
 
 
 def test_control_characters_in_names_are_escaped(run, tmp_path, monkeypatch):

@@ -29,7 +29,9 @@ def _checked_size(text: str | None) -> str | None:
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="[MODEL]", help=options.MODEL_HELP)] = zoo.DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help=f"{options.MODEL_HELP} Default: general.", show_default=False)
+    ] = zoo.DEFAULT_MODEL,
     output: Annotated[
         str | None,
         typer.Option(
@@ -42,7 +44,10 @@ def export(
     program: Annotated[
         Literal["darktable"] | None,
         typer.Option(
-            "--for", metavar="darktable", help="Write the package that darktable imports. Default of -o: MODEL.dtmodel."
+            "--for",
+            metavar="darktable",
+            parser=options.one_of(["darktable"]),
+            help="Write the package that darktable imports. Default of -o: MODEL.dtmodel.",
         ),
     ] = None,
     size: Annotated[

@@ -15,17 +15,47 @@ from drsformer_cli.errors import UsageError
 def serve(
     model: options.ModelOption = zoo.DEFAULT_MODEL,
     host: Annotated[
-        str, typer.Option(metavar="NAME", help="Name or address to listen on; 0.0.0.0: all of this machine.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Name or address to listen on; 0.0.0.0: all of this machine. Default: 127.0.0.1.",
+            show_default=False,
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Port; 0: any that is free.")] = 8000,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, metavar="N", help="Port; 0: any that is free. Default: 8000.", show_default=False
+        ),
+    ] = 8000,
     queue: Annotated[
-        int, typer.Option(min=0, max=1000, metavar="N", help="Requests that may wait; further ones are refused.")
+        int,
+        typer.Option(
+            min=0,
+            max=1000,
+            metavar="N",
+            help="Requests that may wait; further ones are refused. Default: 8.",
+            show_default=False,
+        ),
     ] = 8,
     timeout: Annotated[
-        float, typer.Option(min=0.1, max=86_400, metavar="SECONDS", help="Give a request up after this time.")
+        float,
+        typer.Option(
+            min=0.1,
+            max=86_400,
+            metavar="SECONDS",
+            help="Give a request up after this time. Default: 300.",
+            show_default=False,
+        ),
     ] = 300,
-    max_megabytes: Annotated[float, typer.Option(min=0.001, max=1e5, metavar="N", help="Refuse larger files.")] = 100,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, max=1e6, metavar="N", help="Refuse larger images.")] = 64,
+    max_megabytes: Annotated[
+        float,
+        typer.Option(min=0.001, max=1e5, metavar="N", help="Refuse larger files. Default: 100.", show_default=False),
+    ] = 100,
+    max_megapixels: Annotated[
+        float,
+        typer.Option(min=0.001, max=1e6, metavar="N", help="Refuse larger images. Default: 64.", show_default=False),
+    ] = 64,
     scale: options.ScaleOption = "auto",
     tile: options.TileOption = "auto",
     device: options.DeviceOption = "auto",

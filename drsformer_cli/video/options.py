@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from drsformer_cli.errors import UsageError
+from drsformer_cli.options import one_of
 from drsformer_cli.video.formats import CODECS, CodecName
 
 _FOR_VIDEOS = "Videos: "
@@ -35,8 +36,8 @@ def parse_temporal(text: str) -> Literal["auto", "off"] | int:
     Raises:
         typer.BadParameter: The text is not auto, off or a number of frames.
     """
-    if text in ("auto", "off"):
-        return "auto" if text == "auto" else "off"
+    if text.lower() in ("auto", "off"):
+        return "auto" if text.lower() == "auto" else "off"
     if not text.isdecimal():
         raise typer.BadParameter(f"{text!r} is not auto, off or a number of frames")
     return int(text)
@@ -63,14 +64,18 @@ TemporalOption = Annotated[
     typer.Option(
         "--temporal",
         metavar="auto|off|N",
-        help=f"{_FOR_VIDEOS}use up to N frames before and after each one; off: each frame by itself.",
+        help=f"{_FOR_VIDEOS}use up to N frames before and after each one; off: each frame by itself. Default: auto.",
         callback=_checked_temporal,
+        show_default=False,
     ),
 ]
 CodecOption = Annotated[
     CodecName | None,
     typer.Option(
-        "--codec", metavar="|".join(CODECS), help=f"{_FOR_VIDEOS}how frames are stored. Default: h264; vp9 in WebM."
+        "--codec",
+        metavar="|".join(CODECS),
+        parser=one_of(list(CODECS)),
+        help=f"{_FOR_VIDEOS}how frames are stored. Default: h264; vp9 in WebM.",
     ),
 ]
 CrfOption = Annotated[int | None, typer.Option("--crf", metavar="N", min=0, max=63, help=_crf_help())]
