@@ -9,8 +9,9 @@ from conftest import photo
 
 import drsformer
 from drsformer import ConfigError, ImageError
+from drsformer.config import MOST_NEIGHBORS
 from drsformer.inference import Restorer
-from drsformer.temporal import CONTEXT, REACH, restore_frames
+from drsformer.temporal import CONTEXT, restore_frames
 
 H, W = 72, 96
 FRAMES = 9
@@ -179,7 +180,7 @@ def test_strength_0_keeps_the_frames(tiny):
     assert all(map(np.array_equal, kept, frames))
 
 
-@pytest.mark.parametrize("temporal", [-1, REACH + 1, True, 1.5, "on"])
+@pytest.mark.parametrize("temporal", [-1, MOST_NEIGHBORS + 1, True, 1.5, "on"])
 def test_wrong_reach(temporal):
     with pytest.raises(ConfigError, match="temporal must be"):
         images([scene()], Stand(), temporal=temporal)

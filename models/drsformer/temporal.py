@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from drsformer.alignment import View, align, estimate_motion
+from drsformer.config import MOST_NEIGHBORS
 from drsformer.errors import ConfigError, ImageError
 from drsformer.fusion import Neighbor, fuse
 from drsformer.memory import free_memory
@@ -26,12 +27,9 @@ if TYPE_CHECKING:
     from drsformer.images import ImageArray
     from drsformer.inference import Restorer
 
-REACH = 4
-"""Most frames on each side that help a frame."""
-
 _FIRST_FRAMES = 3  # frames of a shot of which the scale is chosen
 
-CONTEXT = REACH + _FIRST_FRAMES - 1
+CONTEXT = MOST_NEIGHBORS + _FIRST_FRAMES - 1
 """Most frames on each side that a restored frame depends on, besides the scale of its shot."""
 
 # A shot begins where the frames before and after it differ by more than this share of their mean contrast, on
@@ -80,7 +78,7 @@ def restore_frames(
     Args:
         frames: (H, W, 3) RGB, uint8 or uint16, all of the same size and type.
         restorer: The network and its settings.
-        temporal: The number of frames on each side that help a frame, at most `REACH`. "auto": that, or fewer if
+        temporal: The number of frames on each side that help a frame, 0 to 4. "auto": 4, or fewer if
             memory is scarce. "off" and 0: none.
         scale: The scale of the first shot, if it is known. None: it is chosen.
 
@@ -163,7 +161,7 @@ class _Video:
                 return
             yield self._restore(number)
             number += 1
-            while self.first < number - REACH:
+            while self.first < number - MOST_NEIGHBORS:
                 self.window.popleft()
                 self.first += 1
 
@@ -326,8 +324,8 @@ def _checked_reach(temporal: Literal["auto", "off"] | int) -> int | None:
         return None
     if temporal == "off":
         return 0
-    if isinstance(temporal, bool) or not isinstance(temporal, int) or not 0 <= temporal <= REACH:
-        raise ConfigError(f"temporal must be 'auto', 'off' or an integer from 0 to {REACH}, not {temporal!r}")
+    if isinstance(temporal, bool) or not isinstance(temporal, int) or not 0 <= temporal <= MOST_NEIGHBORS:
+        raise ConfigError(f"temporal must be 'auto', 'off' or an integer from 0 to {MOST_NEIGHBORS}, not {temporal!r}")
     return temporal
 
 
@@ -335,7 +333,7 @@ def _affordable_reach(rainy: ImageArray) -> int:
     """How many frames of this size on each side the free memory allows."""
     budget = free_memory(torch.device("cpu")) * _SHARE_OF_FREE_MEMORY
     # A frame is held as rainy, restored and aligned, and the map of the alignment besides.
-    return int(min(REACH, max(0, (budget / (5 * rainy.nbytes) - 1) // 2)))
+    return int(min(MOST_NEIGHBORS, max(0, (budget / (5 * rainy.nbytes) - 1) // 2)))
 
 
 def _check_frame(rainy: ImageArray) -> None:
