@@ -17,6 +17,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
@@ -61,7 +62,12 @@ class Neighbor:
 
 
 def fuse(
-    rainy: ImageArray, restored: ImageArray, neighbors: Sequence[Neighbor], *, strength: float = 1.0
+    rainy: ImageArray,
+    restored: ImageArray,
+    neighbors: Sequence[Neighbor],
+    *,
+    strength: float = 1.0,
+    pool: Executor | None = None,
 ) -> ImageArray:
     """The present frame without rain.
 
@@ -70,15 +76,20 @@ def fuse(
         restored: What the network made of it; it is returned where no neighbor is known.
         neighbors: The aligned frames near it, the nearest ones first.
         strength: That of the restorer: 0 keeps the frame.
+        pool: Threads to use. None: this one.
     """
     if not neighbors:
         return restored
     noise = noise_of(restored)
     fused = np.empty_like(restored)
-    for top in range(0, len(rainy), _ROWS):
+
+    def fuse_rows(top: int) -> None:
         rows = slice(top, top + _ROWS)
         nearby = [neighbor[rows] for neighbor in neighbors]
         fused[rows] = _fused(rainy[rows], restored[rows], nearby, noise, strength)
+
+    for _ in (map if pool is None else pool.map)(fuse_rows, range(0, len(rainy), _ROWS)):
+        pass
     return fused
 
 

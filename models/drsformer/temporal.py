@@ -248,7 +248,7 @@ class _Video:
             self._motion(number, n)  # before threads would estimate it twice
         neighbors = list(self.pool.map(lambda n: self._neighbor(number, n), others))
         restored = self._answer(number).restored
-        return fuse(self._frame(number).rainy, restored, neighbors, strength=self.restorer.strength)
+        return fuse(self._frame(number).rainy, restored, neighbors, strength=self.restorer.strength, pool=self.pool)
 
     def _neighbor(self, number: int, other: int) -> Neighbor:
         answer, near = self._answer(number), self._answer(other)
