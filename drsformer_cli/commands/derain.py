@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path  # noqa: TC003 - Typer reads it at run time
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -13,6 +14,7 @@ import typer
 
 from drsformer.files import sha256_of
 from drsformer_cli import console, options
+from drsformer_cli.deraining.burst import plan_burst
 from drsformer_cli.deraining.plan import plan
 from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import IMAGE_ERRORS, ExitCode, UsageError, reason
@@ -107,6 +109,9 @@ def derain(
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write NAME_compare: input and output side by side.")
     ] = False,
+    burst: Annotated[
+        bool, typer.Option("--burst", help="Make one image from several of the same still scene; -o names its file.")
+    ] = False,
     temporal: TemporalOption = "auto",
     codec: CodecOption = None,
     crf: CrfOption = None,
@@ -146,10 +151,9 @@ def derain(
     )
     # Planned once, before any rank writes files that another would find.
     todo = ranks.on_rank_0(
-        lambda: plan(
+        lambda: (plan_burst if burst else partial(plan, recursive=recursive))(
             inputs,
             output,
-            recursive=recursive,
             image_format=image_format,
             compare=compare,
             report=report_page,

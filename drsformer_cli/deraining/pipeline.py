@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from drsformer.errors import ImageError
 from drsformer.files import atomic_write
 from drsformer_cli import images
 from drsformer_cli.errors import IMAGE_ERRORS, reason
@@ -127,6 +128,8 @@ def derain(
         progress(job, 0.0, "")
         if job.target is not None:
             make_writable(job.target.parent)
+        if job.others:
+            return _restore_burst(job, rainy, restorer)
         return restore_image(rainy, restorer, lambda done, total: progress(job, done / total, ""))
 
     def write(job: Job, restored: RestoredImage, stop: threading.Event) -> Written:
@@ -165,6 +168,23 @@ def restore_image(
     seconds = time.perf_counter() - start
     image = replace(rainy, pixels=restored.image)
     return RestoredImage(rainy, image, seconds, restored.scale, restored.tile, _mean_change(rainy, image))
+
+
+def _restore_burst(job: Job, rainy: DecodedImage, restorer: Restorer) -> RestoredImage:
+    from drsformer.burst import restore_burst
+
+    burst = [rainy.pixels]
+    for path in job.others:
+        try:
+            burst.append(images.read(path).pixels)
+        except IMAGE_ERRORS as error:
+            raise ImageError(f"{path}: {reason(error)}") from None
+    start = time.perf_counter()
+    scale = restorer.choose_scale(rainy.pixels)
+    names = [job.name, *map(str, job.others)]
+    image = replace(rainy, pixels=restore_burst(burst, restorer, scale=scale, names=names))
+    seconds = time.perf_counter() - start
+    return RestoredImage(rainy, image, seconds, scale, None, _mean_change(rainy, image))
 
 
 def _mean_change(before: DecodedImage, after: DecodedImage) -> float:

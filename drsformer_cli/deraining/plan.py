@@ -52,6 +52,7 @@ class Job:
         image_format: Pillow's name of the format to write; None: the format of the input.
         comparison: File for the side-by-side image or video; None: it is not written.
         is_video: Whether the input is a video.
+        others: Further images of the same scene, for a burst.
     """
 
     source: Path | None
@@ -59,6 +60,7 @@ class Job:
     image_format: str | None = None
     comparison: Path | None = None
     is_video: bool = False
+    others: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
@@ -271,7 +273,7 @@ def _file_jobs(
     recursive: bool,
     image_format: str | None,
 ) -> Iterator[Job]:
-    paths = [path for text in inputs for path in _expanded(text)]
+    paths = [path for text in inputs for path in expanded(text)]
     single = [str(path) for path in paths] == [str(Path(text)) for text in inputs[:1]] and not paths[0].is_dir()
     as_folder = output is not None and (not single or _is_folder(output))
     if output is not None and not as_folder:
@@ -316,7 +318,7 @@ def _looks_like_a_file(output: str) -> bool:
     return not output.endswith(("/", os.sep)) and Path(output).suffix.lower() in {*FORMAT_OF_ENDING, *VIDEO_ENDINGS}
 
 
-def _expanded(text: str) -> list[Path]:
+def expanded(text: str) -> list[Path]:
     """The path itself, or the matches of a glob that the shell did not expand."""
     if not os.path.lexists(text) and glob.has_magic(text):
         matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from drsformer.config import MOST_NEIGHBORS
 from drsformer_cli.errors import UsageError
 from drsformer_cli.options import one_of
 from drsformer_cli.video.formats import CODECS, CodecName
@@ -38,8 +39,8 @@ def parse_temporal(text: str) -> Literal["auto", "off"] | int:
     """
     if text.lower() in ("auto", "off"):
         return "auto" if text.lower() == "auto" else "off"
-    if not text.isdecimal():
-        raise typer.BadParameter(f"{text!r} is not auto, off or a number of frames")
+    if not text.isdecimal() or int(text) > MOST_NEIGHBORS:
+        raise typer.BadParameter(f"{text!r} is not auto, off or a number of frames up to {MOST_NEIGHBORS}")
     return int(text)
 
 

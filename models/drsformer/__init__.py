@@ -19,10 +19,12 @@ from drsformer.errors import CheckpointError, ConfigError, DeviceError, DRSforme
 from drsformer.pretrained import GENERAL, load_model
 
 if TYPE_CHECKING:
+    from drsformer.burst import restore_burst
     from drsformer.checkpoint import load_checkpoint, save_checkpoint
     from drsformer.images import read_image
     from drsformer.inference import Restored, Restorer, derain
     from drsformer.model import DRSformer
+    from drsformer.temporal import restore_frames
 
 __version__ = "0.1.0"
 
@@ -43,6 +45,8 @@ __all__ = [
     "load_checkpoint",
     "load_model",
     "read_image",
+    "restore_burst",
+    "restore_frames",
     "save_checkpoint",
 ]
 
@@ -53,6 +57,8 @@ _LAZY = {
     "derain": "drsformer.inference",
     "load_checkpoint": "drsformer.checkpoint",
     "read_image": "drsformer.images",
+    "restore_burst": "drsformer.burst",
+    "restore_frames": "drsformer.temporal",
     "save_checkpoint": "drsformer.checkpoint",
 }
 

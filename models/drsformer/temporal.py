@@ -1,18 +1,50 @@
-"""Restore the frames of a video."""
+"""Restore a video: each frame by the network, and then with the help of the frames before and after it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+import os
+import statistics
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+import torch
+
+from drsformer.alignment import View, align, estimate_motion
+from drsformer.config import MOST_NEIGHBORS
+from drsformer.errors import ConfigError, ImageError
+from drsformer.fusion import Neighbor, fuse
+from drsformer.memory import free_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from drsformer.alignment import Alignment, Motion
     from drsformer.images import ImageArray
     from drsformer.inference import Restorer
 
-CONTEXT = 2
-"""Frames before and after a frame that its restoration may depend on."""
+_FIRST_FRAMES = 3  # frames of a shot of which the scale is chosen
+
+CONTEXT = MOST_NEIGHBORS + _FIRST_FRAMES - 1
+"""Most frames on each side that a restored frame depends on, besides the scale of its shot."""
+
+# A shot begins where the frames before and after it differ by more than this share of their mean contrast, on
+# thumbnails of this size. Rain alone makes up to 0.69, and different scenes at least 0.87 in heavy rain.
+_CUT = 0.78
+_THUMBNAIL = 96
+_GROUP = 3  # frames before and after it that are compared
+
+_NEAR = 2  # frames on each side whose restored images are used, too, ...
+_MUCH_MORE = 1.5  # ... unless the network removed so many times as much
+
+_THREADS = 4
+_SMALLEST = 16  # side in pixels of frames that can be aligned
+
+_SHARE_OF_FREE_MEMORY = 0.3
 
 
 @dataclass(frozen=True)
@@ -20,9 +52,9 @@ class RestoredFrame:
     """A restored frame.
 
     Attributes:
-        image: The restored image, (H, W, 3), of the type of the rainy one.
-        scale: The scale at which the rain was removed.
-        starts_shot: Whether the frame is the first one of a shot.
+        image: (H, W, 3), of the type of the rainy frame.
+        scale: The scale at which the network restored it; see `Restorer`.
+        starts_shot: Whether it is the first frame of the video, or follows a cut.
     """
 
     image: ImageArray
@@ -34,20 +66,276 @@ def restore_frames(
     frames: Iterable[ImageArray],
     restorer: Restorer,
     *,
-    temporal: Literal["auto", "off"] | int = "auto",  # noqa: ARG001
+    temporal: Literal["auto", "off"] | int = "auto",
     scale: float | None = None,
 ) -> Iterator[RestoredFrame]:
-    """Restore frame by frame, without the neighbors.
+    """Restore the frames of a video, one after the other.
+
+    Frames near each other are aligned, and what is bright in one of them only is rain. Where they cannot be aligned,
+    and beyond a cut, a frame is restored by the network alone. The scale is chosen once for each shot. Each frame
+    passes through the network once; no more than `CONTEXT` frames are read ahead.
 
     Args:
-        frames: The rainy frames, (H, W, 3), uint8 or uint16.
+        frames: (H, W, 3) RGB, uint8 or uint16, all of the same size and type.
         restorer: The network and its settings.
-        temporal: How many neighbors are used.
-        scale: The scale of the first shot. None: it is chosen.
+        temporal: The number of frames on each side that help a frame, 0 to 4. "auto": 4, or fewer if
+            memory is scarce. "off" and 0: none.
+        scale: The scale of the first shot, if it is known. None: it is chosen.
+
+    Yields:
+        As many frames, in the same order.
+
+    Raises:
+        ConfigError: `temporal` is out of its range.
+        ImageError: A frame has another shape or type than is expected.
     """
-    starts_shot = True
-    for frame in frames:
-        if scale is None:
-            scale = restorer.choose_scale(frame)
-        yield RestoredFrame(restorer.restore(frame, scale=scale).image, scale, starts_shot)
-        starts_shot = False
+    reach = _checked_reach(temporal)
+    return _Video(restorer, reach, scale).restored(frames)
+
+
+@dataclass
+class _Answer:
+    """What the network made of a frame.
+
+    Attributes:
+        restored: The restored frame.
+        scale: Its scale.
+        removed: The mean change, in levels of 255.
+    """
+
+    restored: ImageArray
+    scale: float
+    removed: float
+
+    @cached_property
+    def view(self) -> View:
+        return View(self.restored)
+
+
+@dataclass
+class _Frame:
+    """A frame that was read.
+
+    Attributes:
+        rainy: The frame.
+        thumbnail: Its luma, small.
+        starts_shot: Whether it starts a shot; None: not yet known.
+        answer: The network's; None: it was not asked yet.
+        motions: The motions to the frames that are so many frames later.
+    """
+
+    rainy: ImageArray
+    thumbnail: ImageArray
+    starts_shot: bool | None = None
+    answer: _Answer | None = None
+    motions: dict[int, Motion] = field(default_factory=dict)
+
+
+class _Video:
+    """The frames between the first that still helps and the last that was read."""
+
+    def __init__(self, restorer: Restorer, reach: int | None, scale: float | None) -> None:
+        self.restorer = restorer
+        self.reach = reach
+        self.scale = scale
+        self.window: deque[_Frame] = deque()
+        self.pool: ThreadPoolExecutor
+        self.first = 0  # number of the first frame of the window
+
+    def restored(self, frames: Iterable[ImageArray]) -> Iterator[RestoredFrame]:
+        source = iter(frames)
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as self.pool:
+            yield from self._one_by_one(source)
+
+    def _one_by_one(self, source: Iterator[ImageArray]) -> Iterator[RestoredFrame]:
+        ended = False
+        number = 0
+        while True:
+            while not ended and self._end() <= number + CONTEXT:
+                rainy = next(source, None)
+                if rainy is None:
+                    ended = True
+                else:
+                    self._append(rainy)
+            if number == self._end():
+                return
+            yield self._restore(number)
+            number += 1
+            while self.first < number - MOST_NEIGHBORS:
+                self.window.popleft()
+                self.first += 1
+
+    def _end(self) -> int:
+        return self.first + len(self.window)
+
+    def _frame(self, number: int) -> _Frame:
+        return self.window[number - self.first]
+
+    def _append(self, rainy: ImageArray) -> None:
+        _check_frame(rainy)
+        if self.window and (self.window[-1].rainy.shape, self.window[-1].rainy.dtype) != (rainy.shape, rainy.dtype):
+            last = self.window[-1].rainy
+            raise ImageError(
+                f"frame {self._end()} is {rainy.shape[1]}x{rainy.shape[0]} {rainy.dtype}, "
+                f"but the one before it {last.shape[1]}x{last.shape[0]} {last.dtype}"
+            )
+        if min(rainy.shape[:2]) < _SMALLEST:
+            self.reach = 0
+        elif self.reach is None:
+            self.reach = _affordable_reach(rainy)
+        self.window.append(_Frame(rainy, _thumbnail(rainy)))
+
+    def _restore(self, number: int) -> RestoredFrame:
+        before, after = self._shot(number)
+        answer = self._answer(number)
+        for n in after:
+            self._answer(n)  # in the order of the video
+        image = answer.restored
+        if before or after:
+            image = self._fused(number, sorted((*before, *after), key=lambda n: abs(n - number)))
+        return RestoredFrame(image, answer.scale, self._starts_shot(number))
+
+    def _shot(self, number: int) -> tuple[list[int], list[int]]:
+        """The frames before and after one that help it, none of them beyond a cut."""
+        reach = self.reach or 0
+        before, after = [], []
+        n = number
+        while n > max(self.first, number - reach) and not self._starts_shot(n):
+            n -= 1
+            before.append(n)
+        n = number + 1
+        while n <= number + reach and n < self._end() and not self._starts_shot(n):
+            after.append(n)
+            n += 1
+        return before, after
+
+    def _starts_shot(self, number: int) -> bool:
+        frame = self._frame(number)
+        if frame.starts_shot is None:
+            before = []
+            for n in range(number - 1, max(self.first, number - _GROUP) - 1, -1):
+                before.append(self._frame(n).thumbnail)
+                if self._frame(n).starts_shot:
+                    break
+            after = [self._frame(n).thumbnail for n in range(number, min(number + _GROUP, self._end()))]
+            frame.starts_shot = not before or is_cut(before, after)
+        return frame.starts_shot
+
+    def _answer(self, number: int) -> _Answer:
+        """What the network makes of a frame; it is asked once."""
+        frame = self._frame(number)
+        if frame.answer is None:
+            scale = self._choose_scale(number) if self._starts_shot(number) else self._answer(number - 1).scale
+            restored = self.restorer.restore(frame.rainy, scale=scale).image
+            rows = slice(None, None, 8)
+            removed = cv2.absdiff(frame.rainy[rows], restored[rows]).mean() * 255 / np.iinfo(restored.dtype).max
+            frame.answer = _Answer(restored, scale, float(removed))
+        return frame.answer
+
+    def _choose_scale(self, number: int) -> float:
+        """The scale of the shot that begins with a frame."""
+        if number == 0 and self.scale is not None:
+            return self.scale
+        first = [self._frame(number)]
+        for n in range(number + 1, min(number + _FIRST_FRAMES, self._end())):
+            if self._starts_shot(n):
+                break
+            first.append(self._frame(n))
+        return statistics.median_low(self.restorer.choose_scale(frame.rainy) for frame in first)
+
+    def _fused(self, number: int, others: Sequence[int]) -> ImageArray:
+        for n in others:
+            self._motion(number, n)  # before threads would estimate it twice
+        neighbors = list(self.pool.map(lambda n: self._neighbor(number, n), others))
+        restored = self._answer(number).restored
+        return fuse(self._frame(number).rainy, restored, neighbors, strength=self.restorer.strength, pool=self.pool)
+
+    def _neighbor(self, number: int, other: int) -> Neighbor:
+        answer, near = self._answer(number), self._answer(other)
+        # A frame with much more rain has more of it left.
+        asked = abs(other - number) <= _NEAR and near.removed <= _MUCH_MORE * answer.removed + 1
+        alignment = align(answer.view, near.view, self._motion(number, other))
+        return aligned(self._frame(other).rainy, near.restored if asked else None, alignment)
+
+    def _motion(self, number: int, other: int) -> Motion:
+        """The motion of a frame to another one; it is estimated once for both directions."""
+        if other < number:
+            return self._motion(other, number).reversed()
+        motions = self._frame(number).motions
+        if other - number not in motions:
+            motions[other - number] = estimate_motion(self._answer(number).view, self._answer(other).view)
+        return motions[other - number]
+
+
+def aligned(rainy: ImageArray, restored: ImageArray | None, alignment: Alignment) -> Neighbor:
+    """A neighbor, moved to where its pixels are in the present frame."""
+    H, W = rainy.shape[:2]
+    there = alignment.map_to(H, W)
+    return Neighbor(
+        warp(rainy, there, cv2.INTER_CUBIC),
+        None if restored is None else warp(restored, there, cv2.INTER_LINEAR),
+        alignment.known_in(H, W),
+        alignment.moved_in(H, W),
+    )
+
+
+def warp(image: ImageArray, there: Any, interpolation: int) -> ImageArray:  # noqa: ANN401
+    """An image with the pixels that are at the given positions, (H, W, 2); None: the image itself."""
+    if there is None:
+        return image
+    warped = cv2.remap(image, there, None, interpolation, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return np.asarray(warped)
+
+
+def is_cut(before: Sequence[ImageArray], after: Sequence[ImageArray]) -> bool:
+    """Whether two groups of neighboring thumbnails show different scenes.
+
+    Of each group the darkest values are compared, in which there is little rain.
+    """
+    earlier, later = np.minimum.reduce(before), np.minimum.reduce(after)
+    h, w = later.shape
+    candidates = [earlier]
+    if min(h, w) >= 16:
+        dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        flow = np.asarray(dense.calc(later, earlier, None), np.float32)  # type: ignore[call-overload]
+        there = flow + np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1).astype(np.float32)
+        candidates.append(warp(earlier, there, cv2.INTER_LINEAR))
+    # Without the mean: a flash is not a cut.
+    now = later - later.mean()
+    contrast = (np.abs(earlier - earlier.mean()).mean() + np.abs(now).mean()) / 2
+    difference = min(np.abs(candidate - candidate.mean() - now).mean() for candidate in candidates)
+    return bool(difference > _CUT * contrast + 1)
+
+
+def _thumbnail(rainy: ImageArray) -> ImageArray:
+    """The luma of a frame, small and blurred so that rain hardly shows, uint8."""
+    H, W = rainy.shape[:2]
+    factor = max(H, W) / _THUMBNAIL
+    gray: Any = cv2.cvtColor(rainy, cv2.COLOR_RGB2GRAY)
+    if factor > 1:
+        gray = cv2.resize(gray, (max(1, round(W / factor)), max(1, round(H / factor))), interpolation=cv2.INTER_AREA)
+    if gray.dtype != np.uint8:
+        gray = cv2.convertScaleAbs(gray, alpha=255 / 65535)
+    return np.asarray(cv2.GaussianBlur(gray, (0, 0), 1.0))
+
+
+def _checked_reach(temporal: Literal["auto", "off"] | int) -> int | None:
+    if temporal == "auto":
+        return None
+    if temporal == "off":
+        return 0
+    if isinstance(temporal, bool) or not isinstance(temporal, int) or not 0 <= temporal <= MOST_NEIGHBORS:
+        raise ConfigError(f"temporal must be 'auto', 'off' or an integer from 0 to {MOST_NEIGHBORS}, not {temporal!r}")
+    return temporal
+
+
+def _affordable_reach(rainy: ImageArray) -> int:
+    """How many frames of this size on each side the free memory allows."""
+    budget = free_memory(torch.device("cpu")) * _SHARE_OF_FREE_MEMORY
+    # A frame is held as rainy, restored and aligned, and the map of the alignment besides.
+    return int(min(MOST_NEIGHBORS, max(0, (budget / (5 * rainy.nbytes) - 1) // 2)))
+
+
+def _check_frame(rainy: ImageArray) -> None:
+    if rainy.ndim != 3 or rainy.shape[2] != 3 or 0 in rainy.shape or rainy.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"expected frames of shape (H, W, 3), uint8 or uint16, not {rainy.shape} {rainy.dtype}")

@@ -1,0 +1,194 @@
+"""Videos: what the frames before and after a frame add to the network's answer."""
+
+import types
+
+import cv2
+import numpy as np
+import pytest
+from conftest import photo
+
+import drsformer
+from drsformer import ConfigError, ImageError
+from drsformer.config import MOST_NEIGHBORS
+from drsformer.inference import Restorer
+from drsformer.temporal import CONTEXT, restore_frames
+
+H, W = 72, 96
+FRAMES = 9
+
+
+class Stand:
+    """A restorer that takes a part of the streaks out: what is brighter than the median of its surroundings."""
+
+    strength = 1.0
+
+    def __init__(self, part=0.5, scales=None):
+        self.part, self.scales = part, scales or {}
+        self.restored = []
+
+    def choose_scale(self, image):
+        return self.scales.get(image.tobytes(), 1.0)
+
+    def restore(self, image, progress=None, scale=None):
+        self.restored.append((image.tobytes(), scale))
+        smooth = cv2.medianBlur(image, 5)
+        bright = np.maximum(image.astype(np.int32) - smooth, 0)
+        bright[bright < 12 * (np.iinfo(image.dtype).max // 255)] = 0
+        return types.SimpleNamespace(image=(image - self.part * bright).astype(image.dtype), scale=scale)
+
+
+def scene(seed=3):
+    """Something to see, (H, W, 3)."""
+    coarse = np.random.default_rng(seed).integers(20, 150, (H // 8, W // 8, 3)).astype(np.uint8)
+    return cv2.resize(coarse, (W, H), interpolation=cv2.INTER_CUBIC)
+
+
+def with_streaks(frame, seed, number=40):
+    """The frame with bright lines; 16 bits stay 16."""
+    rng = np.random.default_rng(seed)
+    layer = np.zeros((H, W), np.float32)
+    for x, y in zip(rng.integers(0, W, number), rng.integers(-10, H, number), strict=True):
+        cv2.line(layer, (int(x), int(y)), (int(x) + 2, int(y) + 12), 80, 1)
+    level = np.iinfo(frame.dtype).max / 255
+    return np.clip(frame + level * layer[..., None], 0, np.iinfo(frame.dtype).max).astype(frame.dtype)
+
+
+def rmse(video, truth):
+    return [float(np.sqrt(np.square(a.astype(float) - b).mean())) for a, b in zip(video, truth, strict=True)]
+
+
+def images(frames, restorer, **settings):
+    return [frame.image for frame in restore_frames(frames, restorer, **settings)]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_background_behind_rain_is_recovered(dtype):
+    clean = scene().astype(dtype) * (np.iinfo(dtype).max // 255)
+    rainy = [with_streaks(clean, seed) for seed in range(FRAMES)]
+    fused, alone = images(rainy, Stand()), images(rainy, Stand(), temporal="off")
+    assert [(f.shape, f.dtype) for f in fused] == [(clean.shape, clean.dtype)] * FRAMES
+    level = np.iinfo(dtype).max / 255
+    before, after = np.array(rmse(alone, [clean] * FRAMES)) / level, np.array(rmse(fused, [clean] * FRAMES)) / level
+    assert np.median(after / before) < 0.1
+    assert (after < 0.6 * before).all()  # streaks that cross look like something that moves
+
+
+def test_background_behind_rain_is_recovered_while_the_camera_pans():
+    wide = cv2.resize(np.random.default_rng(5).integers(20, 150, (12, 30, 3)).astype(np.uint8), (240, H))
+    clean = [np.ascontiguousarray(wide[:, 3 * i : 3 * i + W]) for i in range(FRAMES)]
+    rainy = [with_streaks(frame, seed) for seed, frame in enumerate(clean)]
+    before, after = rmse(images(rainy, Stand(), temporal="off"), clean), rmse(images(rainy, Stand()), clean)
+    assert np.mean(after) < 0.6 * np.mean(before)
+    assert max(np.array(after) / before) < 1
+
+
+@pytest.mark.parametrize("brightness", [0, 235])
+def test_what_moves_leaves_no_ghosts(brightness):
+    """A square that crosses the scene faster than the flow can follow: no frame is worse than by the network alone."""
+    clean = []
+    for i in range(FRAMES):
+        frame = scene()
+        frame[25:45, 9 * i : 9 * i + 20] = brightness
+        clean.append(frame)
+    rainy = [with_streaks(frame, seed, 15) for seed, frame in enumerate(clean)]
+    alone, fused = images(rainy, Stand(), temporal="off"), images(rainy, Stand())
+    assert (np.array(rmse(fused, clean)) <= rmse(alone, clean)).all()
+    for i, (frame, truth) in enumerate(zip(fused, clean, strict=True)):
+        near = (slice(20, 50), slice(max(0, 9 * i - 12), 9 * i + 32))
+        assert rmse([frame[near]], [truth[near]])[0] <= 1.05 * rmse([alone[i][near]], [truth[near]])[0], i
+
+
+def test_frames_beyond_a_cut_change_nothing():
+    first = [with_streaks(scene(1), seed) for seed in range(5)]
+    second = [with_streaks(scene(2), seed) for seed in range(10, 15)]
+    together = list(restore_frames([*first, *second], Stand()))
+    assert [i for i, frame in enumerate(together) if frame.starts_shot] == [0, 5]
+    apart = [*images(first, Stand()), *images(second, Stand())]
+    assert all(np.array_equal(a.image, b) for a, b in zip(together, apart, strict=True))
+
+
+def test_scale_is_chosen_once_a_shot():
+    first = [with_streaks(scene(1), seed) for seed in range(5)]
+    second = [with_streaks(scene(2), seed) for seed in range(10, 15)]
+    scales = {
+        frame.tobytes(): scale for frame, scale in zip([*first, *second], [2, 4, 4, 1, 1, 1, 1, 2, 8, 8], strict=True)
+    }
+    restorer = Stand(scales=scales)
+    assert [frame.scale for frame in restore_frames([*first, *second], restorer)] == [4] * 5 + [1] * 5
+    assert [scale for _, scale in restorer.restored] == [4] * 5 + [1] * 5
+    known = restore_frames([*first, *second], Stand(scales=scales), scale=3.0)
+    assert [frame.scale for frame in known] == [3] * 5 + [1] * 5
+
+
+def test_each_frame_passes_through_the_network_once_and_few_are_read_ahead():
+    rainy = [with_streaks(scene(), seed) for seed in range(3 * CONTEXT)]
+    read = []
+    restorer = Stand()
+
+    def source():
+        for i, frame in enumerate(rainy):
+            read.append(i)
+            yield frame
+
+    for number, _ in enumerate(restore_frames(source(), restorer)):
+        assert len(read) <= number + 1 + CONTEXT
+    assert number + 1 == len(rainy)
+    assert [frame for frame, _ in restorer.restored] == [frame.tobytes() for frame in rainy]
+
+
+def test_part_of_a_video_is_restored_as_in_the_whole():
+    """As when a run is resumed: `CONTEXT` frames on each side are enough."""
+    rainy = [with_streaks(scene(), seed, 10) for seed in range(2 * CONTEXT + 3)]
+    whole, part = images(rainy, Stand()), images(rainy[1 : 2 * CONTEXT + 2], Stand(), scale=1.0)
+    assert np.array_equal(whole[CONTEXT + 1], part[CONTEXT])
+
+
+def test_dry_video_that_stands_still_is_not_changed():
+    frames = [scene()] * FRAMES
+    assert all(np.array_equal(frame, scene()) for frame in images(frames, Stand(part=1)))
+
+
+def test_noise_of_a_dry_video_stays():
+    rng = np.random.default_rng(0)
+    frames = [np.clip(scene() + 3 * rng.standard_normal((H, W, 3)), 0, 255).astype(np.uint8) for _ in range(FRAMES)]
+    changed = np.abs(np.array(images(frames, Stand(part=0))).astype(int) - np.array(frames)).mean()
+    assert changed < 0.15
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_short_videos(number):
+    frames = [with_streaks(scene(), seed) for seed in range(number)]
+    assert len(images(frames, Stand())) == number
+    assert all(frame.starts_shot == (i == 0) for i, frame in enumerate(restore_frames(frames, Stand())))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (17, 9)])
+def test_small_frames(size):
+    frames = [photo(*size, seed=seed, noise=0) for seed in range(4)]
+    assert [frame.shape for frame in images(frames, Stand())] == [(*size, 3)] * 4
+
+
+def test_off_is_the_network_alone(tiny):
+    restorer = Restorer(tiny)
+    frames = [photo(seed=seed) for seed in range(2)]
+    assert all(map(np.array_equal, images(frames, restorer, temporal="off"), map(restorer, frames)))
+
+
+def test_strength_0_keeps_the_frames(tiny):
+    frames = [with_streaks(scene(), seed) for seed in range(3)]
+    kept = images(frames, Restorer(tiny, strength=0))
+    assert all(map(np.array_equal, kept, frames))
+
+
+@pytest.mark.parametrize("temporal", [-1, MOST_NEIGHBORS + 1, True, 1.5, "on"])
+def test_wrong_reach(temporal):
+    with pytest.raises(ConfigError, match="temporal must be"):
+        images([scene()], Stand(), temporal=temporal)
+
+
+def test_wrong_frames():
+    with pytest.raises(ImageError, match="expected frames of shape"):
+        images([scene()[..., 0]], Stand())
+    with pytest.raises(ImageError, match="frame 1 is 95x72 uint8, but the one before it 96x72 uint8"):
+        images([scene(), scene()[:, 1:]], Stand())
+    assert drsformer.ImageError is ImageError
