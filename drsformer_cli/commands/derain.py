@@ -1,14 +1,12 @@
-"""`drsformer derain`: its options, and its report on each image and video."""
+"""`drsformer derain`: its options, and a run from the plan to the exit code."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections import deque
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path  # noqa: TC003 - Typer reads it at run time
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -16,8 +14,9 @@ from drsformer.files import sha256_of
 from drsformer_cli import console, options
 from drsformer_cli.deraining.burst import plan_burst
 from drsformer_cli.deraining.plan import plan
+from drsformer_cli.deraining.report import Page, Reporter, exit_code, follower
 from drsformer_cli.downloads import zoo
-from drsformer_cli.errors import IMAGE_ERRORS, ExitCode, UsageError, reason
+from drsformer_cli.errors import ExitCode, UsageError
 from drsformer_cli.formats import DEFAULT_QUALITY, Feature, FormatName, listed, titles
 from drsformer_cli.ranks import Ranks
 from drsformer_cli.video.options import (
@@ -33,17 +32,15 @@ from drsformer_cli.video.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections import deque
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from concurrent.futures import Future
 
-    from rich.progress import Progress
-
+    from drsformer.inference import Restorer
     from drsformer_cli.deraining.pipeline import Written
     from drsformer_cli.deraining.plan import Job, Plan
+    from drsformer_cli.video.options import VideoSettings
     from drsformer_cli.video.pipeline import WrittenVideo
-
-HARDLY_CHANGED = 0.2
-"""Mean change, on a scale of 255, below which a warning says that the model may not suit the rain."""
 
 
 def derain(
@@ -168,14 +165,13 @@ def derain(
     if dry_run:
         raise typer.Exit(_print_plan(todo, as_json=as_json) if ranks.is_rank_0 else ExitCode.DONE)
     single = len(todo.jobs) + len(todo.failures) == 1
-    report = _Reporter(model, as_json=as_json, quiet=quiet, single=single, expects_change=strength > 0)
+    report = Reporter(model, as_json=as_json, quiet=quiet, single=single, expects_change=strength > 0)
     report.fail_all(ranks.shard(todo.failures))
     mine = ranks.shard(todo.jobs)
-    page = _Page(report_page, todo, model, overwrite=overwrite) if report_page else None
+    page = Page(report_page, todo, model, overwrite=overwrite) if report_page else None
     if mine:
         from drsformer.inference import Restorer
         from drsformer_cli import images
-        from drsformer_cli.deraining import pipeline
 
         console.show_log(verbose=verbose, quiet=quiet)
         images.allow_megapixels(max_megapixels, "--max-megapixels raises it for images you trust")
@@ -191,40 +187,32 @@ def derain(
         )
         if verbose:
             console.say(f"model {loaded.checkpoint}, device {restorer.device}, rank {ranks.rank} of {ranks.world_size}")
-        images_only, videos = ([job for job in mine if job.is_video is kind] for kind in (False, True))
+        # What restored frames depend on, besides the video and its options: a resumed run must have the same.
+        identity = {
+            "--scale": scale,
+            "--tile": tile,
+            "--overlap": overlap,
+            "--strength": strength,
+            "--tta": tta,
+            "--precision": restorer.precision,
+        }
         try:
             with console.progress_bar(visible=ranks.is_rank_0 and not quiet) as bar:
-                follow = _follower(bar, mine)
-                work = pipeline.derain(
-                    images_only,
+                work = _work(
+                    mine,
                     restorer,
+                    settings,
+                    loaded.checkpoint,
+                    identity,
                     quality=quality,
                     overwrite=overwrite,
-                    progress=follow,
-                    pending=report.pending,
+                    progress=follower(bar, mine),
                     done=page.add if page else None,
+                    pending=report.pending,
                 )
                 with contextlib.closing(work):
                     for job, writing in work:
                         report.add(job, writing)
-                if videos:
-                    from drsformer_cli.video.pipeline import derain_videos
-
-                    identity = {
-                        "--model": sha256_of(loaded.checkpoint),
-                        "--scale": scale,
-                        "--tile": tile,
-                        "--overlap": overlap,
-                        "--strength": strength,
-                        "--tta": tta,
-                        "--precision": restorer.precision,
-                    }
-                    for job, written in derain_videos(
-                        videos, restorer, settings, identity, quality=quality, overwrite=overwrite, progress=follow
-                    ):
-                        report.add(job, written)
-                        if page and not written.exception():
-                            page.add(job, written.result())
         except (KeyboardInterrupt, SystemExit) as stop:
             report.interrupted(stop, len(mine))
             if page and ranks.is_rank_0:
@@ -237,18 +225,36 @@ def derain(
     if ranks.is_rank_0:
         report.summarize(outcomes)
         complete = page is None or page.write(outcomes)
-        raise typer.Exit(_exit_code(outcomes, complete=complete))
+        raise typer.Exit(exit_code(outcomes, complete=complete))
 
 
-def _follower(bar: Progress, jobs: Sequence[Job]) -> Callable[[Job, float, str], None]:
-    """A function that updates the bar with the progress of a job and a text; all jobs have the same weight."""
-    task = bar.add_task("", total=len(jobs))
-    number = {job: i for i, job in enumerate(jobs)}
+def _work(
+    jobs: Sequence[Job],
+    restorer: Restorer,
+    settings: VideoSettings,
+    checkpoint: Path,
+    identity: Mapping[str, Any],
+    *,
+    quality: int,
+    overwrite: bool,
+    progress: Callable[[Job, float, str], None],
+    done: Callable[[Job, Written | WrittenVideo], None] | None,
+    pending: deque[tuple[Job, Future[Written]]],
+) -> Generator[tuple[Job, Future[Written] | Future[WrittenVideo]]]:
+    """First the images, and then the videos; see the two functions for the arguments."""
+    from drsformer_cli.deraining import pipeline
 
-    def follow(job: Job, done: float, detail: str) -> None:
-        bar.update(task, description=f"{job.name} {detail}".rstrip(), completed=number[job] + done)
+    images_only, videos = ([job for job in jobs if job.is_video is kind] for kind in (False, True))
+    yield from pipeline.derain(
+        images_only, restorer, quality=quality, overwrite=overwrite, progress=progress, done=done, pending=pending
+    )
+    if videos:
+        from drsformer_cli.video.pipeline import derain_videos
 
-    return follow
+        identity = {**identity, "--model": sha256_of(checkpoint)}
+        yield from derain_videos(
+            videos, restorer, settings, identity, quality=quality, overwrite=overwrite, progress=progress, done=done
+        )
 
 
 def _say_skipped(todo: Plan) -> None:
@@ -272,118 +278,3 @@ def _check_streams(jobs: list[Job], *, results: bool) -> None:
         raise UsageError("'-' reads the image from stdin, which is closed")
     if any(job.target is None for job in jobs) and (results or sys.stdout is None or sys.stdout.isatty()):
         raise UsageError("the image goes to stdout: send it to a file or a pipe, without --json or --dry-run")
-
-
-@dataclass
-class _Outcome:
-    """The results of one rank."""
-
-    done: int = 0
-    incomplete: int = 0
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    hardly_changed: list[str] = field(default_factory=list)
-
-
-def _exit_code(outcomes: list[_Outcome], *, complete: bool) -> ExitCode:
-    done, failed = sum(outcome.done for outcome in outcomes), sum(len(outcome.failures) for outcome in outcomes)
-    if not failed and not any(outcome.incomplete for outcome in outcomes):
-        return ExitCode.DONE if complete else ExitCode.SOME_FAILED
-    return ExitCode.SOME_FAILED if done else ExitCode.FAILED
-
-
-class _Page:
-    """The page of --report."""
-
-    def __init__(self, path: Path, todo: Plan, model: str, *, overwrite: bool) -> None:
-        from drsformer_cli.pages.report import Report
-
-        self.report = Report(path, len(todo.jobs))
-        self.total = len(todo.jobs) + len(todo.failures)
-        self.model = model
-        self.overwrite = overwrite
-
-    def add(self, job: Job, written: Written | WrittenVideo) -> None:
-        """Add an image or a video."""
-        from drsformer_cli.deraining import report_page
-
-        self.report.add(report_page.card(job, written, written.facts(self.model)))
-
-    def write(self, outcomes: list[_Outcome]) -> bool:
-        """Write the page; returns whether that worked, and prints the reason if it did not."""
-        from drsformer_cli.deraining import report_page
-
-        failures = [failure for outcome in outcomes for failure in outcome.failures]
-        overview = report_page.overview(len(self.report), self.total, failures, self.model)
-        try:
-            self.report.write(overview, overwrite=self.overwrite)
-        except OSError as error:
-            console.error(f"{self.report.path}: cannot be written: {reason(error)}")
-            return False
-        return True
-
-
-class _Reporter:
-    """Prints results on stdout, and everything else on stderr."""
-
-    def __init__(self, model: str, *, as_json: bool, quiet: bool, single: bool, expects_change: bool) -> None:
-        self.model = model
-        self.as_json = as_json
-        self.quiet = quiet
-        self.single = single
-        self.expects_change = expects_change
-        self.outcome = _Outcome()
-        self.pending: deque[tuple[Job, Future[Written]]] = deque()
-
-    def add(self, job: Job, writing: Future[Written] | Future[WrittenVideo]) -> None:
-        """Wait until an output is written, and report it."""
-        try:
-            written = writing.result()
-        except IMAGE_ERRORS as error:
-            self.fail_all([(job.name, reason(error))])
-        else:
-            self._success(job, written)
-
-    def interrupted(self, stop: BaseException, number: int) -> None:
-        """Report what was written before an interrupt, and add a note on how much that is."""
-        for job, writing in self.pending:
-            if writing.done() and not writing.cancelled() and writing.exception() is None:
-                self.add(job, writing)
-        self.summarize([self.outcome])
-        stop.add_note(f"{self.outcome.done} of {number} done")
-
-    def _success(self, job: Job, written: Written | WrittenVideo) -> None:
-        for text in written.notes if not self.quiet else ():
-            console.say(f"{job.name}: {text}")
-        if written.problem:
-            console.error(f"{job.name}: {written.problem}")
-        self.outcome.done += 1
-        self.outcome.incomplete += not written.is_complete
-        if self.expects_change and written.mean_change < HARDLY_CHANGED:
-            self.outcome.hardly_changed.append(job.name)
-        if job.target is None:
-            return
-        if self.as_json:
-            facts = {"input": job.name, "output": str(job.target), **written.facts(self.model)}
-            console.result(console.json_line(facts))
-        elif not self.quiet:
-            console.result(f"{job.name} -> {job.target}  {written.summary()}")
-
-    def fail_all(self, failures: Sequence[tuple[str, str]]) -> None:
-        """Report inputs that have no output, and why."""
-        self.outcome.failures += failures
-        for name, text in failures if self.as_json else ():
-            console.result(console.json_line({"input": name, "error": text}))
-
-    def summarize(self, outcomes: list[_Outcome]) -> None:
-        """Print the failures of all ranks, and what to try next."""
-        failures = [failure for outcome in outcomes for failure in outcome.failures]
-        unchanged = [name for outcome in outcomes for name in outcome.hardly_changed]
-        if failures and not self.single:
-            console.error(f"{len(failures)} of {len(failures) + sum(o.done for o in outcomes)} images failed:")
-        for name, text in failures:
-            console.error(f"{name}: {text}")
-        if unchanged and not self.quiet:
-            console.say(
-                f"hardly changed (less than {HARDLY_CHANGED} of 255 on average): {console.first_three(unchanged)}. "
-                f"Either there is no rain, or the model {self.model!r} does not suit it: try another --model."
-            )

@@ -121,14 +121,15 @@ def derain_videos(
     quality: int,
     overwrite: bool,
     progress: Callable[[Job, float, str], None],
+    done: Callable[[Job, WrittenVideo], None] | None = None,
 ) -> Generator[tuple[Job, Future[WrittenVideo]]]:
-    """Restore videos, one after the other; see `derain_video`.
+    """Restore videos, one after the other; see `derain_video`, and `derain` of `deraining.pipeline` for `done`.
 
     Yields:
         Each job with its result, or with one of the `IMAGE_ERRORS`.
     """
     for job in jobs:
-        done: Future[WrittenVideo] = Future()
+        writing: Future[WrittenVideo] = Future()
         try:
             written = derain_video(
                 job,
@@ -141,10 +142,12 @@ def derain_videos(
                 say=lambda text, job=job: console.say(f"{job.name}: {text}"),  # type: ignore[misc]
             )
         except IMAGE_ERRORS as error:
-            done.set_exception(error)
+            writing.set_exception(error)
         else:
-            done.set_result(written)
-        yield job, done
+            writing.set_result(written)
+            if done is not None:
+                done(job, written)
+        yield job, writing
 
 
 def derain_video(
