@@ -88,7 +88,7 @@ def derain(
             channels, and becomes the BT.601 luma of the network's output; alpha is not changed.
         scale: The rain is estimated at 1/scale of the size, and what was removed is enlarged and taken from the image.
             1: at full size, as for published numbers. Up to 16, for streaks that are that many times as wide as in
-            benchmarks (2 to 4 pixels). "auto": chosen for each image by the width of its streaks, 1 to 8.
+            benchmarks (2 to 4 pixels). "auto": chosen for each image by the width of its streaks, 1 to 6.7.
         tile: Side of the square tiles in pixels, rounded up to a multiple of 8 times the network's stem. None: the
             image is processed whole. "auto": small images are processed whole, larger ones in tiles that fit the
             free memory.

@@ -1,11 +1,11 @@
 """Rain at the size that cameras make: how much do --scale auto and the best fixed scale restore, and how fast?
 
-    python tests/benchmarks/camera_scale.py ../shared/data
+    python tests/benchmarks/camera_scale.py ../shared/data [FACTOR ...]
 
 Composites: crops of large, detailed clean images with the layers of Rain100L's test pairs (light) and the heavy
-training layers, enlarged. Enlarged: pairs of Rain100L, rainy and clean alike. Y-PSNR of the rainy image, at full size,
-at the scale that is chosen, and at the best of SCALES; seconds of the choice and of the whole restoration. Takes half
-an hour on two cores.
+training layers, enlarged. Enlarged: pairs of Rain100L, rainy and clean alike. Y-PSNR of the rainy image, at each of the
+scales, and at the one that is chosen for each image; seconds of the choice, of it with the restoration, and at full
+size. Takes half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from drsformer_cli.pairs import find_pairs
 from drsformer_cli.training.rain import to_pixels
 
 FACTORS = (1, 1.5, 2, 3, 4, 8)
+ALL = SCALES.tolist()
 HEIGHT, WIDTH = 832, 1152  # of the composites
 LARGEST_AT_FULL_SIZE = 2.5e6  # pixels; larger enlarged pairs are not restored at full size, which would take hours
 SEED = 3
@@ -69,44 +70,36 @@ def enlarged(data, factor):
 
 
 def measure(restorer, rainy, clean):
-    """PSNR and seconds by name."""
+    """PSNR by scale, and at the chosen scale; seconds of the choice, with the restoration, and at full size."""
     start = time.perf_counter()
     chosen = restorer.choose_scale(rainy)
     choosing = time.perf_counter() - start
-    scores, seconds = {}, {}
-    for scale in (2**SCALES).tolist():
+    scores, seconds = dict.fromkeys(ALL, np.nan), dict.fromkeys(ALL, np.nan)
+    for scale in ALL:
         if scale == 1 and rainy.size / 3 > LARGEST_AT_FULL_SIZE:
             continue
         start = time.perf_counter()
         scores[scale] = psnr(restorer.restore(rainy, scale=scale).image, clean)
         seconds[scale] = time.perf_counter() - start
-    return {
-        "rainy": psnr(rainy, clean),
-        "full": scores.get(1.0, np.nan),
-        "auto": scores[chosen],
-        "best": max(scores.values()),
-        "chosen": chosen,
-        "choosing": choosing,
-        "auto_s": choosing + seconds[chosen],
-        "full_s": seconds.get(1.0, np.nan),
-    }
+    decibels = [psnr(rainy, clean), *scores.values(), scores[chosen]]
+    return decibels, chosen, [choosing, choosing + seconds[chosen], seconds[1.0]]
 
 
 def main():
     data = Path(sys.argv[1])
-    restorer = drsformer.Restorer(drsformer.load_model(*sys.argv[2:]))
-    print("| rain | wider by | rainy | full size | auto | best fixed | chosen | choice | auto | full size |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for factor in FACTORS:
+    restorer = drsformer.Restorer(drsformer.load_model())
+    scales = " | ".join(f"{scale:.2g}" for scale in ALL)
+    print(f"| rain | wider by | rainy | {scales} | auto | chosen | choice | auto | full size |")
+    print("|---" * (len(ALL) + 8) + "|")
+    for factor in map(float, sys.argv[2:] or FACTORS):
         rows = {}
         for kind, rainy, clean in (*composites(data, factor), *enlarged(data, factor)):
             rows.setdefault(kind, []).append(measure(restorer, rainy, clean))
         for kind, of_kind in rows.items():
-            mean = {name: np.mean([row[name] for row in of_kind]) for name in of_kind[0]}
-            chosen = ", ".join(f"{row['chosen']:.1f}" for row in of_kind)
-            decibels = " | ".join(f"{mean[name]:.2f}" for name in ("rainy", "full", "auto", "best"))
-            times = " | ".join(f"{mean[name]:.2f} s" for name in ("choosing", "auto_s", "full_s"))
-            print(f"| {kind} | {factor} | {decibels} | {chosen} | {times} |", flush=True)
+            decibels, chosen, seconds = zip(*of_kind, strict=True)
+            cells = [kind, f"{factor:g}", *(f"{value:.2f}" for value in np.mean(decibels, axis=0))]
+            cells += [", ".join(f"{scale:.2g}" for scale in chosen), *(f"{s:.2f} s" for s in np.mean(seconds, axis=0))]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
