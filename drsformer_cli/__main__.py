@@ -1,5 +1,5 @@
 """Entry point of `python -m drsformer_cli`, which torchrun needs."""
 
-from drsformer_cli.app import main
+from drsformer_cli.app import run
 
-main()
+run()
