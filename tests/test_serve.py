@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import photo
+from image_files import chunk, png
 from PIL import Image
 
 from drsformer.inference import Restored, Restorer
@@ -155,21 +156,60 @@ def test_query_has_the_options_of_derain(client):
     ("body", "status", "text"),
     [
         (b"", 400, "the body is empty"),
-        (b"\0", 415, "not an image"),
-        (b"GIF89a" + bytes(50), 415, "is a GIF"),
-        (b"IIRO" + bytes(50), 415, "is a raw file"),
         (encoded()[:2000], 422, "damaged image"),
         (encoded()[:30], 422, "damaged image"),
         (encoded("JPEG")[:300], 422, "damaged image"),
         (b"x" * 100_001, 413, "the file is larger than the limit of 0.1 MB"),
         ((b"x" * 10_000 for _ in range(11)), 413, "the file is larger than the limit of 0.1 MB"),
     ],
-    ids=["empty", "nothing", "gif", "raw", "truncated", "header", "jpeg", "too-large", "streamed"],
+    ids=["empty", "truncated", "header", "jpeg", "too-large", "streamed"],
 )
 def test_bad_body_is_one_line_and_a_status(client, body, status, text):
     answer = error_of(client.post("/derain", body))
     assert answer[0] == status
     assert text in answer[1]
+    assert client.get("/health").json()["free_places"] == 2
+
+
+ANIMATED = {"save_all": True, "append_images": [Image.fromarray(photo(seed=1))]}
+UNSUPPORTED = {
+    "nothing": (b"\0", "not an image"),
+    "gif": (b"GIF89a" + bytes(50), "is a GIF"),
+    "jpeg-xl": (b"\xff\x0a" + bytes(50), "is a JPEG XL image"),
+    "video": (b"\0\0\0\x18ftypisom" + bytes(50), "is a video"),
+    "raw": (b"IIRO" + bytes(50), "is a raw file"),
+    "dng": (encoded("TIFF", tiffinfo={50706: bytes([1, 4, 0, 0])}), "is a raw file"),
+    "animated-png": (encoded(**ANIMATED), "has 2 frames or pages"),
+    "animated-webp": (encoded("WEBP", **ANIMATED), "has 2 frames or pages"),
+    "animated-avif": (encoded("AVIF", **ANIMATED), "has 2 frames or pages"),
+    "pages": (encoded("TIFF", **ANIMATED), "has 2 frames or pages"),
+    "thumbnail": (encoded("TIFF", tiffinfo={254: 1}), "holds only a reduced image"),
+    "float": (encoded("TIFF", np.zeros((8, 8), np.float32)), "not supported: TIFF of 1 channel of 32-bit"),
+    "hdr": (png(photo(), before=chunk(b"cICP", bytes([9, 16, 0, 1]))), "is HDR"),
+    "iphone": (png(photo(), before=chunk(b"CgBI", bytes(4))), "iPhone-optimized PNG"),
+    "jpeg-12": (
+        encoded("JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"),
+        "not supported: JPEG of 12 bits",
+    ),
+    "sequence": (b"\0\0\0\x18ftyphevc" + bytes(50), "is an image sequence"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_every_kind_that_is_not_read_has_one_status(client, kind):
+    if kind == "sequence":
+        pytest.importorskip("pillow_heif")
+    body, text = UNSUPPORTED[kind]
+    answer = error_of(client.post("/derain", body))
+    assert answer[0] == 415
+    assert text in answer[1]
+
+
+def test_heic_without_the_extra(client, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    line = "HEIC needs pip install 'drsformer[heic]'"
+    assert error_of(client.post("/derain", b"\0\0\0\x18ftypheic" + bytes(50))) == (415, line)
+    assert error_of(client.post("/derain?format=heic")) == (422, f"format: {line}")
     assert client.get("/health").json()["free_places"] == 2
 
 

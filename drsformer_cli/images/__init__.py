@@ -5,7 +5,8 @@ file's bytes, pixels come from Pillow or pillow-heif. `exif` and `xmp` change me
 image.
 """
 
-from drsformer_cli.images.image import DecodedImage, Metadata, UnsupportedError, to_8_bits
+from drsformer.errors import UnsupportedError
+from drsformer_cli.images.image import DecodedImage, Metadata, to_8_bits
 from drsformer_cli.images.limit import TooLargeError, allow_megapixels
 from drsformer_cli.images.reading import read, read_rgb8, size
 from drsformer_cli.images.writing import encode, losses, side_by_side

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import features
 
-from drsformer.errors import ImageError
+from drsformer.errors import UnsupportedError
 from drsformer_cli.images import boxes, exif, pillow
-from drsformer_cli.images.image import Metadata, Opened
-from drsformer_cli.images.plain import metadata_of, refuse_frames
+from drsformer_cli.images.image import Metadata, Opened, refuse_frames
+from drsformer_cli.images.plain import metadata_of
 
 if TYPE_CHECKING:
     from drsformer_cli.images.image import Channels
@@ -24,11 +24,11 @@ def open_avif(file: BinaryIO) -> Opened:
     """Open the file.
 
     Raises:
-        ImageError: It has several frames, is HDR, or Pillow was built without AVIF.
+        UnsupportedError: It has several frames, is HDR, or Pillow was built without AVIF.
         DamagedError: It is damaged.
     """
     if not features.check("avif"):
-        raise ImageError("is an AVIF image, which this Pillow was built without")
+        raise UnsupportedError("is an AVIF image, which this Pillow was built without")
     file.seek(0)
     data = file.read()
     found = boxes.read_boxes(data)
@@ -39,7 +39,7 @@ def open_avif(file: BinaryIO) -> Opened:
         if item.type == b"Exif":
             plain[item.type_at : item.type_at + 4] = _NO_ITEM
     opened = pillow.open_as(bytes(plain), "AVIF")
-    refuse_frames(opened)
+    refuse_frames(getattr(opened, "n_frames", 1))
     cicp = boxes.color_of(found)
     bits = max((_bits(content) for content in found.properties(b"av1C")), default=8)
     notes = ([f"{bits} bits reduced to 8"] if bits > 8 else []) + found.dropped()

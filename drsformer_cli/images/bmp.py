@@ -20,7 +20,7 @@ def open_bmp(file: BinaryIO) -> Opened:
     """Open the file.
 
     Raises:
-        ImageError: It is of a kind that is not supported.
+        UnsupportedError: It is of a kind that is not supported.
         DamagedError: It is damaged.
     """
     opened = open_plain(file, "BMP")

@@ -140,7 +140,7 @@ def color_of(found: Boxes, source: str = "CICP") -> bytes | None:
     """The color description of the main image if it is not sRGB.
 
     Raises:
-        ImageError: It is HDR.
+        UnsupportedError: It is HDR.
     """
     cicp = found.cicp()
     color.refuse_hdr(cicp, source)

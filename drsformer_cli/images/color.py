@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from drsformer.errors import ImageError
+from drsformer.errors import UnsupportedError
 
 _HDR = {16: "PQ", 18: "HLG"}
 _SRGB_CHROMATICITIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
@@ -18,10 +18,12 @@ def refuse_hdr(cicp: bytes | None, source: str) -> None:
         source: Where the file has them, for the message.
 
     Raises:
-        ImageError: The image is HDR.
+        UnsupportedError: The image is HDR.
     """
     if cicp and (name := _HDR.get(cicp[1])):
-        raise ImageError(f"is HDR ({name}, by its {source}), which no model was trained on; convert it to SDR first")
+        raise UnsupportedError(
+            f"is HDR ({name}, by its {source}), which no model was trained on; convert it to SDR first"
+        )
 
 
 def cicp_of_icc(profile: bytes | None) -> bytes | None:

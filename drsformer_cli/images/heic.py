@@ -25,7 +25,7 @@ def open_heic_file(file: BinaryIO) -> Opened:
     """Open the file.
 
     Raises:
-        ImageError: It is an image sequence, is HDR, or pillow-heif is not installed.
+        UnsupportedError: It is an image sequence, is HDR, or pillow-heif is not installed.
         DamagedError: It is damaged.
     """
     file.seek(0)
@@ -58,7 +58,7 @@ def encode_heic(channels: Channels, metadata: Metadata, quality: int) -> bytes:
     """The bytes of a file: 4:2:0, since few programs read 4:4:4; uint16 as 10 bits; large images as a grid of tiles.
 
     Raises:
-        HeicMissingError: pillow-heif is not installed.
+        UnsupportedError: pillow-heif is not installed.
     """
     mode = _MODES[channels.shape[2] if channels.ndim == 3 else 1]
     bits = FORMATS["HEIF"].deep_bits

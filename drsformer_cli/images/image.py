@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from drsformer.errors import ImageError
+from drsformer.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 
 CREDENTIALS_DROPPED = "content credentials (C2PA) dropped: they belong to the rainy image"
-
-
-class UnsupportedError(ImageError):
-    """The file is not an image of a format that is read."""
 
 
 class DamagedError(Exception):
@@ -115,6 +111,16 @@ class Opened:
     notes: list[str] = field(default_factory=list)
     lossless: bool = False
     notes_on_tail: Callable[[Sequence[str]], list[str]] | None = None
+
+
+def refuse_frames(number: int) -> None:
+    """Refuse animations and documents.
+
+    Raises:
+        UnsupportedError: There are several frames.
+    """
+    if number > 1:
+        raise UnsupportedError(f"has {number} frames or pages; expected a single image")
 
 
 def to_8_bits(channels: Channels) -> Channels:

@@ -7,7 +7,7 @@ import struct
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
-from drsformer.errors import ImageError
+from drsformer.errors import UnsupportedError
 from drsformer_cli.images import color, exif, orientation, pillow, xmp
 from drsformer_cli.images.image import CREDENTIALS_DROPPED, DamagedError, Metadata, Opened
 
@@ -34,7 +34,7 @@ def open_jpeg(file: BinaryIO) -> Opened:
     """Read the segments before the pixels.
 
     Raises:
-        ImageError: It is of a kind that is not supported.
+        UnsupportedError: It is of a kind that is not supported.
         DamagedError: It is damaged.
     """
     notes: list[str] = []
@@ -44,13 +44,13 @@ def open_jpeg(file: BinaryIO) -> Opened:
         raise DamagedError("its header cannot be read")
     bits, height, width, layers = struct.unpack(">BHHB", frame[:6])
     if bits != 8:
-        raise ImageError(f"not supported: JPEG of {bits} bits; expected 8")
+        raise UnsupportedError(f"not supported: JPEG of {bits} bits; expected 8")
     if layers not in (1, 3, 4):
-        raise ImageError(f"not supported: JPEG of {layers} channels; expected 1, 3 or 4")
+        raise UnsupportedError(f"not supported: JPEG of {layers} channels; expected 1, 3 or 4")
     if not height:
-        raise ImageError("not supported: JPEG whose height is stored after its pixels")
+        raise UnsupportedError("not supported: JPEG whose height is stored after its pixels")
     if frame_marker in _NEVER_SUPPORTED:
-        raise ImageError("not supported: JPEG that is hierarchical, or lossless with arithmetic coding")
+        raise UnsupportedError("not supported: JPEG that is hierarchical, or lossless with arithmetic coding")
     metadata, multiple = _metadata(segments, notes)
     opened = Opened("JPEG", width, height, lambda: _decode(file, opened, segments, start, multiple=multiple))
     opened.orientation = orientation.from_metadata(metadata.exif, metadata.xmp)

@@ -15,7 +15,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from drsformer.errors import ImageError
+from drsformer.errors import ImageError, UnsupportedError
 from drsformer_cli.images import limit
 from drsformer_cli.images.image import DamagedError
 
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def decoding() -> Iterator[None]:
-    """Turn all exceptions of Pillow's decoders into an ImageError, and keep them from writing to stderr.
+    """Turn all exceptions of Pillow's decoders into errors with a message, and keep them from writing to stderr.
 
     Raises:
-        ImageError: The data is damaged or not supported.
+        UnsupportedError: The data is not supported.
+        TooLargeError: There are more pixels than the limit.
+        DamagedError: The data is damaged.
         OSError: The system cannot read the file.
     """
     _silence_libtiff()
@@ -57,7 +59,7 @@ def decoding() -> Iterator[None]:
 def _in_words(error: Exception) -> Exception:
     text = " ".join(str(error).split())
     if text.lower().startswith(("unsupported", "cannot handle", "unknown pixel mode", "not supported")):
-        return ImageError(f"not supported: {text}")
+        return UnsupportedError(f"not supported: {text}")
     return DamagedError(text or type(error).__name__)
 
 
@@ -94,7 +96,7 @@ def channels(opened: Image.Image, icc: bytes | None, notes: list[str]) -> Channe
         notes: A note is appended for each conversion.
 
     Raises:
-        ImageError: Its mode is not supported.
+        UnsupportedError: Its mode is not supported.
     """
     mode = opened.mode
     if mode in ("P", "PA"):
@@ -109,7 +111,7 @@ def channels(opened: Image.Image, icc: bytes | None, notes: list[str]) -> Channe
     elif mode in ("La", "RGBa", "RGBX", "YCbCr"):
         opened = opened.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, "RGB"))
     elif mode not in ("L", "LA", "RGB", "RGBA"):
-        raise ImageError(f"not supported: pixels of mode {mode}; expected 8 or 16 bits of gray, RGB or CMYK")
+        raise UnsupportedError(f"not supported: pixels of mode {mode}; expected 8 or 16 bits of gray, RGB or CMYK")
     return np.asarray(opened)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, BinaryIO
 
-from drsformer.errors import ImageError
 from drsformer_cli.images import color, exif, orientation, pillow
-from drsformer_cli.images.image import Metadata, Opened
+from drsformer_cli.images.image import Metadata, Opened, refuse_frames
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,12 +17,12 @@ def open_plain(file: BinaryIO, image_format: str) -> Opened:
     """Open the file.
 
     Raises:
-        ImageError: It has several frames, or is of a kind that is not supported.
+        UnsupportedError: It has several frames, or is of a kind that is not supported.
         DamagedError: It is damaged.
     """
     file.seek(0)
     opened = pillow.open_as(file, image_format)
-    refuse_frames(opened)
+    refuse_frames(getattr(opened, "n_frames", 1))
     notes: list[str] = []
     metadata = metadata_of(opened, notes)
 
@@ -33,17 +32,6 @@ def open_plain(file: BinaryIO, image_format: str) -> Opened:
     found = Opened(image_format, *opened.size, decode, metadata=metadata, notes=notes)
     found.orientation = orientation.from_metadata(metadata.exif, metadata.xmp)
     return found
-
-
-def refuse_frames(opened: Image.Image) -> None:
-    """Refuse animations.
-
-    Raises:
-        ImageError: The image has several frames.
-    """
-    frames = getattr(opened, "n_frames", 1)
-    if frames > 1:
-        raise ImageError(f"has {frames} frames or pages; expected a single image")
 
 
 def metadata_of(opened: Image.Image, notes: list[str]) -> Metadata:

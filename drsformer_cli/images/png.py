@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import PngImagePlugin
 
-from drsformer.errors import ImageError
+from drsformer.errors import UnsupportedError
 from drsformer_cli.images import color, orientation, pillow
-from drsformer_cli.images.image import CREDENTIALS_DROPPED, DamagedError, Metadata, Opened
+from drsformer_cli.images.image import CREDENTIALS_DROPPED, DamagedError, Metadata, Opened, refuse_frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ def open_png(file: BinaryIO) -> Opened:
     """Read the chunks around the pixels.
 
     Raises:
-        ImageError: It is of a kind that is not supported.
+        UnsupportedError: It is of a kind that is not supported.
         DamagedError: It is damaged.
     """
     notes: list[str] = []
@@ -50,7 +50,7 @@ def open_png(file: BinaryIO) -> Opened:
     data_chunks: list[_Chunk] = []
     for chunk in _chunks(file):
         if chunk.name == b"CgBI":
-            raise ImageError("not supported: iPhone-optimized PNG (CgBI); convert it to a plain PNG first")
+            raise UnsupportedError("not supported: iPhone-optimized PNG (CgBI); convert it to a plain PNG first")
         if chunk.name == b"IDAT":
             data_chunks.append(chunk)
             continue
@@ -67,7 +67,7 @@ def open_png(file: BinaryIO) -> Opened:
     if len(header) != 13 or not data_chunks:
         raise DamagedError("its header cannot be read" if len(header) != 13 else "it holds no pixels")
     width, height = struct.unpack(">II", header[:8])
-    _refuse_animation(kept)
+    refuse_frames(int.from_bytes(kept.get(b"acTL", b"")[:4]))
     metadata = _metadata(kept, text, notes)
     color.refuse_hdr(metadata.cicp, "cICP chunk")
 
@@ -135,12 +135,6 @@ def _checked(file: BinaryIO, chunk: _Chunk, notes: list[str]) -> bytes | None:
     name = chunk.name.decode("latin-1") if chunk.name.isalpha() else repr(chunk.name)
     notes.append(f"{name} chunk is damaged and was dropped")
     return None
-
-
-def _refuse_animation(kept: dict[bytes, bytes]) -> None:
-    frames = int.from_bytes(kept.get(b"acTL", b"")[:4])
-    if frames > 1:
-        raise ImageError(f"has {frames} frames or pages; expected a single image")
 
 
 def _metadata(kept: dict[bytes, bytes], text: list[bytes], notes: list[str]) -> Metadata:

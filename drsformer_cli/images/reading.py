@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from drsformer.errors import ImageError
+from drsformer.errors import ImageError, UnsupportedError
 from drsformer.images import upright
 from drsformer.signatures import LONGEST_START, RAW_ENDINGS, RAW_MESSAGE, brands, is_raw
 from drsformer_cli.formats import FORMATS, KIND_OF_ENDING, titles
@@ -21,7 +21,7 @@ from drsformer_cli.images import color, exif, limit, orientation, xmp
 from drsformer_cli.images.avif import open_avif
 from drsformer_cli.images.bmp import open_bmp
 from drsformer_cli.images.heic import open_heic_file
-from drsformer_cli.images.image import DamagedError, DecodedImage, Metadata, Opened, UnsupportedError, to_8_bits
+from drsformer_cli.images.image import DamagedError, DecodedImage, Metadata, Opened, to_8_bits
 from drsformer_cli.images.jpeg import open_jpeg
 from drsformer_cli.images.plain import open_plain
 from drsformer_cli.images.png import open_png
@@ -70,7 +70,10 @@ def read(source: Path | bytes) -> DecodedImage:
     """Decode an image from a file or from the bytes of one; the format is recognized by content.
 
     Raises:
-        ImageError: It is not an image of a known format, or is damaged, too large, HDR, raw, or has several frames.
+        UnsupportedError: It is not an image of a known format, or is of an unsupported kind, such as raw, HDR, or with
+            several frames.
+        TooLargeError: It has more pixels than the limit.
+        ImageError: It is damaged.
         OSError: The file cannot be read.
     """
     with _opened(source) as opened:
@@ -157,7 +160,8 @@ def _open(file: BinaryIO, ending: str) -> Opened:
     """Open a file by its first bytes; its ending tells only what kind it is if they do not.
 
     Raises:
-        ImageError: It is not an image of a known format.
+        UnsupportedError: It is not an image of a known format, or is of an unsupported kind.
+        ImageError: It is empty.
         DamagedError: It is damaged.
     """
     file.seek(0)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from drsformer.errors import ImageError
+from drsformer.errors import UnsupportedError
 from drsformer.images import full_range, unmultiplied
 from drsformer.signatures import RAW_MESSAGE
 from drsformer_cli.images import color, exif, orientation, pillow
 from drsformer_cli.images.ifd import ASCII, BYTE, LONG, LONG8, NUMBER_SIZES, RATIONAL, SHORT, UNDEFINED, Directory, Tags
-from drsformer_cli.images.image import DamagedError, Metadata, Opened, to_8_bits
+from drsformer_cli.images.image import DamagedError, Metadata, Opened, refuse_frames, to_8_bits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -81,7 +81,7 @@ def open_tiff(file: BinaryIO) -> Opened:
     """Read the directories.
 
     Raises:
-        ImageError: It has several pages, is a raw file or of a kind that is not supported.
+        UnsupportedError: It has several pages, is a raw file or of a kind that is not supported.
         DamagedError: It is damaged.
     """
     tags = Tags(file)
@@ -118,12 +118,11 @@ def _chain(tags: Tags) -> list[Directory]:
 def _main(tags: Tags, directories: list[Directory], notes: list[str]) -> Directory:
     """The directory of the image, among directories of masks and reduced copies."""
     if _is_raw(tags, directories):
-        raise ImageError(RAW_MESSAGE)
+        raise UnsupportedError(RAW_MESSAGE)
     pages = [found for found in directories if not _is_secondary(tags, found)]
     if not pages:
-        raise ImageError("holds only a reduced image or a mask; expected the image itself")
-    if len(pages) > 1:
-        raise ImageError(f"has {len(pages)} frames or pages; expected a single image")
+        raise UnsupportedError("holds only a reduced image or a mask; expected the image itself")
+    refuse_frames(len(pages))
     if len(directories) > 1:
         notes.append("only the main image of a TIFF with a thumbnail or mask is kept")
     return pages[0]
@@ -252,14 +251,14 @@ class _Layout:
         """Refuse layouts that neither Pillow nor this module reads.
 
         Raises:
-            ImageError: The layout is not supported.
+            UnsupportedError: The layout is not supported.
         """
         if self.compression not in _PILLOWS:
             name = _COMPRESSIONS.get(self.compression, f"number {self.compression}")
-            raise ImageError(f"not supported: TIFF with the compression {name}")
+            raise UnsupportedError(f"not supported: TIFF with the compression {name}")
         if not self.plain and not self.left_to_pillow:
             predicted = f" with predictor {self.predictor}" if self.predictor != 1 else ""
-            raise ImageError(
+            raise UnsupportedError(
                 f"not supported: {self.describe()}{predicted}; expected unsigned integers of up to 16 bits of gray, "
                 "RGB or CMYK"
             )
@@ -420,7 +419,7 @@ def _load(layout: _Layout, entries: list[_NewEntry]) -> Image.Image:
         try:
             opened = TiffImagePlugin.TiffImageFile(buffer)
         except (SyntaxError, KeyError):  # raised for kinds of TIFF that Pillow does not support
-            raise ImageError(f"not supported: {layout.describe()}") from None
+            raise UnsupportedError(f"not supported: {layout.describe()}") from None
         return pillow.pixels(opened)
 
 

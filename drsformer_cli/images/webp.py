@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import WebPImagePlugin
 
-from drsformer.errors import ImageError
+from drsformer.errors import UnsupportedError
 from drsformer_cli.images.plain import open_plain
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ def open_webp(file: BinaryIO) -> Opened:
     """Open the file.
 
     Raises:
-        ImageError: It is animated, or Pillow was built without WebP.
+        UnsupportedError: It is animated, or Pillow was built without WebP.
         DamagedError: It is damaged.
     """
     if not WebPImagePlugin.SUPPORTED:
-        raise ImageError("is a WebP image, which this Pillow was built without")
+        raise UnsupportedError("is a WebP image, which this Pillow was built without")
     found = open_plain(file, "WEBP")
     file.seek(0)
     found.lossless = b"VP8L" in _image_chunks(file.read())

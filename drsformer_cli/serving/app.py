@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from drsformer.errors import DeviceError
 from drsformer_cli import __version__
 from drsformer_cli.errors import IMAGE_ERRORS, reason
-from drsformer_cli.formats import DEFAULT_QUALITY, FORMAT_OF_ENDING, FORMATS, FormatName
+from drsformer_cli.formats import DEFAULT_QUALITY, FORMAT_OF_ENDING, FORMATS, FormatName, missing_extra
 from drsformer_cli.images import TooLargeError, UnsupportedError
 from drsformer_cli.pages.page import assemble, escape
 from drsformer_cli.serving.guard import Guard
@@ -144,6 +144,8 @@ class _Service:
 
     async def _answer(self, request: Request, options: Options) -> Answer:
         deadline = asyncio.get_running_loop().time() + self.settings.timeout
+        if options.format and (missing := missing_extra(f".{options.format}")):
+            raise _Refusal(422, f"format: {missing}")
         self._take_place()
         job = None
         try:
@@ -264,7 +266,9 @@ _BODY: dict[str, Any] = {
 def _page(settings: Settings) -> str:
     """The page to drop an image on."""
     formats = "".join(
-        f'<option value="{escape(row.endings[0])}">{escape(row.title)}</option>' for row in FORMATS.values()
+        f'<option value="{escape(row.endings[0])}">{escape(row.title)}</option>'
+        for row in FORMATS.values()
+        if row.missing() is None
     )
     values = {"model": escape(settings.model), "formats": formats}
     return assemble("serve", "Remove rain from an image", values, policy="img-src data: blob:; connect-src 'self'")

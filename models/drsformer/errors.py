@@ -17,5 +17,9 @@ class ImageError(DRSformerError):
     """An image cannot be read, processed or written."""
 
 
+class UnsupportedError(ImageError):
+    """A file is not an image, or is one of a kind that is not supported."""
+
+
 class DeviceError(DRSformerError):
     """A device does not exist, or is out of memory even for the smallest tile."""

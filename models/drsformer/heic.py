@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from drsformer.errors import ImageError
+from drsformer.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -21,20 +21,16 @@ if TYPE_CHECKING:
 _SEQUENCES = {b"hevc", b"hevx", b"hevm", b"hevs", b"msf1"}
 
 
-class HeicMissingError(ImageError):
-    """The extra `heic` is not installed."""
-
-
 def library() -> ModuleType:
     """The package pillow_heif.
 
     Raises:
-        HeicMissingError: It is not installed.
+        UnsupportedError: It is not installed.
     """
     try:
         import pillow_heif
     except ImportError:
-        raise HeicMissingError("HEIC needs pip install 'drsformer[heic]'") from None
+        raise UnsupportedError("HEIC needs pip install 'drsformer[heic]'") from None
     return pillow_heif
 
 
@@ -42,13 +38,12 @@ def open_heic(data: bytes) -> HeifFile:
     """Read the header of a file.
 
     Raises:
-        HeicMissingError: pillow-heif is not installed.
-        ImageError: It is an image sequence.
+        UnsupportedError: It is an image sequence, or pillow-heif is not installed.
         ValueError, EOFError, SyntaxError, RuntimeError: It is damaged or not supported; from pillow-heif.
     """
     pillow_heif = library()
     if data[8:12] in _SEQUENCES:
-        raise ImageError("is an image sequence; expected a single image")
+        raise UnsupportedError("is an image sequence; expected a single image")
     opened: HeifFile = pillow_heif.open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)
     if not len(opened):
         raise ValueError("it holds no image")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from drsformer.errors import ImageError
+from drsformer.errors import ImageError, UnsupportedError
 from drsformer.heic import heic_pixels, open_heic
 from drsformer.signatures import LONGEST_START, RAW_ENDINGS, RAW_MESSAGE, is_heic, is_raw
 
@@ -57,10 +57,10 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     path = Path(path)
     try:
         return _read(path)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{path}: {error}") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image; expected JPEG, PNG, TIFF, WebP, BMP, AVIF or HEIC") from None
+        raise UnsupportedError(f"{path}: not an image; expected JPEG, PNG, TIFF, WebP, BMP, AVIF or HEIC") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{path}: larger than PIL.Image.MAX_IMAGE_PIXELS allows") from None
     except _DECODER_ERRORS as error:
@@ -102,7 +102,7 @@ def _read(path: Path) -> ImageArray:
     with path.open("rb") as file:
         start = file.read(LONGEST_START)
     if is_raw(start):
-        raise ImageError(RAW_MESSAGE)
+        raise UnsupportedError(RAW_MESSAGE)
     if is_heic(start):
         return _heic(path)
     with Image.open(path, formats=_FORMATS) as opened:
@@ -119,20 +119,20 @@ def _heic(path: Path) -> ImageArray:
 def _array(opened: Image.Image, path: Path) -> ImageArray:
     frames = getattr(opened, "n_frames", 1)
     if frames > 1 and opened.format != "MPO":  # a camera's JPEG, whose other images are previews
-        raise ImageError(f"has {frames} frames or pages; expected a single image")
+        raise UnsupportedError(f"has {frames} frames or pages; expected a single image")
     raw_mode = _raw_mode(opened)
     is_tiff = opened.format == "TIFF"
     if is_tiff:
         tags = getattr(opened, "tag_v2", {})
         is_preview = tags.get(_SUBFILE_TYPE, 0) & 1  # the image itself is in another directory
         if is_preview or _DNG_VERSION in tags or path.suffix.lower() in RAW_ENDINGS:
-            raise ImageError(RAW_MESSAGE)
+            raise UnsupportedError(RAW_MESSAGE)
     opened.load()  # applies the orientation of TIFF; PNG may have EXIF after the pixels
     orientation = 1 if is_tiff else opened.getexif().get(ExifTags.Base.Orientation, 1)
     if opened.mode.startswith("I;16"):
         pixels = _gray16(opened, raw_mode)
     elif opened.mode in ("I", "F"):
-        raise ImageError(f"has 32-bit pixels (mode {opened.mode}); expected 8 or 16 bits")
+        raise UnsupportedError(f"has 32-bit pixels (mode {opened.mode}); expected 8 or 16 bits")
     elif ";16" in raw_mode or (is_tiff and _tiff_bits(opened) > 8):
         pixels = _color16(opened, path, raw_mode)
     else:
@@ -155,11 +155,11 @@ def _tiff_bits(opened: Image.Image) -> int:
 
 def _gray16(opened: Image.Image, raw_mode: str) -> ImageArray:
     if "transparency" in opened.info:
-        raise ImageError("has 16 bits and a transparent color, which is not supported")
+        raise UnsupportedError("has 16 bits and a transparent color, which is not supported")
     pixels: ImageArray = np.asarray(opened).astype(np.uint16)  # in the machine's byte order
     if opened.format == "TIFF":
         if _tiff_bits(opened) != 16:  # Pillow does not scale 12 bits
-            raise ImageError(f"has {_tiff_bits(opened)} bits a channel ({raw_mode}); expected 8 or 16")
+            raise UnsupportedError(f"has {_tiff_bits(opened)} bits a channel ({raw_mode}); expected 8 or 16")
         if getattr(opened, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0:  # 0 is white
             pixels = 65535 - pixels
     return pixels
@@ -170,14 +170,14 @@ def _color16(opened: Image.Image, path: Path, raw_mode: str) -> ImageArray:
     import cv2
 
     if "transparency" in opened.info:
-        raise ImageError("has 16 bits and a transparent color, which is not supported")
+        raise UnsupportedError("has 16 bits and a transparent color, which is not supported")
     high = np.asarray(opened)
     decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is not None and decoded.dtype == np.uint16 and decoded.ndim == 3:
         pixels: ImageArray = decoded[..., [2, 1, 0, 3][: decoded.shape[2]]]  # from BGR or BGRA
         if pixels.shape == high.shape and np.array_equal(pixels >> 8, high):
             return pixels[..., [0, 3]] if raw_mode.startswith("LA") else pixels  # both read LA as RGBA
-    raise ImageError("has more than 8 bits a channel in a layout that is not supported; try 16-bit PNG")
+    raise UnsupportedError("has more than 8 bits a channel in a layout that is not supported; try 16-bit PNG")
 
 
 def _simplified(opened: Image.Image, raw_mode: str) -> Image.Image:
@@ -187,12 +187,12 @@ def _simplified(opened: Image.Image, raw_mode: str) -> Image.Image:
         return opened.convert("RGBA" if mode == "PA" or "transparency" in opened.info else "RGB")
     if "transparency" in opened.info and mode in ("1", "L", "RGB"):  # one color of a PNG is transparent
         if raw_mode != mode:  # Pillow compares it with scaled values
-            raise ImageError("has less than 8 bits and a transparent color, which is not supported")
+            raise UnsupportedError("has less than 8 bits and a transparent color, which is not supported")
         return opened.convert("LA" if mode == "L" else "RGBA")
     if mode in ("L", "LA", "RGB", "RGBA"):
         return opened
     if mode not in _CONVERTED:
-        raise ImageError(f"has pixels of mode {mode}; expected 8 or 16 bits a channel of gray, RGB or CMYK")
+        raise UnsupportedError(f"has pixels of mode {mode}; expected 8 or 16 bits a channel of gray, RGB or CMYK")
     return opened.convert(_CONVERTED[mode])
 
 
