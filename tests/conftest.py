@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from misbehaving import serving
+from torch.distributed import TCPStore
 
 import drsformer
 from drsformer import PRESETS, DRSformer, DRSformerConfig
@@ -71,10 +71,9 @@ def run(monkeypatch, capfd):
 def on_two_ranks(*arguments: object) -> list[Answer]:
     """Run `drsformer` in two processes of a group, as torchrun does, but without waiting for torchrun to start."""
     code = "import torch; torch.set_num_threads(1); from drsformer_cli.app import main; main()"
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        port = found.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # at a free port
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
+    group["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)],

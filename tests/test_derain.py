@@ -339,7 +339,7 @@ def test_an_image_that_was_finished_before_an_interrupt_is_reported(
 
 
 def test_two_ranks_share_the_files(folder):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = ["-m", "drsformer_cli", "derain", "in", "-o", "out", "-r", "--json"]
     answer = subprocess.run([*launcher, *arguments], capture_output=True, text=True, check=False)
     assert answer.returncode != 0  # one image is bad
