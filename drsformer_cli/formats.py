@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
-from drsformer.signatures import AVIF_BRANDS, GENERAL_BRANDS, HEIC_BRANDS, RAW_ENDINGS
+from drsformer.signatures import AVIF_BRANDS, GENERAL_BRANDS, HEIC_BRANDS, RAW_ENDINGS, brands
 
 
 class Feature(StrEnum):
@@ -119,6 +119,21 @@ FORMATS = {
 
 FORMAT_OF_ENDING = {f".{ending}": row.name for row in FORMATS.values() for ending in (*row.endings, *row.other_endings)}
 """Pillow's names of the formats by file ending. In a folder, files with these endings are taken as images."""
+
+
+def format_of(start: bytes) -> str | None:
+    """Pillow's name of the format of a file, by its first bytes, of which `LONGEST_START` are enough."""
+    for row in FORMATS.values():
+        if any(_begins(start, signature) for signature in row.signatures):
+            return row.name
+    by_brand = {brand: row.name for row in FORMATS.values() for brand in row.brands}
+    return next((by_brand[brand] for brand in brands(start) if brand in by_brand), None)
+
+
+def _begins(start: bytes, signature: bytes) -> bool:
+    return len(start) >= len(signature) and all(
+        expected in (found, ord(".")) for found, expected in zip(start, signature, strict=False)
+    )
 
 
 def missing_extra(ending: str) -> str | None:

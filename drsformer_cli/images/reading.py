@@ -16,7 +16,7 @@ import numpy as np
 from drsformer.errors import ImageError, UnsupportedError
 from drsformer.images import upright
 from drsformer.signatures import LONGEST_START, RAW_ENDINGS, RAW_MESSAGE, brands, is_raw
-from drsformer_cli.formats import FORMATS, KIND_OF_ENDING, titles
+from drsformer_cli.formats import KIND_OF_ENDING, format_of, titles
 from drsformer_cli.images import color, exif, limit, orientation, xmp
 from drsformer_cli.images.avif import open_avif
 from drsformer_cli.images.bmp import open_bmp
@@ -44,7 +44,6 @@ _READERS: dict[str, Callable[[BinaryIO], Opened]] = {
 }
 """Functions that open a format; Pillow alone opens the others."""
 
-_ANY = ord(".")
 _KNOWN = {
     b"GIF8": "a GIF",
     b"%PDF": "a PDF",
@@ -141,21 +140,6 @@ def _opened(source: Path | bytes) -> Iterator[Opened]:
             raise ImageError(f"damaged image: {error}") from None
 
 
-def _format_of(start: bytes) -> str | None:
-    """The format of a file by its first bytes."""
-    for row in FORMATS.values():
-        if any(_begins(start, signature) for signature in row.signatures):
-            return row.name
-    by_brand = {brand: row.name for row in FORMATS.values() for brand in row.brands}
-    return next((by_brand[brand] for brand in brands(start) if brand in by_brand), None)
-
-
-def _begins(start: bytes, signature: bytes) -> bool:
-    return len(start) >= len(signature) and all(
-        expected in (found, _ANY) for found, expected in zip(start, signature, strict=False)
-    )
-
-
 def _open(file: BinaryIO, ending: str) -> Opened:
     """Open a file by its first bytes; its ending tells only what kind it is if they do not.
 
@@ -168,7 +152,7 @@ def _open(file: BinaryIO, ending: str) -> Opened:
     start = file.read(LONGEST_START)
     if not start:
         raise ImageError("the file is empty")
-    image_format = _format_of(start)
+    image_format = format_of(start)
     if is_raw(start) or (ending in RAW_ENDINGS and image_format in (None, "TIFF")):
         raise UnsupportedError(RAW_MESSAGE)
     if image_format is not None:

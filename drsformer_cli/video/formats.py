@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from drsformer_cli.formats import FORMATS
+from drsformer.signatures import LONGEST_START, is_raw
+from drsformer_cli.formats import format_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +102,7 @@ _OTHER_USES = {".ts", ".mts"}  # TypeScript
 _SIGNATURES = tuple(
     re.compile(pattern, re.DOTALL)
     for pattern in (
-        rb".{4}(ftyp|moov|mdat|wide|skip|pnot)",  # MP4 and MOV, unless a brand says that it is an image
+        rb".{4}(ftyp|moov|mdat|wide|skip|pnot)",  # MP4 and MOV, unless they are images
         rb"\x1a\x45\xdf\xa3",  # Matroska and WebM
         rb"RIFF.{4}AVI ",
         rb"FLV\x01",
@@ -113,9 +114,6 @@ _SIGNATURES = tuple(
         rb"YUV4MPEG2 ",
         rb"\x06\x0e\x2b\x34",  # MXF
     )
-)
-_IMAGE_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"crx "}.union(
-    *(row.brands for row in FORMATS.values())
 )
 _PATTERN = re.compile(r"%0?(\d*)d")
 
@@ -131,13 +129,10 @@ def kind_by_content(path: Path) -> Literal["image", "video"] | None:
         if not path.is_file():
             return None
         with path.open("rb") as file:
-            start = file.read(200)
+            start = file.read(LONGEST_START)
     except OSError:
         return None
-    if start[4:8] == b"ftyp" and start[8:12] in _IMAGE_BRANDS:
-        return "image"
-    images = (signature for row in FORMATS.values() for signature in row.signatures)
-    if any(re.match(re.escape(signature).replace(rb"\.", b"."), start, re.DOTALL) for signature in images):
+    if format_of(start) is not None or is_raw(start):
         return "image"
     return "video" if any(pattern.match(start) for pattern in _SIGNATURES) else None
 
