@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,6 +150,13 @@ def server(monkeypatch, tiny_file):
     with serving() as server:
         server.body = tiny_file.read_bytes()
         yield server
+
+
+def documented_keys(command: str) -> set[str]:
+    """The keys that docs/reference.md says --json prints."""
+    page = (Path(__file__).parents[1] / "docs/reference.md").read_text(encoding="utf-8")
+    section = page.partition(f"## drsformer {command}\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"`(\w+)`", section.partition("`--json` prints")[2]))
 
 
 def photo(height: int = 40, width: int = 56, dtype: type = np.uint8, seed: int = 0, noise: float = 0.05):

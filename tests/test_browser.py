@@ -46,6 +46,7 @@ TEXTS = """() => [...document.querySelectorAll("body *")]
 
 @pytest.fixture(scope="module")
 def chromium():
+    playwright.expect.set_options(timeout=20_000)
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from test_pages import Page
 from test_temporal import H, Stand, W, rmse, scene, with_streaks
 
 from drsformer import ImageError
@@ -87,13 +88,18 @@ def shots(tmp_path, monkeypatch):
 
 def test_command_writes_one_image_with_the_metadata_of_the_first(run, shots, tiny_file):
     answer = run(
-        "derain", *shots, "--burst", "-o", "dry.jpg", "--model", tiny_file, "--json", "--overwrite", "--compare"
+        *("derain", *shots, "--burst", "-o", "dry.jpg", "--model", tiny_file),
+        *("--json", "--overwrite", "--compare", "--report", "page.html"),
     )
     assert (answer.code, answer.err) == (0, "")
     row = json.loads(answer.out)
     assert (row["input"], row["output"]) == ("0.jpg", "dry.jpg")
     with Image.open("dry.jpg") as dry, Image.open("dry_compare.jpg") as both:
         assert (dry.size, dry.info["comment"], both.size) == ((W, H), b"shot 0", (2 * W, H))
+    page = Page("page.html")
+    assert page.said("h1") == ["1 file derained"]
+    assert [a["data-name"] for a in page.all("li", "card")] == ["0.jpg"]
+    assert [a["href"] for a in page.all("a")] == ["0.jpg", "dry.jpg"]
     assert run("derain", "*.jpg", "--burst", "-o", "b.png", "--dry-run").out == "0.jpg -> b.png\n"
     assert not Path("b.png").exists()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, documented_keys
 from torch import nn
 
 import drsformer
@@ -181,7 +181,9 @@ def test_darktable(run, onnx_files, monkeypatch, tiny_file, tmp_path):
 def test_weights(run, name, half, tiny, tiny_file, tmp_path):
     answer = run("export", tiny_file, "-o", tmp_path / name, *["--half"] * half, "--json")
     assert answer.code == 0
-    assert json.loads(answer.out)["largest_difference"] is None
+    report = json.loads(answer.out)
+    assert set(report) == documented_keys("export")
+    assert report["largest_difference"] is None
     expected = {key: tensor.half().float() if half else tensor for key, tensor in tiny.state_dict().items()}
     found = load_checkpoint(tmp_path / name)
     assert found.config == TINY

@@ -233,7 +233,7 @@ def test_report_of_derain(run, folder, tiny_file):
     answer = run("derain", "in", "-o", "out", "--report", "out/page.html", "--model", tiny_file, "--json")
     assert (answer.code, answer.out.count("\n")) == (3, 3)
     page = Page("out/page.html")
-    assert page.said("h1") == ["2 of 3 images derained"]
+    assert page.said("h1") == ["2 of 3 files derained"]
     cards = page.all("li", "card")
     assert [a["data-name"] for a in cards] == [f"in/{HOSTILE}", "in/a.png"]
     assert all(float(a["data-mean_change"]) > 0 and float(a["data-seconds"]) >= 0 for a in cards)
@@ -287,7 +287,7 @@ def test_interrupted_run_reports_what_was_done(run, folder, tiny_file, monkeypat
     )
     assert answer.code == 130
     assert [a["data-name"] for a in Page("page.html").all("li", "card")] == [f"in/{HOSTILE}"]
-    assert Page("page.html").said("h1") == ["1 of 3 images derained"]
+    assert Page("page.html").said("h1") == ["1 of 3 files derained"]
 
 
 def test_report_that_cannot_be_written_is_told_and_the_images_are_kept(run, folder, tiny_file, monkeypatch):

@@ -9,11 +9,14 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
+from urllib.parse import unquote
 
 import av
 import numpy as np
 import pytest
+from conftest import documented_keys
 from PIL import Image
+from test_pages import Page
 from video_files import Clip, flashes, found, planes
 
 from drsformer_cli import images
@@ -229,7 +232,7 @@ def test_a_folder_of_images_and_videos(derain):
     Image.new("RGB", (40, 24), "gray").save("in/b.png")
     Path("in/c.ts").write_text("export const typescript = true;\n")
     Image.new("RGB", (40, 24), "gray").save("in/photo.mp4", "PNG")
-    answer = derain("in", "-o", "out", "--json")
+    answer = derain("in", "-o", "out", "--json", "--report", "page.html")
     assert answer.code == 3
     rows = {row["input"]: row for row in map(json.loads, answer.out.splitlines())}
     assert set(rows) == {"in/a.mp4", "in/b.png", "in/photo.mp4"}
@@ -238,7 +241,17 @@ def test_a_folder_of_images_and_videos(derain):
     assert (row["output"], row["frames"], row["scales"], row["resumed_frames"]) == ("out/a.mp4", 3, [1.0], 0)
     assert row["megapixels"] == pytest.approx(48 * 32 / 1e6, abs=1e-3)
     assert row["mean_change"] > 0
+    assert {"incomplete"}.union(*rows.values()) == documented_keys("derain")
     assert names("out") == ["a.mp4", "b.png"]
+    page = Page("page.html")
+    assert page.said("h1") == ["2 of 3 files derained"]
+    assert [(a["data-name"], a.get("data-scale"), a.get("data-frames")) for a in page.all("li", "card")] == [
+        ("in/b.png", "1.0", None), ("in/a.mp4", None, "3"),
+    ]  # fmt: skip
+    assert [Path(unquote(a["href"])) for a in page.all("a")] == list(
+        map(Path, ("in/b.png", "out/b.png", "in/a.mp4", "out/a.mp4"))
+    )
+    assert len(page.all("img")) == 2  # of the image
     assert "in/a.mp4 -> new/a.mp4" in derain("in", "-o", "new", "--dry-run").out
 
 
@@ -317,8 +330,9 @@ def test_a_truncated_video_gives_what_can_be_read(derain):
     Clip(frames=40, options={"g": "5"}, sound="aac").write(Path("a.mkv"))
     data = Path("a.mkv").read_bytes()
     Path("a.mkv").write_bytes(data[: len(data) // 2])
-    answer = derain("a.mkv", "-o", "b.mkv")
+    answer = derain("a.mkv", "-o", "b.mkv", "--json")
     assert answer.code == 3
+    assert json.loads(answer.out)["incomplete"].startswith("cut off: the last")
     assert "a.mkv: cut off: the last" in answer.err
     assert 5 < len(found("b.mkv").frames) < 35
 

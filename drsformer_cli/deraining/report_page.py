@@ -57,13 +57,13 @@ def overview(done: int, total: int, failures: Sequence[tuple[str, str]], model: 
     """The page without its cards.
 
     Args:
-        done: Number of restored images.
+        done: Number of restored images and videos.
         total: Number of inputs.
         failures: Inputs without an output, and why.
         model: The model, as the user named it.
     """
     number = f"{done}" if done == total else f"{done} of {total}"
-    title = f"{number} image{'s' * (total != 1)} derained"
+    title = f"{number} file{'s' * (total != 1)} derained"
     return Overview(title, f"Model: {model}", _SORTS, failures)
 
 
