@@ -49,6 +49,8 @@ def _alone(monkeypatch, tmp_path_factory):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DRSFORMER_HOME", str(tmp_path_factory.getbasetemp() / "home"))
     monkeypatch.setattr(limit, "_advice", "")
+    if handlers[signal.SIGINT] is signal.SIG_IGN:  # as for a job in the background; processes would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -1,7 +1,7 @@
 """What is known about memory, of networks, devices and errors; and memory that is kept."""
 
+import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,8 +85,8 @@ def test_out_of_memory(error, expected):
     assert is_out_of_memory(error) is expected
 
 
-FAULTS = """
-import contextlib, resource, torch
+IN_A_PROCESS = """
+import contextlib, json, resource, sys, torch
 from drsformer import memory
 
 def faults(block):
@@ -98,46 +98,57 @@ def faults(block):
             torch.ones(10_000_000)  # 40 MB: 10,000 pages
         found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     return min(found)
-"""
 
-
-def in_a_process(code, **environment):
-    command = [sys.executable, "-c", FAULTS + code]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment}).stdout
-
-
-@pytest.mark.skipif(memory._mallopt() is None, reason="only for glibc whose malloc is not tuned")
-def test_memory_is_kept():
-    plain = int(in_a_process("print(faults(contextlib.nullcontext))"))
-    in_blocks = int(in_a_process("print(faults(memory.kept_memory))"))
-    in_all = int(in_a_process("memory.keep_freed_memory(); print(faults(memory.kept_memory))"))
-    assert 3 * in_blocks < plain
-    assert 3 * in_all < plain
-
-
-@pytest.mark.skipif(memory._mallopt() is None, reason="only for glibc whose malloc is not tuned")
-def test_memory_outside_of_the_block_is_returned():
-    code = """
-with memory.kept_memory():
-    pass
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-before = resident()
-large = torch.ones(50_000_000)
-assert resident() - before > 190e6
-del large
-print(resident() - before)
+
+memory.measure_bytes_per_pixel(torch.nn.Conv2d(3, 3, 1), torch.device("cpu"))
+found = {"imports": "sympy" in sys.modules}
+if memory._mallopt() is not None:
+    found["plain"] = faults(contextlib.nullcontext)
+    found["in_blocks"] = faults(memory.kept_memory)
+    before = resident()
+    large = torch.ones(50_000_000)
+    found["used"] = resident() - before
+    del large
+    found["left"] = resident() - before
+    memory.keep_freed_memory()
+    found["in_all"] = faults(memory.kept_memory)
+print(json.dumps(found))
 """
-    assert int(in_a_process(code)) < 20e6
 
 
-def test_malloc_that_is_tuned_by_the_environment_is_left_alone():
-    code = "print(memory._mallopt())"
-    assert in_a_process(code, MALLOC_MMAP_THRESHOLD_="1000000") == "None\n"
-    assert in_a_process(code, GLIBC_TUNABLES="glibc.malloc.arena_max=2") == "None\n"
+@pytest.fixture(scope="module")
+def measured():
+    """What a new process measures: page faults, memory outside of blocks, and imports."""
+    command = [sys.executable, "-c", IN_A_PROCESS]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def test_measuring_imports_nothing_slow():
+needs_glibc = pytest.mark.skipif(memory._mallopt() is None, reason="only for glibc whose malloc is not tuned")
+
+
+@needs_glibc
+def test_memory_is_kept(measured):
+    assert 3 * measured["in_blocks"] < measured["plain"]
+    assert 3 * measured["in_all"] < measured["plain"]
+
+
+@needs_glibc
+def test_memory_outside_of_the_block_is_returned(measured):
+    assert measured["used"] > 190e6
+    assert measured["left"] < 20e6
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MALLOC_MMAP_THRESHOLD_", "1000000"), ("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")],
+)
+def test_malloc_that_is_tuned_by_the_environment_is_left_alone(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert memory._mallopt.__wrapped__() is None
+
+
+def test_measuring_imports_nothing_slow(measured):
     """Torch would import Dynamo and sympy, a second of work, for the first tensor that is counted."""
-    code = "memory.measure_bytes_per_pixel(torch.nn.Conv2d(3, 3, 1), torch.device('cpu'))\n"
-    assert in_a_process(code + "import sys; print('sympy' in sys.modules)") == "False\n"
+    assert measured["imports"] is False
