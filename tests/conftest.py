@@ -146,9 +146,8 @@ def published(monkeypatch, tiny_file):
 
 @pytest.fixture
 def server(monkeypatch, tiny_file):
-    """A web server that serves the tiny network, and a client with short timeouts."""
+    """A web server that serves the tiny network, and a client that tries again at once."""
     monkeypatch.setattr(http, "BACK_OFF_SECONDS", 0)
-    monkeypatch.setattr(http, "READ_SECONDS", 1)
     with serving() as server:
         server.body = tiny_file.read_bytes()
         yield server

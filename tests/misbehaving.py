@@ -86,6 +86,14 @@ def honest(request, cut=None, pause=0.0, **headers):
             time.sleep(pause)
 
 
+def stuck(request, released):
+    """The beginning of the file, and nothing more until the event is set."""
+    request.head(200, Content_Length=len(request.body), ETag=request.etag)
+    request.wfile.write(request.body[:30_000])
+    request.wfile.flush()
+    released.wait(60)
+
+
 def no_ranges(request, cut=None):
     """200 whatever was asked."""
     request.head(200, Content_Length=len(request.body), ETag=request.etag)

@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,7 +17,7 @@ from pathlib import Path
 import misbehaving
 import pytest
 from conftest import photo
-from misbehaving import honest, page, redirect, status
+from misbehaving import honest, page, redirect, status, stuck
 from PIL import Image
 
 from drsformer_cli.downloads import http, zoo
@@ -276,7 +277,7 @@ def test_bundled_and_dry_run(run, home):
 
 
 def wait_for(condition):
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -292,9 +293,17 @@ def test_two_processes_download_once(start, home, server):
     assert sum("verified" in err for _, err in answers) == 1
 
 
-def test_killed_in_the_middle_then_again(start, download, home, server):
+@pytest.fixture
+def released():
+    """Ends the requests of a server that is stuck."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_killed_in_the_middle_then_again(start, download, home, server, released):
     part = home / "weights/rain200h.pth.part"
-    server.always = partial(honest, pause=0.05)
+    server.always = partial(stuck, released=released)
     with start("rain200h") as process:
         wait_for(lambda: part.exists() and part.stat().st_size > 20_000)
         process.kill()
@@ -307,13 +316,13 @@ def test_killed_in_the_middle_then_again(start, download, home, server):
     assert (home / "weights/rain200h.pth").read_bytes() == server.body
 
 
-def test_interrupt_keeps_what_came(start, home, server):
-    server.always = partial(honest, pause=0.05)
+def test_interrupt_keeps_what_came(start, home, server, released):
+    server.always = partial(stuck, released=released)
     part = home / "weights/rain200h.pth.part"
     with start("rain200h") as process:
         wait_for(lambda: part.exists() and part.stat().st_size > 20_000)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     kept = f"rain200h: {part.stat().st_size} bytes are kept; run the same command again to resume"
     assert errors == f"drsformer: interrupted; {kept}\n"

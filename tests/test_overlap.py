@@ -60,7 +60,7 @@ def test_the_next_item_is_read_while_this_one_is_worked_on():
         return item
 
     def work(item, text):
-        assert item != "a" or reading.wait(10)
+        assert item != "a" or reading.wait(60)
         return text
 
     assert [item for item, _ in overlapped(["a", "b"], read_and_tell, work, lambda *_: None)] == ["a", "b"]
@@ -72,11 +72,11 @@ def test_an_early_end_stops_what_is_not_finished():
     def finish(item, text, stop):
         if item == "b":
             started.set()
-            stopped.append(stop.wait(10))
+            stopped.append(stop.wait(60))
 
     with contextlib.closing(overlapped(["a", "b", "c"], read, lambda item, text: text, finish)) as work:
         next(work)
-        assert started.wait(10)
+        assert started.wait(60)
     assert stopped == [True]
 
 
@@ -85,7 +85,7 @@ def test_what_an_interrupt_leaves_finished_but_not_handled():
 
     def work(item, text):
         if item == "b":
-            assert finished.wait(10)
+            assert finished.wait(60)
             raise KeyboardInterrupt
         return text
 

@@ -82,7 +82,9 @@ class Client:
         return self.request("POST", path, encoded() if body is None else body, headers)
 
     def wait_for_free_places(self, number):
-        while self.get("/health").json()["free_places"] != number:
+        end = time.monotonic() + 60
+        while (free := self.get("/health").json()["free_places"]) != number:
+            assert time.monotonic() < end, free
             time.sleep(0.02)
 
 
@@ -316,13 +318,14 @@ def test_queue_has_a_limit(restorer):
 
 
 def test_request_that_takes_too_long_is_given_up(restorer):
-    gate = Gate(restorer)
-    with serving(gate, timeout=0.05) as client:
-        assert error_of(client.post("/derain")) == (
-            504,
-            "no result in 0.05 s: the image takes too long",
-        )
-        client.wait_for_free_places(2)  # it ends at the next tile
+    for timeout in (0.05, 0.5, 5):  # on a busy machine, the image may not arrive or begin in a short time
+        with serving(Gate(restorer), timeout=timeout) as client:
+            status, text = error_of(client.post("/derain"))
+            client.wait_for_free_places(2)  # it ends at the next tile
+        if status == 504:
+            break
+        assert status in (408, 503)
+    assert (status, text) == (504, f"no result in {timeout:g} s: the image takes too long")
 
 
 def test_worker_that_was_stopped_takes_nothing(restorer):
