@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,24 +72,40 @@ def run(monkeypatch, capfd):
     return run
 
 
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["cv2", "numpy", "PIL.Image", "torch.distributed"])  # most of the time of a new process
+
+
+def _main(arguments: tuple[str, ...], environment: dict[str, str], out: Path, err: Path) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    for path, stream in ((out, sys.stdout), (err, sys.stderr)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
+    torch.set_num_threads(1)
+    sys.argv = ["drsformer", *arguments]
+    app.main()
+
+
 def on_two_ranks(*arguments: object) -> list[Answer]:
-    """Run `drsformer` in two processes of a group, as torchrun does, but without waiting for torchrun to start."""
-    code = "import torch; torch.set_num_threads(1); from drsformer_cli.app import main; main()"
+    """Run `drsformer` in two processes of a group, as torchrun does, but without waiting for torch to be imported."""
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # at a free port
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
     group["TORCHELASTIC_USE_AGENT_STORE"] = "True"
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    said = [rank.communicate(timeout=120) for rank in ranks]
-    return [Answer(rank.returncode, *texts) for rank, texts in zip(ranks, said, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        ranks, texts = [], []
+        for rank in ("0", "1"):
+            texts.append([Path(folder, f"{name}{rank}") for name in ("out", "err")])
+            environment = {**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank}
+            ranks.append(
+                _FORKS.Process(target=_main, args=(tuple(map(str, arguments)), environment, *texts[-1]), daemon=True)
+            )
+            ranks[-1].start()
+        for rank in ranks:
+            rank.join(120)
+        return [
+            Answer(rank.exitcode, *(path.read_text(encoding="utf-8") for path in paths))
+            for rank, paths in zip(ranks, texts, strict=True)
+        ]
 
 
 @pytest.fixture(autouse=True)

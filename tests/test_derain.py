@@ -371,12 +371,15 @@ def test_rain100l(run, shared, tmp_path, general):
         luma = [np.round(16 + x.astype(float) @ [65.481, 128.553, 24.966] / 255) for x in (a, b)]
         return 10 * np.log10(255**2 / np.mean((luma[0] - luma[1]) ** 2))
 
-    names = sorted((shared / "data/Rain100L/input").iterdir())[::50]
-    assert run("derain", *names, "-o", tmp_path / "out").code == 0
+    middle = (slice(60, 220), slice(80, 240))
+    names = [path.name for path in sorted((shared / "data/Rain100L/input").iterdir())[::50]]
     for name in names:
-        rainy = opened(name)[2]
-        clean = opened(shared / "data/Rain100L/target" / name.name)[2]
-        restored = opened(tmp_path / "out" / name.name)[2]
+        Image.fromarray(opened(shared / "data/Rain100L/input" / name)[2][middle]).save(tmp_path / name)
+    assert run("derain", *(tmp_path / name for name in names), "-o", tmp_path / "out").code == 0
+    for name in names:
+        rainy = opened(tmp_path / name)[2]
+        clean = opened(shared / "data/Rain100L/target" / name)[2][middle]
+        restored = opened(tmp_path / "out" / name)[2]
         assert np.array_equal(restored, drsformer.derain(general, rainy, tile=None))
         assert psnr(restored, clean) > psnr(rainy, clean) + 1.5
 
