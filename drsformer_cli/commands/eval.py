@@ -289,12 +289,7 @@ class _Page:
 
         failures = [failure for scores in all_scores for failure in report.failures(scores)] or self.failures
         overview = report_page.overview(self.image_sets, len(self.report), all_scores, failures)
-        try:
-            self.report.write(overview, overwrite=self.overwrite)
-        except OSError as error:
-            console.error(f"{self.report.path}: cannot be written: {reason(error)}")
-            return False
-        return True
+        return self.report.save(overview, overwrite=self.overwrite)
 
 
 def _encoded(pixels: RGB8, path: Path) -> bytes:

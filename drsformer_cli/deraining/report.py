@@ -76,12 +76,7 @@ class Page:
 
         failures = [failure for outcome in outcomes for failure in outcome.failures]
         overview = report_page.overview(len(self.report), self.total, failures, self.model)
-        try:
-            self.report.write(overview, overwrite=self.overwrite)
-        except OSError as error:
-            console.error(f"{self.report.path}: cannot be written: {reason(error)}")
-            return False
-        return True
+        return self.report.save(overview, overwrite=self.overwrite)
 
 
 class Reporter:

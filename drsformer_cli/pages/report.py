@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from drsformer.files import atomic_write
+from drsformer_cli import console
 from drsformer_cli.errors import IMAGE_ERRORS, reason
 from drsformer_cli.pages.compare import comparison, preview
 from drsformer_cli.pages.page import assemble, escape
@@ -174,6 +175,15 @@ class Report:
             file.write(after.encode())
         if self._problem is not None:
             raise OSError(f"images are missing in it: {self._problem}")
+
+    def save(self, overview: Overview, *, overwrite: bool) -> bool:
+        """Write the page, once; returns whether that worked, and prints the reason if it did not."""
+        try:
+            self.write(overview, overwrite=overwrite)
+        except OSError as error:
+            console.error(f"{self.path}: cannot be written: {reason(error)}")
+            return False
+        return True
 
     def _card(self, card: Card) -> str:
         images, notes = "", list(card.notes)
