@@ -15,6 +15,7 @@ import torch
 from conftest import on_two_ranks, photo
 from PIL import Image
 
+from drsformer import Restorer, load_checkpoint
 from drsformer.errors import ImageError
 from drsformer_cli import console
 from drsformer_cli import images as image_files
@@ -69,6 +70,15 @@ def test_json_is_what_the_metrics_say_of_what_derain_writes(run, data):
     assert facts["psnr"] == pytest.approx(np.mean([image["psnr"] for image in facts["images"]]))
     low, high = facts["psnr_interval"]
     assert low <= facts["psnr"] <= high
+    assert facts["scale"] == 1
+
+
+def test_scale(run, data):
+    arguments = ["--dataset", "Rain100L", "--model", "tiny.pth", "--json", "--limit", 1, "--save", "out"]
+    (facts,) = runs(run("eval", *arguments, "--scale", 2))
+    assert facts["scale"] == 2
+    restored = np.asarray(Image.open("out/Rain100L/tiny/rain-1.png"))
+    assert np.array_equal(restored, Restorer(load_checkpoint("tiny.pth"), scale=2)(photo(seed=1)))
 
 
 def test_results_of_any_tool(run, data):

@@ -55,6 +55,15 @@ def test_part_of_a_set_is_not_compared():
     assert "to paper" not in text_of(other_protocol)
 
 
+def test_results_at_another_scale_are_not_compared():
+    for scale in (2.0, "auto"):
+        run = run_on(DATASETS["Rain200L"], 40.0)
+        run.candidate.settings["scale"] = scale
+        assert "to paper" not in text_of(run)
+        run.candidate.settings["scale"] = 1.0
+        assert "to paper" in text_of(run)
+
+
 def test_notes_say_what_the_means_leave_out():
     odd = [
         ImageScores("same", "same", {"psnr": math.inf, "ssim": 1.0}),

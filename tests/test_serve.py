@@ -137,6 +137,7 @@ def test_answer_is_what_derain_writes(client, restorer, image_format):
     assert answer.content == images.encode(expected.image, image_format)
     assert answer.headers["content-type"] == Image.MIME[image_format]
     assert json.loads(answer.headers["x-drsformer-notes"]) == []
+    assert answer.headers["x-drsformer-scale"] == "1"
     assert float(answer.headers["x-drsformer-mean-change"]) == pytest.approx(expected.mean_change, abs=1e-3)
 
 
@@ -289,6 +290,14 @@ def test_pages_of_other_web_sites_are_refused(client, headers, status):
     assert answer.status == status
     if status != 200:
         assert error_of(answer)
+
+
+def test_scale(tiny):
+    larger = Restorer(tiny, scale=2)
+    with serving(larger) as client:
+        answer = client.post("/derain")
+    assert answer.headers["x-drsformer-scale"] == "2"
+    assert np.array_equal(images.read(answer.content).pixels, larger(photo()))
 
 
 def test_on_other_addresses_any_host_name_is_ours(restorer):

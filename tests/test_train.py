@@ -103,8 +103,10 @@ def same(a, b):
     return a == b
 
 
-def test_a_run_and_what_it_leaves_behind(run, folder):
-    answer = train(run, "--set", "validation.every=3")
+def test_a_run_and_what_it_leaves_behind(run, folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("drsformer.inference.choose_scale", lambda *_: pytest.fail("validation is at scale 1"))
+        answer = train(run, "--set", "validation.every=3")
     assert answer.code == 0
     assert answer.out == "out: done, step_00000006.pth\n"
     assert "batches of 2 patches of 16x16 pixels, loss l1, on cpu" in answer.err
