@@ -25,6 +25,7 @@ HOSTILE = '"onerror=alert(1) <script>alert(2)</script>.png'
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.xdist_group("browser"),  # one start of it
     pytest.mark.skipif(CHROMIUM is None, reason="no browser: Chromium is not installed"),
 ]
 

@@ -349,6 +349,7 @@ def test_two_ranks_share_the_files(folder):
     assert answer.stderr.count("1 of 3 images failed:") == 1
 
 
+@pytest.mark.xdist_group("ranks")
 def test_two_ranks_say_a_refusal_once(folder):
     ranks = on_two_ranks("derain", "in", "-o", "in")
     assert all(rank.code == 2 for rank in ranks)

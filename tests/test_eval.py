@@ -347,6 +347,7 @@ def test_no_bar_in_a_file(run, data, monkeypatch):
     assert (answer.code, answer.err) == (0, "")
 
 
+@pytest.mark.xdist_group("ranks")
 def test_two_ranks_give_what_one_gives(run, data):
     arguments = ["eval", "--dataset", "Rain100L", "--model", "tiny.pth", "--json", "--threads", "1"]
     (alone,) = runs(run(*arguments))

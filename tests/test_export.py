@@ -20,6 +20,8 @@ from drsformer.model import PatchEmbed, SparseTransformerBlock
 from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import ExportError, UsageError
 
+pytestmark = pytest.mark.xdist_group("export")  # the exporter is imported once
+
 ROOT = Path(__file__).parents[1]
 
 

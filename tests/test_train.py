@@ -412,6 +412,7 @@ def test_a_killed_run_resumes(run, folder):
     assert checkpoints()[-1] == f"step_{latest + 1:08d}.pth"
 
 
+@pytest.mark.xdist_group("ranks")
 def test_two_processes_train_as_one(run, folder):
     """The same global batch: same losses, same weights, and a run of one process resumes with two."""
     settings = ["--set", "training.steps=4", "--set", "data.sources.pairs.weight=2"]
