@@ -8,7 +8,7 @@ import pytest
 from conftest import photo
 
 import drsformer
-from drsformer import ConfigError, ImageError
+from drsformer import ConfigError, ImageError, fusion
 from drsformer.config import MOST_NEIGHBORS
 from drsformer.inference import Restorer
 from drsformer.temporal import CONTEXT, restore_frames
@@ -80,6 +80,13 @@ def test_background_behind_rain_is_recovered_while_the_camera_pans():
     before, after = rmse(images(rainy, Stand(), temporal="off"), clean), rmse(images(rainy, Stand()), clean)
     assert np.mean(after) < 0.6 * np.mean(before)
     assert max(np.array(after) / before) < 1
+
+
+def test_rows_are_fused_without_seams(monkeypatch):
+    rainy = [with_streaks(scene(), seed) for seed in range(FRAMES)]
+    whole = images(rainy, Stand())
+    monkeypatch.setattr(fusion, "_ROWS", 5)
+    assert all(map(np.array_equal, whole, images(rainy, Stand())))
 
 
 @pytest.mark.parametrize("brightness", [0, 235])

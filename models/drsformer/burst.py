@@ -10,7 +10,7 @@ import numpy as np
 
 from drsformer.alignment import View, align, estimate_motion
 from drsformer.errors import ImageError
-from drsformer.fusion import Neighbor, fuse
+from drsformer.fusion import Neighbor, at_full_strength, fuse
 from drsformer.temporal import aligned, warp
 
 if TYPE_CHECKING:
@@ -66,10 +66,14 @@ def restore_burst(
     _check(images, names)
     first = images[0]
     scale = restorer.choose_scale(first) if scale is None else scale
-    restored = restorer.restore(first, scale=scale).image
+
+    def restore(image: ImageArray) -> ImageArray:
+        return at_full_strength(image, restorer.restore(image, scale=scale).image, restorer.strength)
+
+    restored = restore(first)
     neighbors = []
     for image, name in zip(images[1:], names[1:], strict=True):
-        other = restorer.restore(image, scale=scale).image
+        other = restore(image)
         try:
             homography = _homography(restored, other)
         except _NotAlignedError:

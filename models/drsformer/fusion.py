@@ -1,10 +1,12 @@
 """Fuse a frame with aligned neighbors: what is bright in it alone is rain.
 
-Rain adds light. So the darkest of the aligned rainy frames is an upper bound of the clean frame, and nearly reaches it
-where at least one of them is dry. Where several are equally dark, they are dry. Where only one is, the median of the
-restored frames tells whether it is dry or shows something else.
+The fused frame is a mean of the aligned restored frames. A frame counts the more the less the network removed from it
+there, since what was removed tells where the rain was. Rain adds light: where several of the rainy frames are equally
+dark and none is darker, that is the background. What the mean has beyond it is rain that the network left. What the
+mean lacks was no rain and is put back, but for large smooth changes: those are haze. Nor is the fused frame brighter
+than the rainy one.
 
-Shapes: (H, W, 3) for all images, uint8 or uint16; masks (H, W).
+Shapes: (H, W, 3) for all images, uint8 or uint16; masks and weights (H, W), uint8.
 """
 
 from __future__ import annotations
@@ -26,18 +28,19 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float32]
     Mask = NDArray[np.uint8]
 
-_ROWS = 64  # rows fused at a time, so that they stay in cache
+_ROWS = 64  # rows fused at a time, so that they stay in cache; only pixel by pixel, so that no seams appear
 
 # In levels of 255; chosen on the sequences of tests/benchmarks/video.py.
+_LITTLE_RAIN = 4.0  # a removal at which a frame counts half
+_UNLIKE = 8.0  # a difference from the present frame, beyond the rain removed from that, at which a frame counts half
 _QUIETEST, _NOISIEST = 3.0, 12.0  # limits of the difference that noise makes
 _NOISE = 2.5  # that difference, in standard deviations
-_BELOW = 20.0  # how far the darkest frame may be below the median of the restored ones if it is alone
-_ABOVE = 5.0  # how far the darkest frame may be above that median if few others are as dark
 _SHARPNESS = 0.5  # error of the interpolation between pixels, as a share of the local contrast
-_AROUND = 15  # pixels in which the alignment is judged
-_SHARE = 0.4  # how much a frame may be darker than others and well aligned, as a share of the rain that is removed
-_POOR = 16.0  # how much brighter than that a pixel may be and not be rain where the alignment is poor
-_ENOUGH = 6  # neighbors that are known from which on the network's answer is not needed
+_AGREED = 0.4  # share of the frames that are not equally dark by chance
+_SATURATED = 0.98  # share of the largest value above which frames are equal whatever they show
+_DRY, _WET = 0.5, 1.5  # mean removal in an area up to which it is dry, and from which on it is not
+_AREA = 8  # such areas are means of so many pixels a side, blurred by ...
+_BLUR = 2.0  # ... so many of them
 
 
 @dataclass(frozen=True)
@@ -46,19 +49,17 @@ class Neighbor:
 
     Attributes:
         rainy: The frame.
-        restored: What the network made of it; None: it is too far to be asked.
+        restored: What the network made of it.
+        dryness: What `dryness` says about the two.
         known: 255 where it shows what the present frame does, 0 elsewhere.
         interpolated: 255 where its pixels had to be interpolated, 0 elsewhere.
     """
 
     rainy: ImageArray
-    restored: ImageArray | None
+    restored: ImageArray
+    dryness: Mask
     known: Mask
     interpolated: Mask
-
-    def __getitem__(self, rows: slice) -> Neighbor:
-        restored = None if self.restored is None else self.restored[rows]
-        return Neighbor(self.rainy[rows], restored, self.known[rows], self.interpolated[rows])
 
 
 def fuse(
@@ -73,24 +74,57 @@ def fuse(
 
     Args:
         rainy: The present frame.
-        restored: What the network made of it; it is returned where no neighbor is known.
-        neighbors: The aligned frames near it, the nearest ones first.
-        strength: That of the restorer: 0 keeps the frame.
+        restored: What the network made of it, at full strength; this is returned where no neighbor is known.
+        neighbors: The aligned frames near it, at full strength.
+        strength: Blends between the rainy frame (0) and the fused one (1).
         pool: Threads to use. None: this one.
     """
     if not neighbors:
         return restored
-    noise = noise_of(restored)
-    fused = np.empty_like(restored)
+    map_ = map if pool is None else pool.map
+    removed = _removed(rainy, restored)
+    weights = list(map_(lambda neighbor: _weight(neighbor, restored, removed), neighbors))
+    tolerance = min(max(_QUIETEST, _NOISE * noise_of(restored)), _NOISIEST)
+    peak = np.iinfo(rainy.dtype).max
+    mean, floor, agreed = np.empty_like(restored), np.empty_like(rainy), np.empty_like(removed)
 
     def fuse_rows(top: int) -> None:
         rows = slice(top, top + _ROWS)
-        nearby = [neighbor[rows] for neighbor in neighbors]
-        fused[rows] = _fused(rainy[rows], restored[rows], nearby, noise, strength)
+        images = [restored[rows], *(neighbor.restored[rows] for neighbor in neighbors)]
+        mean[rows] = _mean(images, [_dryness(removed[rows]), *(weight[rows] for weight in weights)])
+        known = [neighbor.known[rows] for neighbor in neighbors]
+        frames = [rainy[rows], *(_brightened(n.rainy[rows], k) for n, k in zip(neighbors, known, strict=True))]
+        floor[rows], alike = _floor(frames, tolerance * peak / 255)
+        count = 1 + sum((mask > 0 for mask in known), np.zeros_like(alike))
+        saturated = _over_channels(cv2.max, floor[rows]) >= _SATURATED * peak
+        agreed[rows] = np.clip((alike.astype(np.float32) - 1) / (_AGREED * count), 0, 1) * 255 * ~saturated
 
-    for _ in (map if pool is None else pool.map)(fuse_rows, range(0, len(rainy), _ROWS)):
+    for _ in map_(fuse_rows, range(0, len(rainy), _ROWS)):
         pass
-    return fused
+    taken = _taken_for_rain(cv2.subtract(floor, mean), agreed)
+    left = cv2.subtract(cv2.subtract(mean, floor), np.full(4, tolerance * peak / 255))
+    left = cv2.multiply(left, _spread(agreed, mean), scale=1 / peak)
+    fused: Any = cv2.subtract(cv2.add(mean, taken), left)
+    fused = cv2.min(fused, cv2.max(rainy, restored))
+    share = np.float32(strength) * _share(rainy, fused, neighbors, removed, tolerance)[..., None]
+
+    def blend_rows(top: int) -> None:
+        rows = slice(top, top + _ROWS)
+        fused[rows] = _blend(rainy[rows], fused[rows], share[rows])
+
+    for _ in map_(blend_rows, range(0, len(rainy), _ROWS)):
+        pass
+    return np.asarray(fused)
+
+
+def at_full_strength(rainy: ImageArray, restored: ImageArray, strength: float) -> ImageArray:
+    """What the network made of an image, from a blend of this and the image; see `Restorer`."""
+    return restored if strength in (0, 1) else _blend(rainy, restored, np.float32(1 / strength))
+
+
+def dryness(rainy: ImageArray, restored: ImageArray) -> Mask:
+    """How dry a frame is, by what the network removed: 255 where that is nothing, near 0 where it is much."""
+    return _dryness(_removed(rainy, restored))
 
 
 def noise_of(image: ImageArray) -> float:
@@ -107,70 +141,45 @@ def noise_of(image: ImageArray) -> float:
     return float(np.quantile(blocks, 0.3) * np.sqrt(np.pi / 2) / 6 * 255 / np.iinfo(image.dtype).max)
 
 
-def _fused(
-    rainy: ImageArray,
-    restored: ImageArray,
-    neighbors: Sequence[Neighbor],
-    noise: float,
-    strength: float,
-) -> ImageArray:
-    peak = int(np.iinfo(rainy.dtype).max)
-    level = np.float32(peak / 255)
-    tolerance = np.float32(min(max(_QUIETEST, _NOISE * noise), _NOISIEST)) * level
-    count = np.ones(rainy.shape[:2], np.float32)  # frames that are known, with the present one
-    for neighbor in neighbors:
-        count += neighbor.known > 0
-    floor, alike = _floor([rainy, *(_brightened(n) for n in neighbors)], float(tolerance))
-    median = _median(restored, [n for n in neighbors if n.restored is not None][:4])
-
-    # The background: the floor, limited by the median where few frames agree on it.
-    agreed_low = np.clip(alike - 1, 0, 1)
-    agreed_high = np.clip((alike - 2) / (np.float32(0.4) * count[..., None]), 0, 1) * (floor < np.float32(0.98 * peak))
-    low = np.maximum(floor, median - np.float32(_BELOW) * level)
-    high = np.minimum(floor, median + np.float32(_ABOVE) * level)
-    background = np.where(
-        floor < median, low + agreed_low * (floor - low), high + agreed_high * (floor - high)
-    )  # (n, W, 3)
-
-    # Rain: what is brighter than the background by more than noise and interpolation make, in all channels.
-    present, answer = rainy.astype(np.float32), restored.astype(np.float32)
-    excess = present - background
-    # Rain does not make a frame darker than those near it. What sways or is poorly aligned makes it darker as often as
-    # brighter.
-    darker = cv2.blur(np.maximum(median - answer, 0), (_AROUND, _AROUND))
-    removed = cv2.blur(np.maximum(present - answer, 0), (_AROUND, _AROUND))
-    doubtful = tolerance + np.float32(_POOR) * np.maximum(darker - np.float32(_SHARE) * removed, 0)
-    rain = np.clip(excess / doubtful - 1, 0, 1)
-    interpolated: Any = neighbors[0].interpolated
-    for neighbor in neighbors[1:]:
-        interpolated = cv2.bitwise_or(interpolated, neighbor.interpolated)
-    if cv2.hasNonZero(interpolated):
-        square = np.ones((3, 3), np.uint8)
-        contrast = cv2.subtract(cv2.dilate(background, square), cv2.erode(background, square))
-        certain = np.clip(excess / (doubtful + np.float32(_SHARPNESS) * contrast) - 1, 0, 1)
-        asked = np.clip((present - answer) / doubtful - 1, 0, 1) * rain
-        rain = np.where(interpolated[..., None] > 0, np.maximum(certain, asked), rain)
-    saturated = rainy >= round(0.98 * peak)
-    least = _over_channels(cv2.min, np.where(saturated, np.float32(2 * peak), excess))
-    most = _over_channels(cv2.max, np.where(saturated, np.float32(0), excess))
-    gray = np.clip((least / np.maximum(most, level) - np.float32(0.1)) / np.float32(0.3), 0, 1)
-    rain = (gray * _over_channels(cv2.min, np.where(saturated, np.float32(1), rain)))[..., None]
-
-    fused = present - np.float32(strength) * rain * excess
-    trust: Any = cv2.GaussianBlur(np.minimum((count - 1) / np.float32(min(_ENOUGH, len(neighbors))), 1), (0, 0), 1.0)
-    fused = answer + trust[..., None] * (fused - answer)
-    return np.rint(np.clip(fused, 0, peak)).astype(rainy.dtype)
+def _removed(rainy: ImageArray, restored: ImageArray) -> Mask:
+    """How much darker the network made a frame, in levels of 255."""
+    return np.asarray(cv2.GaussianBlur(_largest(cv2.subtract(rainy, restored)), (0, 0), 1.0))
 
 
-def _brightened(neighbor: Neighbor) -> ImageArray:
-    """The rainy frame, white where it is unknown, so that it never is the darkest."""
-    unknown = cv2.bitwise_not(neighbor.known)
-    if neighbor.rainy.dtype != np.uint8:
-        unknown = unknown.astype(np.uint16) * 257
-    return np.asarray(cv2.bitwise_or(neighbor.rainy, cv2.merge([unknown] * 3)))
+def _dryness(removed: Mask) -> Mask:
+    return np.asarray(cv2.LUT(removed, _falling(_LITTLE_RAIN, 2)))
 
 
-def _floor(frames: Sequence[ImageArray], tolerance: float) -> tuple[FloatArray, FloatArray]:
+def _falling(half: float, power: float) -> Mask:
+    """A table of weights for differences from 0 to 255; 255 at 0, half of it at `half`."""
+    return np.rint(255 / (1 + (np.arange(256) / half) ** power)).astype(np.uint8)
+
+
+def _weight(neighbor: Neighbor, restored: ImageArray, removed: Mask) -> Mask:
+    """How much a neighbor counts. Where the present frame is dry, it must show the same."""
+    difference = cv2.blur(_largest(cv2.absdiff(neighbor.restored, restored)), (3, 3))
+    agreement: Any = cv2.LUT(cv2.subtract(difference, removed), _falling(_UNLIKE, 3))
+    return np.asarray(cv2.bitwise_and(cv2.multiply(agreement, neighbor.dryness, scale=1 / 255), neighbor.known))
+
+
+def _mean(images: Sequence[ImageArray], weights: Sequence[Mask]) -> ImageArray:
+    """The weighted mean of images; the first one where all weights are 0."""
+    total = np.zeros(images[0].shape, np.float32)
+    weight_of_all = np.full(images[0].shape[:2], 0.1, np.float32)
+    cv2.accumulate(images[0], total)
+    total *= np.float32(0.1)
+    for image, weight in zip(images, weights, strict=True):
+        cv2.accumulateProduct(image, cv2.merge([weight.astype(image.dtype)] * 3), total)
+        cv2.accumulate(weight, weight_of_all)
+    return np.rint(total / weight_of_all[..., None]).astype(images[0].dtype)
+
+
+def _brightened(rainy: ImageArray, known: Mask) -> ImageArray:
+    """A rainy frame, white where it is unknown, so that it never is the darkest."""
+    return np.asarray(cv2.bitwise_or(rainy, _spread(cv2.bitwise_not(known), rainy)))
+
+
+def _floor(frames: Sequence[ImageArray], tolerance: float) -> tuple[ImageArray, Mask]:
     """The mean of the frames that are about as dark as the darkest, and in how many all channels are."""
     darkest: Any = frames[0]
     for frame in frames[1:]:
@@ -182,28 +191,68 @@ def _floor(frames: Sequence[ImageArray], tolerance: float) -> tuple[FloatArray, 
         near = np.asarray(above) <= tolerance
         total += above * near
         number += near
-    return darkest + total / number, _over_channels(cv2.min, number).astype(np.float32)[..., None]
+    return np.rint(darkest + total / number).astype(darkest.dtype), _over_channels(cv2.min, number)
+
+
+def _taken_for_rain(missing: Any, agreed: Mask) -> Any:  # noqa: ANN401
+    """What the network took for rain although the rainy frames agree on it, without haze.
+
+    Args:
+        missing: How much brighter the rainy frames are than the restored ones.
+        agreed: 255 where they agree.
+    """
+    missing = cv2.multiply(missing, _spread(agreed, missing), scale=1 / np.iinfo(missing.dtype).max)
+    H, W = agreed.shape
+    share = _areas(agreed.astype(np.float32) / 255)
+    haze = _areas(missing.astype(np.float32)) / (share + np.float32(1e-3))[..., None]
+    smooth = cv2.resize(haze, (W, H), interpolation=cv2.INTER_LINEAR)
+    return cv2.subtract(missing, np.clip(smooth, 0, np.iinfo(missing.dtype).max).astype(missing.dtype))
+
+
+def _share(
+    rainy: ImageArray, fused: ImageArray, neighbors: Sequence[Neighbor], removed: Mask, tolerance: float
+) -> FloatArray:
+    """The share of the fused frame: 1, or 0 where it is dry all around, so that noise and detail stay; (H, W)."""
+    H, W = removed.shape
+    wet = np.clip((_areas(removed.astype(np.float32)) - _DRY) / (_WET - _DRY), 0, 1)
+    limit = np.full((H, W), tolerance, np.float32)
+    interpolated: Any = neighbors[0].interpolated
+    for neighbor in neighbors[1:]:
+        interpolated = cv2.bitwise_or(interpolated, neighbor.interpolated)
+    if cv2.hasNonZero(interpolated):
+        contrast = _largest(cv2.morphologyEx(fused, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)))
+        limit += _SHARPNESS * (contrast & interpolated)
+    share = np.clip(_largest(cv2.absdiff(fused, rainy)) / limit - 1, 0, 1)
+    surely = np.clip(removed / np.float32(2 * tolerance) - 1, 0, 1)
+    return np.maximum(np.maximum(share, surely), cv2.resize(wet, (W, H), interpolation=cv2.INTER_LINEAR))
+
+
+def _blend(image: ImageArray, other: ImageArray, share: Any) -> ImageArray:  # noqa: ANN401
+    blend = image + share * (other.astype(np.float32) - image)
+    return np.rint(np.clip(blend, 0, np.iinfo(image.dtype).max)).astype(image.dtype)
+
+
+def _areas(image: Any) -> FloatArray:  # noqa: ANN401
+    """Means of areas, blurred: (H, W, ...) -> (h, w, ...)."""
+    H, W = image.shape[:2]
+    small = cv2.resize(image, (max(1, W // _AREA), max(1, H // _AREA)), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.GaussianBlur(small, (0, 0), _BLUR), np.float32)
+
+
+def _spread(mask: Any, image: ImageArray) -> Any:  # noqa: ANN401
+    """A mask for each channel of an image, of its type."""
+    if image.dtype != np.uint8:
+        mask = mask.astype(np.uint16) * 257
+    return cv2.merge([mask] * 3)
+
+
+def _largest(difference: Any) -> Any:  # noqa: ANN401
+    """The largest channel in levels of 255, uint8."""
+    largest = _over_channels(cv2.max, difference)
+    return largest if largest.dtype == np.uint8 else cv2.convertScaleAbs(largest, alpha=255 / 65535)
 
 
 def _over_channels(least_or_most: Callable[[Any, Any], Any], color: Any) -> Any:  # noqa: ANN401
     """The smallest or largest channel: (H, W, 3) -> (H, W)."""
     red, green, blue = cv2.split(color)
     return least_or_most(least_or_most(red, green), blue)
-
-
-def _median(restored: ImageArray, neighbors: Sequence[Neighbor]) -> FloatArray:
-    """The median of restored frames, the present one in place of those that are unknown."""
-    frames: list[Any] = [restored]
-    for neighbor in neighbors:
-        frame: Any = restored.copy()
-        if neighbor.restored is not None:
-            cv2.copyTo(neighbor.restored, neighbor.known, frame)
-        frames.append(frame)
-    # Exchange neighbors until they are in order: few frames, and whole images at a time.
-    for last in range(len(frames) - 1, 0, -1):
-        for i in range(last):
-            frames[i], frames[i + 1] = cv2.min(frames[i], frames[i + 1]), cv2.max(frames[i], frames[i + 1])
-    middle = len(frames) // 2
-    if len(frames) % 2:
-        return np.asarray(frames[middle], np.float32)
-    return (frames[middle - 1].astype(np.float32) + frames[middle]) / 2

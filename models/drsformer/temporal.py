@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
-import torch
 
 from drsformer.alignment import View, align, estimate_motion
 from drsformer.config import MOST_NEIGHBORS
 from drsformer.errors import ConfigError, ImageError
-from drsformer.fusion import Neighbor, fuse
-from drsformer.memory import free_memory
+from drsformer.fusion import Neighbor, at_full_strength, dryness, fuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -38,13 +36,10 @@ _CUT = 0.78
 _THUMBNAIL = 96
 _GROUP = 3  # frames before and after it that are compared
 
-_NEAR = 2  # frames on each side whose restored images are used, too, ...
-_MUCH_MORE = 1.5  # ... unless the network removed so many times as much
-
 _THREADS = 4
 _SMALLEST = 16  # side in pixels of frames that can be aligned
 
-_SHARE_OF_FREE_MEMORY = 0.3
+_BUDGET = 2 * 2**30  # bytes for the aligned frames
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ def restore_frames(
         frames: (H, W, 3) RGB, uint8 or uint16, all of the same size and type.
         restorer: The network and its settings.
         temporal: The number of frames on each side that help a frame, 0 to 4. "auto": 4, or fewer if
-            memory is scarce. "off" and 0: none.
+            frames are larger than 4K. "off" and 0: none.
         scale: The scale of the first shot, if it is known. None: it is chosen.
 
     Yields:
@@ -99,17 +94,17 @@ class _Answer:
 
     Attributes:
         restored: The restored frame.
+        unblended: The same at full strength.
         scale: Its scale.
-        removed: The mean change, in levels of 255.
     """
 
     restored: ImageArray
+    unblended: ImageArray
     scale: float
-    removed: float
 
     @cached_property
     def view(self) -> View:
-        return View(self.restored)
+        return View(self.unblended)
 
 
 @dataclass
@@ -227,9 +222,7 @@ class _Video:
         if frame.answer is None:
             scale = self._choose_scale(number) if self._starts_shot(number) else self._answer(number - 1).scale
             restored = self.restorer.restore(frame.rainy, scale=scale).image
-            rows = slice(None, None, 8)
-            removed = cv2.absdiff(frame.rainy[rows], restored[rows]).mean() * 255 / np.iinfo(restored.dtype).max
-            frame.answer = _Answer(restored, scale, float(removed))
+            frame.answer = _Answer(restored, at_full_strength(frame.rainy, restored, self.restorer.strength), scale)
         return frame.answer
 
     def _choose_scale(self, number: int) -> float:
@@ -247,15 +240,13 @@ class _Video:
         for n in others:
             self._motion(number, n)  # before threads would estimate it twice
         neighbors = list(self.pool.map(lambda n: self._neighbor(number, n), others))
-        restored = self._answer(number).restored
-        return fuse(self._frame(number).rainy, restored, neighbors, strength=self.restorer.strength, pool=self.pool)
+        rainy, unblended = self._frame(number).rainy, self._answer(number).unblended
+        return fuse(rainy, unblended, neighbors, strength=self.restorer.strength, pool=self.pool)
 
     def _neighbor(self, number: int, other: int) -> Neighbor:
         answer, near = self._answer(number), self._answer(other)
-        # A frame with much more rain has more of it left.
-        asked = abs(other - number) <= _NEAR and near.removed <= _MUCH_MORE * answer.removed + 1
         alignment = align(answer.view, near.view, self._motion(number, other))
-        return aligned(self._frame(other).rainy, near.restored if asked else None, alignment)
+        return aligned(self._frame(other).rainy, near.unblended, alignment)
 
     def _motion(self, number: int, other: int) -> Motion:
         """The motion of a frame to another one; it is estimated once for both directions."""
@@ -267,13 +258,14 @@ class _Video:
         return motions[other - number]
 
 
-def aligned(rainy: ImageArray, restored: ImageArray | None, alignment: Alignment) -> Neighbor:
+def aligned(rainy: ImageArray, restored: ImageArray, alignment: Alignment) -> Neighbor:
     """A neighbor, moved to where its pixels are in the present frame."""
     H, W = rainy.shape[:2]
     there = alignment.map_to(H, W)
     return Neighbor(
         warp(rainy, there, cv2.INTER_CUBIC),
-        None if restored is None else warp(restored, there, cv2.INTER_LINEAR),
+        warp(restored, there, cv2.INTER_CUBIC),
+        warp(dryness(rainy, restored), there, cv2.INTER_LINEAR),
         alignment.known_in(H, W),
         alignment.moved_in(H, W),
     )
@@ -330,10 +322,12 @@ def _checked_reach(temporal: Literal["auto", "off"] | int) -> int | None:
 
 
 def _affordable_reach(rainy: ImageArray) -> int:
-    """How many frames of this size on each side the free memory allows."""
-    budget = free_memory(torch.device("cpu")) * _SHARE_OF_FREE_MEMORY
-    # A frame is held as rainy, restored and aligned, and the map of the alignment besides.
-    return int(min(MOST_NEIGHBORS, max(0, (budget / (5 * rainy.nbytes) - 1) // 2)))
+    """How many frames of this size on each side are worth their memory.
+
+    This depends on nothing else, so that a resumed run does the same.
+    """
+    # A frame is held as rainy and restored, both of them aligned, and with masks and the map of the alignment.
+    return min(MOST_NEIGHBORS, _BUDGET // (2 * 8 * rainy.nbytes))
 
 
 def _check_frame(rainy: ImageArray) -> None:
