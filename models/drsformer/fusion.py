@@ -33,6 +33,7 @@ _ROWS = 64  # rows fused at a time, so that they stay in cache; only pixel by pi
 # In levels of 255; chosen on the sequences of tests/benchmarks/video.py.
 _LITTLE_RAIN = 4.0  # a removal at which a frame counts half
 _UNLIKE = 8.0  # a difference from the present frame, beyond the rain removed from that, at which a frame counts half
+_DOUBT = np.float32(24)  # weight, of 255, that the present frame gains for each unknown neighbor beyond half of them
 _QUIETEST, _NOISIEST = 3.0, 12.0  # limits of the difference that noise makes
 _NOISE = 2.5  # that difference, in standard deviations
 _SHARPNESS = 0.5  # error of the interpolation between pixels, as a share of the local contrast
@@ -82,20 +83,23 @@ def fuse(
     if not neighbors:
         return restored
     map_ = map if pool is None else pool.map
+    peak = np.iinfo(rainy.dtype).max
     removed = _removed(rainy, restored)
     weights = list(map_(lambda neighbor: _weight(neighbor, restored, removed), neighbors))
     tolerance = min(max(_QUIETEST, _NOISE * noise_of(restored)), _NOISIEST)
-    peak = np.iinfo(rainy.dtype).max
     mean, floor, agreed = np.empty_like(restored), np.empty_like(rainy), np.empty_like(removed)
 
     def fuse_rows(top: int) -> None:
         rows = slice(top, top + _ROWS)
+        count = np.ones(removed[rows].shape, np.float32)  # frames that are known, with the present one
+        for neighbor in neighbors:
+            count += neighbor.known[rows] > 0
+        doubt = _DOUBT * np.maximum((len(neighbors) + 1) / 2 - count, 0)
+        own = np.minimum(_dryness(removed[rows]) + doubt, 255).astype(np.uint8)
         images = [restored[rows], *(neighbor.restored[rows] for neighbor in neighbors)]
-        mean[rows] = _mean(images, [_dryness(removed[rows]), *(weight[rows] for weight in weights)])
-        known = [neighbor.known[rows] for neighbor in neighbors]
-        frames = [rainy[rows], *(_brightened(n.rainy[rows], k) for n, k in zip(neighbors, known, strict=True))]
+        mean[rows] = _mean(images, [own, *(weight[rows] for weight in weights)])
+        frames = [rainy[rows], *(_brightened(neighbor.rainy[rows], neighbor.known[rows]) for neighbor in neighbors)]
         floor[rows], alike = _floor(frames, tolerance * peak / 255)
-        count = 1 + sum((mask > 0 for mask in known), np.zeros_like(alike))
         saturated = _over_channels(cv2.max, floor[rows]) >= _SATURATED * peak
         agreed[rows] = np.clip((alike.astype(np.float32) - 1) / (_AGREED * count), 0, 1) * 255 * ~saturated
 

@@ -237,8 +237,6 @@ class _Video:
         return statistics.median_low(self.restorer.choose_scale(frame.rainy) for frame in first)
 
     def _fused(self, number: int, others: Sequence[int]) -> ImageArray:
-        for n in others:
-            self._motion(number, n)  # before threads would estimate it twice
         neighbors = list(self.pool.map(lambda n: self._neighbor(number, n), others))
         rainy, unblended = self._frame(number).rainy, self._answer(number).unblended
         return fuse(rainy, unblended, neighbors, strength=self.restorer.strength, pool=self.pool)
@@ -282,6 +280,16 @@ def warp(image: ImageArray, there: Any, interpolation: int) -> ImageArray:  # no
 def is_cut(before: Sequence[ImageArray], after: Sequence[ImageArray]) -> bool:
     """Whether two groups of neighboring thumbnails show different scenes.
 
+    If the later group begins with the last frames of the earlier scene, it does not.
+    """
+    if _difference(before, after) <= _CUT:
+        return False
+    return len(after) == 1 or _difference(before, after[:1]) > _difference(after[:1], after[1:])
+
+
+def _difference(before: Sequence[ImageArray], after: Sequence[ImageArray]) -> float:
+    """The mean difference of two groups of thumbnails, as a share of their mean contrast.
+
     Of each group the darkest values are compared, in which there is little rain.
     """
     earlier, later = np.minimum.reduce(before), np.minimum.reduce(after)
@@ -296,7 +304,7 @@ def is_cut(before: Sequence[ImageArray], after: Sequence[ImageArray]) -> bool:
     now = later - later.mean()
     contrast = (np.abs(earlier - earlier.mean()).mean() + np.abs(now).mean()) / 2
     difference = min(np.abs(candidate - candidate.mean() - now).mean() for candidate in candidates)
-    return bool(difference > _CUT * contrast + 1)
+    return float((difference - 1) / max(contrast, 1e-6))
 
 
 def _thumbnail(rainy: ImageArray) -> ImageArray:
