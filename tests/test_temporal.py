@@ -8,7 +8,7 @@ import pytest
 from conftest import photo
 
 import drsformer
-from drsformer import ConfigError, ImageError, fusion
+from drsformer import ConfigError, ImageError, fusion, temporal
 from drsformer.config import MOST_NEIGHBORS
 from drsformer.inference import Restorer
 from drsformer.temporal import CONTEXT, restore_frames
@@ -112,6 +112,35 @@ def test_frames_beyond_a_cut_change_nothing():
     assert [i for i, frame in enumerate(together) if frame.starts_shot] == [0, 5]
     apart = [*images(first, Stand()), *images(second, Stand())]
     assert all(np.array_equal(a.image, b) for a, b in zip(together, apart, strict=True))
+
+
+def test_haze_that_the_network_removes_stays_removed():
+    class Clearing(Stand):
+        def restore(self, image, progress=None, scale=None):
+            restored = super().restore(image, scale=scale)
+            return types.SimpleNamespace(image=restored.image - np.uint8(20), scale=scale)
+
+    rainy = [with_streaks(scene(), seed, 15) for seed in range(5)]
+    cleared = images([frame + np.uint8(20) for frame in rainy], Clearing())
+    assert np.abs(np.array(cleared).mean(axis=(1, 2, 3)) - scene().mean()).max() < 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_shot_begins_with_the_first_frame_of_a_new_scene(order):
+    """Whether it is darker or brighter than the scene before it."""
+    scenes = [scene(1), scene(2) // 2][::order]
+    frames = [with_streaks(frame, 5 * i + seed) for i, frame in enumerate(scenes) for seed in range(5)]
+    starts = [frame.starts_shot for frame in restore_frames(frames, Stand(), temporal="off")]
+    assert np.flatnonzero(starts).tolist() == [0, 5]
+
+
+def test_reach_of_large_frames_is_limited(monkeypatch):
+    frames = [with_streaks(scene(), seed) for seed in range(4)]
+    automatic = images(frames, Stand())
+    assert all(map(np.array_equal, automatic, images(frames, Stand(), temporal=MOST_NEIGHBORS)))
+    monkeypatch.setattr(temporal, "_BUDGET", 16 * frames[0].nbytes)
+    automatic = images(frames, Stand())
+    assert all(map(np.array_equal, automatic, images(frames, Stand(), temporal=1)))
 
 
 def test_scale_is_chosen_once_a_shot():
