@@ -10,7 +10,7 @@ import numpy as np
 
 from drsformer.alignment import View, align, estimate_motion
 from drsformer.errors import ImageError
-from drsformer.fusion import Neighbor, at_full_strength, fuse
+from drsformer.fusion import Neighbor, at_full_strength, dryness, fuse
 from drsformer.temporal import aligned, warp
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _neighbor(restored: ImageArray, rainy: ImageArray, other: ImageArray, homogr
         seen = cv2.warpPerspective(seen, homography, (W, H), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
     view, other_view = View(restored), View(other)
     alignment = align(view, other_view, estimate_motion(view, other_view))
-    neighbor = aligned(rainy, other, alignment)
+    neighbor = aligned(rainy, other, dryness(rainy, other), alignment)
     if homography is None:
         return neighbor
     seen = warp(seen, alignment.map_to(H, W), cv2.INTER_NEAREST)

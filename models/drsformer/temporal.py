@@ -95,11 +95,13 @@ class _Answer:
     Attributes:
         restored: The restored frame.
         unblended: The same at full strength.
+        dryness: See `drsformer.fusion.dryness`.
         scale: Its scale.
     """
 
     restored: ImageArray
     unblended: ImageArray
+    dryness: ImageArray
     scale: float
 
     @cached_property
@@ -222,7 +224,8 @@ class _Video:
         if frame.answer is None:
             scale = self._choose_scale(number) if self._starts_shot(number) else self._answer(number - 1).scale
             restored = self.restorer.restore(frame.rainy, scale=scale).image
-            frame.answer = _Answer(restored, at_full_strength(frame.rainy, restored, self.restorer.strength), scale)
+            unblended = at_full_strength(frame.rainy, restored, self.restorer.strength)
+            frame.answer = _Answer(restored, unblended, dryness(frame.rainy, unblended), scale)
         return frame.answer
 
     def _choose_scale(self, number: int) -> float:
@@ -244,7 +247,7 @@ class _Video:
     def _neighbor(self, number: int, other: int) -> Neighbor:
         answer, near = self._answer(number), self._answer(other)
         alignment = align(answer.view, near.view, self._motion(number, other))
-        return aligned(self._frame(other).rainy, near.unblended, alignment)
+        return aligned(self._frame(other).rainy, near.unblended, near.dryness, alignment)
 
     def _motion(self, number: int, other: int) -> Motion:
         """The motion of a frame to another one; it is estimated once for both directions."""
@@ -256,14 +259,14 @@ class _Video:
         return motions[other - number]
 
 
-def aligned(rainy: ImageArray, restored: ImageArray, alignment: Alignment) -> Neighbor:
+def aligned(rainy: ImageArray, restored: ImageArray, dry: ImageArray, alignment: Alignment) -> Neighbor:
     """A neighbor, moved to where its pixels are in the present frame."""
     H, W = rainy.shape[:2]
     there = alignment.map_to(H, W)
     return Neighbor(
         warp(rainy, there, cv2.INTER_CUBIC),
         warp(restored, there, cv2.INTER_CUBIC),
-        warp(dryness(rainy, restored), there, cv2.INTER_LINEAR),
+        warp(dry, there, cv2.INTER_LINEAR),
         alignment.known_in(H, W),
         alignment.moved_in(H, W),
     )
