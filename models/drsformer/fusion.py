@@ -111,6 +111,8 @@ def fuse(
     fused: Any = cv2.subtract(cv2.add(mean, taken), left)
     fused = cv2.min(fused, cv2.max(rainy, restored))
     share = np.float32(strength) * _share(rainy, fused, neighbors, removed, tolerance)[..., None]
+    if share.min() == 1:
+        return np.asarray(fused)
 
     def blend_rows(top: int) -> None:
         rows = slice(top, top + _ROWS)
@@ -219,6 +221,8 @@ def _share(
     """The share of the fused frame: 1, or 0 where it is dry all around, so that noise and detail stay; (H, W)."""
     H, W = removed.shape
     wet = np.clip((_areas(removed.astype(np.float32)) - _DRY) / (_WET - _DRY), 0, 1)
+    if wet.min() == 1:
+        return np.ones((H, W), np.float32)
     limit = np.full((H, W), tolerance, np.float32)
     interpolated: Any = neighbors[0].interpolated
     for neighbor in neighbors[1:]:
