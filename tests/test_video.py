@@ -171,6 +171,8 @@ def test_10_bits_stay_10(derain):
         ("b.mp4", Clip(codec="ffv1", size=(1, 1), pixel_format="yuv444p"), "yuv444p", ""),
         ("b.mkv", Clip(codec="ffv1", frames=1, sound="pcm_s16le"), "yuv420p", ""),
         ("b.webm", Clip(codec="ffv1", frames=1, sound="aac"), "yuv420p", "audio 1 (aac) dropped: WebM cannot hold it"),
+        ("b.ts", Clip(frames=1, sound="pcm_s16le"), "yuv420p", "audio 1 (pcm_s16le) dropped: MPEG-TS cannot hold it"),
+        ("b.ts", Clip(frames=1, sound="flac"), "yuv420p", "audio 1 (flac) dropped: MPEG-TS cannot hold it"),
     ],
 )
 def test_what_a_codec_or_container_cannot_hold_is_said(derain, name, clip, format_, note):
@@ -182,6 +184,14 @@ def test_what_a_codec_or_container_cannot_hold_is_said(derain, name, clip, forma
     assert answer.err.count("\n") == (note != "")
     first = found(name).first
     assert (first.width, first.height, first.format.name) == (*clip.size, format_)
+
+
+def test_sound_without_names_of_channels_stays(derain):
+    """AVI says that there are two channels, and MP4 wants to know which."""
+    Clip(frames=4, sound="pcm_s16le", layout="stereo").write(Path("a.avi"))
+    answer = derain("a.avi", "-o", "b.mp4")
+    assert (answer.code, answer.err) == (0, "")
+    assert found("b.mp4").streams == {"video": ["h264"], "audio": ["pcm_s16le"]}
 
 
 def test_attachments_and_a_part_of_a_video(derain):
@@ -361,6 +371,23 @@ def test_full_disk(derain, monkeypatch):
     assert names() == ["a.mp4"]
 
 
+@pytest.mark.parametrize("kilobytes", [2, 12])
+def test_a_file_that_cannot_grow_is_one_line(derain, kilobytes):
+    """While a part is encoded, and while the parts are joined."""
+    resource = pytest.importorskip("resource")
+    Clip(frames=12, sound="pcm_s16le").write(Path("a.mov"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 10, hard))
+    try:
+        answer = derain("a.mov", "-o", "b.mov")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert answer.code == 1
+    lines = [line for line in answer.err.splitlines() if "frames are kept" not in line]
+    assert len(lines) == 1
+    assert lines[0].endswith("cannot be written: File too large")
+
+
 @pytest.fixture
 def short_segments(monkeypatch):
     monkeypatch.setattr(segments, "SEGMENT_FRAMES", 5)
@@ -409,6 +436,25 @@ def test_an_interrupted_video_is_resumed(derain, short_segments, monkeypatch):
         assert all(np.array_equal(a, b) for a, b in zip(planes(x), planes(y), strict=True))
     answer = derain("a.mp4", "-o", "b.mp4", "--resume")
     assert (answer.code, answer.err) == (0, "1 skipped: their output exists\n")
+
+
+def test_damaged_parts_are_restored_again(derain, short_segments, monkeypatch):
+    Clip(frames=12).write(Path("a.mp4"))
+    with monkeypatch.context() as patch:
+        patch.setattr("drsformer_cli.video.pipeline.join", interrupt)
+        assert derain("a.mp4", "-o", "b.mp4").code == 130
+    part = Path(".b.mp4.drsformer/000001.nut")
+    part.write_bytes(part.read_bytes()[:500])
+    answer = derain("a.mp4", "-o", "b.mp4", "--resume", "--end", 9)
+    assert "--end has changed (not set then, 9 now)" in answer.err
+    answer = derain("a.mp4", "-o", "b.mp4", "--resume", "--json")
+    assert answer.err == "a.mp4: kept frames from frame 6 on are damaged; they are restored again\n"
+    assert json.loads(answer.out)["resumed_frames"] == 5
+    assert len(found("b.mp4").frames) == 12
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_kill_and_resume(run, here, tiny_file, short_segments):
