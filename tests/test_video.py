@@ -223,6 +223,22 @@ def test_avi_has_no_times_and_stays_in_sync(derain):
         assert file.duration == pytest.approx(480_000, abs=50_000)
 
 
+@pytest.mark.parametrize(("late", "repeated"), [(23, 0), (143, 3)])
+def test_avi_of_a_video_that_begins_after_its_sound(derain, late, repeated):
+    Clip(times=[late + 40 * i for i in range(6)], sound="pcm_s16le").write(Path("a.mkv"))
+    answer = derain("a.mkv", "-o", "b.avi", "--strength", 0)
+    note = "a.mkv: first frame repeated 3 times, since the sound begins earlier\n"
+    assert (answer.code, answer.err) == (0, note if repeated else "")
+    with av.open("b.avi") as file:
+        assert file.streams.video[0].frames == 6 + repeated
+
+
+def test_a_video_that_begins_late_is_not_cut_off(derain):
+    Clip(times=[1300 + 40 * i for i in range(6)]).write(Path("a.mkv"))
+    answer = derain("a.mkv", "-o", "b.mkv")
+    assert (answer.code, answer.err) == (0, "")
+
+
 def test_preview(derain):
     Clip(frames=10).write(Path("a.mp4"))
     assert derain("a.mp4", "--preview", "0.2").code == 0
@@ -239,10 +255,12 @@ def test_a_folder_of_images_and_videos(derain):
     Image.new("RGB", (40, 24), "gray").save("in/b.png")
     Path("in/c.ts").write_text("export const typescript = true;\n")
     Image.new("RGB", (40, 24), "gray").save("in/photo.mp4", "PNG")
+    Path("in/d.jpg").write_bytes(Path("in/a.mp4").read_bytes())
     answer = derain("in", "-o", "out", "--json")
     assert answer.code == 3
     rows = {row["input"]: row for row in map(json.loads, answer.out.splitlines())}
-    assert set(rows) == {"in/a.mp4", "in/b.png", "in/photo.mp4"}
+    assert set(rows) == {"in/a.mp4", "in/b.png", "in/d.jpg", "in/photo.mp4"}
+    assert rows["in/d.jpg"]["error"] == "is a video, but is named as an image; rename it"
     assert rows["in/photo.mp4"]["error"] == "is an image, but is named as a video; rename it"
     row = rows["in/a.mp4"]
     assert (row["output"], row["frames"], row["scales"], row["resumed_frames"]) == ("out/a.mp4", 3, [1.0], 0)
@@ -254,9 +272,9 @@ def test_a_folder_of_images_and_videos(derain):
 
 def test_content_decides_and_names_follow(derain):
     Clip(frames=2).write(Path("a.mp4"))
-    Path("a.mp4").rename("a.jpg")
-    assert derain("a.jpg").code == 0
-    assert names() == ["a.jpg", "a_derained.mkv"]
+    Path("a.mp4").rename("a.dat")
+    assert derain("a.dat").code == 0
+    assert names() == ["a.dat", "a_derained.mkv"]
     assert len(found("a_derained.mkv").frames) == 2
 
 
@@ -264,13 +282,15 @@ def test_content_decides_and_names_follow(derain):
     ("arguments", "code", "message"),
     [
         (["a.mp4", "-o", "b.jpg"], 2, "-o b.jpg: a.mp4 is a video; expected .mp4"),
-        (["a.png", "-o", "b.mp4"], 2, "-o b.mp4: unknown ending .mp4"),
+        (["a.png", "-o", "b.mp4"], 2, "-o b.mp4: an image cannot become a video; expected one of .avif"),
+        (["video.jpg"], 2, "video.jpg: is a video, but is named as an image; rename it"),
         (["a.mp4", "-o", "b.webm", "--codec", "h264"], 2, "WebM cannot hold H.264; expected --codec vp9 or av1"),
-        (["a.mp4", "-o", "b.webm", "--crf", "64"], 2, "--crf"),
-        (["a.mp4", "-o", "b.mp4", "--crf", "60"], 2, "--crf 60: expected at most 51 for H.264"),
+        (["a.mp4", "-o", "b.webm", "--crf", "64"], 2, "--crf 64: expected at most 63 for VP9"),
+        (["a.mp4", "-o", "b.mp4", "--crf", "99"], 2, "--crf 99: expected at most 51 for H.264"),
         (["a.mp4", "-o", "-"], 2, "a.mp4 is a video, which cannot be written to stdout"),
         (["a.mp4", "--start", "3", "--end", "2"], 2, "--end 2 is not after --start 3"),
         (["a.mp4", "--start", "soon"], 2, "'soon' is not a time"),
+        (["a.mp4", "--start", "1:99"], 2, "'1:99' is not a time; expected seconds, m:ss or h:mm:ss"),
         (["a.mp4", "--start", "9"], 1, "a.mp4: has no frames in that time"),
         (["a.mp4", "--preview", "1", "--end", "1"], 2, "--preview and --end exclude each other"),
         (["a.mp4", "--temporal", "-1"], 2, "is not auto, off or a number of frames"),
@@ -307,6 +327,7 @@ def bad_files(tmp_path_factory):
     (folder / "text.mp4").write_text("I am no video.\n" * 100)
     (folder / "empty.mp4").touch()
     data = (folder / "a.mp4").read_bytes()
+    (folder / "video.jpg").write_bytes(data)
     (folder / "nomoov.mp4").write_bytes(data[: data.index(b"moov") - 4])
     with av.open(str(folder / "sound.mp4"), "w") as output:
         sound = output.add_stream("aac", rate=48_000, layout="mono")
@@ -338,7 +359,8 @@ def test_without_the_extra(derain, bad, monkeypatch):
     answer = derain("a.mp4")
     assert (answer.code, answer.err) == (2, "drsformer: a.mp4: videos need PyAV: pip install 'drsformer[video]'\n")
     answer = derain(".", "-o", "out")
-    assert answer.code == 0
+    assert answer.code == 3
+    assert "video.jpg: is a video, but is named as an image; rename it" in answer.err
     assert ".: 7 videos skipped: videos need PyAV" in answer.err
     assert names("out") == ["a.png"]
 

@@ -189,7 +189,7 @@ def derain_video(
         limit.check(reader.stream.width * reader.stream.height)
         container = CONTAINER_OF_ENDING.get(job.target.suffix.lower())
         if container is not None and not container.variable:
-            reader.stream.time_base = 1 / reader.stream.rate
+            reader.stream.time_base, reader.stream.is_constant = 1 / reader.stream.rate, True
         encoding = choose_encoding(reader.stream, container, settings)
         run = _Run(job, reader, restorer, settings, encoding, progress, say)
         if container is None:
@@ -340,6 +340,9 @@ class _Run:
         container = self._encoding.container
         if container is not None and not container.variable and self._reader.is_irregular:
             notes.append(f"frame rate made constant: {container.title} has no other")
+        if stream.is_constant and self._reader.late:
+            times = f"{self._reader.late} time{'s' * (self._reader.late != 1)}"
+            notes.append(f"first frame repeated {times}, since the sound begins earlier")
         return WrittenVideo(
             W,
             H,
