@@ -174,6 +174,8 @@ def test_10_bits_stay_10(derain):
         ("b.mp4", Clip(codec="ffv1", size=(1, 1), pixel_format="yuv444p"), "yuv444p", ""),
         ("b.mkv", Clip(codec="ffv1", frames=1, sound="pcm_s16le"), "yuv420p", ""),
         ("b.webm", Clip(codec="ffv1", frames=1, sound="aac"), "yuv420p", "audio 1 (aac) dropped: WebM cannot hold it"),
+        ("b.ts", Clip(frames=1, sound="pcm_s16le"), "yuv420p", "audio 1 (pcm_s16le) dropped: MPEG-TS cannot hold it"),
+        ("b.ts", Clip(frames=1, sound="flac"), "yuv420p", "audio 1 (flac) dropped: MPEG-TS cannot hold it"),
     ],
 )
 def test_what_a_codec_or_container_cannot_hold_is_said(derain, name, clip, format_, note):
@@ -185,6 +187,14 @@ def test_what_a_codec_or_container_cannot_hold_is_said(derain, name, clip, forma
     assert answer.err.count("\n") == (note != "")
     first = found(name).first
     assert (first.width, first.height, first.format.name) == (*clip.size, format_)
+
+
+def test_sound_without_names_of_channels_stays(derain):
+    """AVI says that there are two channels, and MP4 wants to know which."""
+    Clip(frames=4, sound="pcm_s16le", layout="stereo").write(Path("a.avi"))
+    answer = derain("a.avi", "-o", "b.mp4")
+    assert (answer.code, answer.err) == (0, "")
+    assert found("b.mp4").streams == {"video": ["h264"], "audio": ["pcm_s16le"]}
 
 
 def test_attachments_and_a_part_of_a_video(derain):
@@ -216,6 +226,22 @@ def test_avi_has_no_times_and_stays_in_sync(derain):
         assert file.duration == pytest.approx(480_000, abs=50_000)
 
 
+@pytest.mark.parametrize(("late", "repeated"), [(23, 0), (143, 3)])
+def test_avi_of_a_video_that_begins_after_its_sound(derain, late, repeated):
+    Clip(times=[late + 40 * i for i in range(6)], sound="pcm_s16le").write(Path("a.mkv"))
+    answer = derain("a.mkv", "-o", "b.avi", "--strength", 0)
+    note = "a.mkv: first frame repeated 3 times, since the sound begins earlier\n"
+    assert (answer.code, answer.err) == (0, note if repeated else "")
+    with av.open("b.avi") as file:
+        assert file.streams.video[0].frames == 6 + repeated
+
+
+def test_a_video_that_begins_late_is_not_cut_off(derain):
+    Clip(times=[1300 + 40 * i for i in range(6)]).write(Path("a.mkv"))
+    answer = derain("a.mkv", "-o", "b.mkv")
+    assert (answer.code, answer.err) == (0, "")
+
+
 def test_preview(derain):
     Clip(frames=10).write(Path("a.mp4"))
     assert derain("a.mp4", "--preview", "0.2").code == 0
@@ -232,10 +258,12 @@ def test_a_folder_of_images_and_videos(derain):
     Image.new("RGB", (40, 24), "gray").save("in/b.png")
     Path("in/c.ts").write_text("export const typescript = true;\n")
     Image.new("RGB", (40, 24), "gray").save("in/photo.mp4", "PNG")
+    Path("in/d.jpg").write_bytes(Path("in/a.mp4").read_bytes())
     answer = derain("in", "-o", "out", "--json", "--report", "page.html")
     assert answer.code == 3
     rows = {row["input"]: row for row in map(json.loads, answer.out.splitlines())}
-    assert set(rows) == {"in/a.mp4", "in/b.png", "in/photo.mp4"}
+    assert set(rows) == {"in/a.mp4", "in/b.png", "in/d.jpg", "in/photo.mp4"}
+    assert rows["in/d.jpg"]["error"] == "is a video, but is named as an image; rename it"
     assert rows["in/photo.mp4"]["error"] == "is an image, but is named as a video; rename it"
     row = rows["in/a.mp4"]
     assert (row["output"], row["frames"], row["scales"], row["resumed_frames"]) == ("out/a.mp4", 3, [1.0], 0)
@@ -257,9 +285,9 @@ def test_a_folder_of_images_and_videos(derain):
 
 def test_content_decides_and_names_follow(derain):
     Clip(frames=2).write(Path("a.mp4"))
-    Path("a.mp4").rename("a.jpg")
-    assert derain("a.jpg").code == 0
-    assert names() == ["a.jpg", "a_derained.mkv"]
+    Path("a.mp4").rename("a.dat")
+    assert derain("a.dat").code == 0
+    assert names() == ["a.dat", "a_derained.mkv"]
     assert len(found("a_derained.mkv").frames) == 2
 
 
@@ -267,13 +295,15 @@ def test_content_decides_and_names_follow(derain):
     ("arguments", "code", "message"),
     [
         (["a.mp4", "-o", "b.jpg"], 2, "-o b.jpg: a.mp4 is a video; expected .mp4"),
-        (["a.png", "-o", "b.mp4"], 2, "-o b.mp4: unknown ending .mp4"),
+        (["a.png", "-o", "b.mp4"], 2, "-o b.mp4: an image cannot become a video; expected one of .avif"),
+        (["video.jpg"], 2, "video.jpg: is a video, but is named as an image; rename it"),
         (["a.mp4", "-o", "b.webm", "--codec", "h264"], 2, "WebM cannot hold H.264; expected --codec vp9 or av1"),
-        (["a.mp4", "-o", "b.webm", "--crf", "64"], 2, "--crf"),
-        (["a.mp4", "-o", "b.mp4", "--crf", "60"], 2, "--crf 60: expected at most 51 for H.264"),
+        (["a.mp4", "-o", "b.webm", "--crf", "64"], 2, "--crf 64: expected at most 63 for VP9"),
+        (["a.mp4", "-o", "b.mp4", "--crf", "99"], 2, "--crf 99: expected at most 51 for H.264"),
         (["a.mp4", "-o", "-"], 2, "a.mp4 is a video, which cannot be written to stdout"),
         (["a.mp4", "--start", "3", "--end", "2"], 2, "--end 2 is not after --start 3"),
         (["a.mp4", "--start", "soon"], 2, "'soon' is not a time"),
+        (["a.mp4", "--start", "1:99"], 2, "'1:99' is not a time; expected seconds, m:ss or h:mm:ss"),
         (["a.mp4", "--start", "9"], 1, "a.mp4: has no frames in that time"),
         (["a.mp4", "--preview", "1", "--end", "1"], 2, "--preview and --end exclude each other"),
         (["a.mp4", "--temporal", "-1"], 2, "is not auto, off or a number of frames"),
@@ -310,6 +340,7 @@ def bad_files(tmp_path_factory):
     (folder / "text.mp4").write_text("I am no video.\n" * 100)
     (folder / "empty.mp4").touch()
     data = (folder / "a.mp4").read_bytes()
+    (folder / "video.jpg").write_bytes(data)
     (folder / "nomoov.mp4").write_bytes(data[: data.index(b"moov") - 4])
     with av.open(str(folder / "sound.mp4"), "w") as output:
         sound = output.add_stream("aac", rate=48_000, layout="mono")
@@ -342,7 +373,8 @@ def test_without_the_extra(derain, bad, monkeypatch):
     answer = derain("a.mp4")
     assert (answer.code, answer.err) == (2, "drsformer: a.mp4: videos need PyAV: pip install 'drsformer[video]'\n")
     answer = derain(".", "-o", "out")
-    assert answer.code == 0
+    assert answer.code == 3
+    assert "video.jpg: is a video, but is named as an image; rename it" in answer.err
     assert ".: 7 videos skipped: videos need PyAV" in answer.err
     assert names("out") == ["a.png"]
 
@@ -373,6 +405,27 @@ def test_full_disk(derain, monkeypatch):
     assert answer.code == 1
     assert answer.err == "drsformer: a.mp4: .b.mp4.drsformer: cannot be written: No space left on device\n"
     assert names() == ["a.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("kilobytes", "kept", "name"),
+    [
+        (2, "", ".b.avi.drsformer"),
+        (20, "a.mkv: 12 frames are kept in .b.avi.drsformer; --resume continues with them\n", "b.avi"),
+    ],
+)
+def test_a_file_that_cannot_grow_is_one_line(derain, kilobytes, kept, name):
+    """While a part is encoded, and while the parts are joined."""
+    resource = pytest.importorskip("resource")
+    Clip(frames=12, sound="pcm_s16le").write(Path("a.mkv"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 10, hard))
+    try:
+        answer = derain("a.mkv", "-o", "b.avi")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert answer.code == 1
+    assert answer.err == f"{kept}drsformer: a.mkv: {name}: cannot be written: File too large\n"
 
 
 @pytest.fixture
@@ -423,6 +476,25 @@ def test_an_interrupted_video_is_resumed(derain, short_segments, monkeypatch):
         assert all(np.array_equal(a, b) for a, b in zip(planes(x), planes(y), strict=True))
     answer = derain("a.mp4", "-o", "b.mp4", "--resume")
     assert (answer.code, answer.err) == (0, "1 skipped: their output exists\n")
+
+
+def test_damaged_parts_are_restored_again(derain, short_segments, monkeypatch):
+    Clip(frames=12).write(Path("a.mp4"))
+    with monkeypatch.context() as patch:
+        patch.setattr("drsformer_cli.video.pipeline.join", interrupt)
+        assert derain("a.mp4", "-o", "b.mp4").code == 130
+    part = Path(".b.mp4.drsformer/000001.nut")
+    part.write_bytes(part.read_bytes()[:500])
+    answer = derain("a.mp4", "-o", "b.mp4", "--resume", "--end", 9)
+    assert "--end has changed (not set then, 9 now)" in answer.err
+    answer = derain("a.mp4", "-o", "b.mp4", "--resume", "--json")
+    assert answer.err == "a.mp4: kept frames from frame 6 on are damaged; they are restored again\n"
+    assert json.loads(answer.out)["resumed_frames"] == 5
+    assert len(found("b.mp4").frames) == 12
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_kill_and_resume(run, here, tiny_file, short_segments):

@@ -26,6 +26,7 @@ class Clip:
     tags: tuple[int, int, int, int] = (1, 1, 1, 1)  # matrix, range, primaries, transfer
     matrix: list[int] | None = None
     sound: str | None = None
+    layout: str = "mono"
     flash: int = 4
     metadata: dict[str, str] = field(default_factory=dict)
     chapters: bool = False
@@ -37,7 +38,7 @@ class Clip:
         with av.open(str(path), "w") as output:
             output.metadata.update(self.metadata)
             video = self._video(output)
-            sound = output.add_stream(self.sound, rate=48_000, layout="mono") if self.sound else None
+            sound = output.add_stream(self.sound, rate=48_000, layout=self.layout) if self.sound else None
             if self.attachment is not None:
                 output.add_attachment("note.txt", "text/plain", self.attachment)
             if self.chapters:
@@ -95,7 +96,8 @@ class Clip:
             wave[48 * time : 48 * time + 240] = 0.9
         step = sound.codec_context.frame_size or 1024
         for at in range(0, len(wave), step):
-            frame = av.AudioFrame.from_ndarray(wave[None, at : at + step], format="fltp", layout="mono")
+            samples = np.repeat(wave[None, at : at + step], len(sound.layout.channels), axis=0)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self.layout)
             frame.sample_rate, frame.pts, frame.time_base = 48_000, at, Fraction(1, 48_000)
             output.mux(sound.encode(frame))
         output.mux(sound.encode(None))

@@ -26,8 +26,9 @@ from drsformer_cli.video.formats import (
 )
 from drsformer_cli.video.options import VideoSettings
 from drsformer_cli.video.planning import (
-    MISNAMED,
+    IMAGE_NAMED_AS_VIDEO,
     PREVIEW_SUFFIX,
+    VIDEO_NAMED_AS_IMAGE,
     check_output,
     is_video,
     output_ending,
@@ -299,7 +300,9 @@ def _sources(path: Path, found: Plan, *, recursive: bool, excluded: Path | None)
     if not path.is_dir():
         of_video = is_video(path)
         if not of_video and path.suffix.lower() in VIDEO_ENDINGS:
-            raise UsageError(f"{path}: {MISNAMED}")
+            raise UsageError(f"{path}: {IMAGE_NAMED_AS_VIDEO}")
+        if of_video and path.suffix.lower() in FORMAT_OF_ENDING and not is_pattern(path):
+            raise UsageError(f"{path}: {VIDEO_NAMED_AS_IMAGE}")
         yield path, Path(path.name), of_video
         return
     for file in _files_in(path, found, recursive=recursive, excluded=excluded):
@@ -371,8 +374,12 @@ def _files_in(folder: Path, found: Plan, *, recursive: bool, excluded: Path | No
         videos = _videos_among(shown, here, found)
         for path in shown:
             is_image = path.suffix.lower() in FORMAT_OF_ENDING.keys() - missing.keys()
-            if (is_image or path in videos) and not _never_ends(path):
-                yield path
+            if not (is_image or path in videos) or _never_ends(path):
+                continue
+            if is_image and kind_by_content(path) == "video":
+                found.failures.append((str(path), VIDEO_NAMED_AS_IMAGE))
+                continue
+            yield path
 
 
 def _videos_among(paths: list[Path], folder: Path, found: Plan) -> set[Path]:
@@ -382,7 +389,7 @@ def _videos_among(paths: list[Path], folder: Path, found: Plan) -> set[Path]:
         found.notes.append(f"{folder}: {len(videos)} video{'s' * (len(videos) != 1)} skipped: {INSTALL}")
         return set()
     misnamed = {path for path in videos if kind_by_content(path) == "image"}
-    found.failures.extend([(str(path), MISNAMED) for path in sorted(misnamed)])
+    found.failures.extend([(str(path), IMAGE_NAMED_AS_VIDEO) for path in sorted(misnamed)])
     return videos - misnamed
 
 
@@ -419,6 +426,8 @@ def _comparison_of(target: Path) -> Path:
 
 def _check_ending(target: Path, image_format: str | None) -> None:
     ending = target.suffix.lower()
+    if ending in VIDEO_ENDINGS:
+        raise UsageError(f"-o {target}: an image cannot become a video; expected one of {_known_endings()}")
     if ending and ending not in FORMAT_OF_ENDING:
         raise UsageError(f"-o {target}: unknown ending {target.suffix}; expected one of {_known_endings()}")
     if image_format and ending and FORMAT_OF_ENDING[ending] != FORMAT_OF_ENDING[f".{image_format}"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import io
+import itertools
 from collections import deque
 from fractions import Fraction
 from typing import IO, TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from av.error import FFmpegError
 from av.stream import AttachmentStream, Discard, Disposition
 
 from drsformer_cli.errors import VideoError
+from drsformer_cli.video.output import open_output
 from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_input
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ _NOT_KEPT = (
     *("encoder", "major_brand", "minor_version", "compatible_brands", "duration", "software", "vendor_id"),
     *("alpha_mode", "bps", "number_of_frames", "number_of_bytes", "_statistics"),
 )
+
+_LAYOUTS = {"1 channels": "mono", "2 channels": "stereo"}
+_SAMPLES = 8
+_MOST_SEARCHED = 1000  # packets, where a stream begins late
 
 
 class Window:
@@ -83,13 +89,15 @@ def join(
     with ffmpeg_errors(f"{container.title} cannot be written"):
         others = open_input(source) if source is not None else None
         try:
-            with av.open(file, "w", format=container.format, options=_muxer_options(container, others)) as output:
+            with open_output(file, container.format, _muxer_options(container, others)) as output:
                 with av.open(str(work.path(0, track)), "r", format="nut") as first:
                     video: Any = output.add_stream_from_template(first.streams.video[0], opaque=True)
                 _describe(video, encoding, stream, notes)
                 packets = [_video_packets(work, track, stream, video)]
-                if others is not None:
-                    packets.append(_other_packets(others, _copied(others, output, video, container, notes), window))
+                if others is not None and source is not None:
+                    samples = _first_packets(source)
+                    copied = _copied(others, output, video, container, samples, notes)
+                    packets.append(_other_packets(others, copied, window))
                     _copy_metadata(others, output, window, notes, container)
                 for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
                     output.mux(packet)
@@ -140,6 +148,8 @@ def _video_packets(work: Work, track: str, stream: Stream, video: Any) -> Iterat
             elif header != row.codec_context.extradata:
                 raise VideoError(f"cannot be joined: segment {number} was encoded in another way; start again")
             packets: list[Any] = [packet for packet in part.demux(row) if packet.pts is not None]
+        if len(packets) != segment.frames:
+            raise VideoError(f"cannot be joined: {work.path(number, track)} is damaged; delete it, and use --resume")
         for packet in packets:
             packet.pts = round(packet.pts * packet.time_base / stream.time_base)
             packet.time_base = stream.time_base
@@ -160,6 +170,7 @@ def _copied(
     output: OutputContainer,
     video: Any,  # noqa: ANN401
     container: Container,
+    samples: dict[int, list[Any]],
     notes: list[str],
 ) -> dict[int, Any]:
     """Streams of the output by index of the stream of the input that is copied into it."""
@@ -171,28 +182,59 @@ def _copied(
             continue
         if row.type == "video" and not row.disposition & Disposition.attached_pic:
             continue  # said when the file was opened
-        if not _fits(row, container):
+        if not _fits(row, container, samples.get(row.index, [])):
             name = row.name or row.type
             title = "stream" if row.type in ("data", "unknown") else row.type
             notes.append(f"{title} {row.index} ({name}) dropped: {container.title} cannot hold it")
             continue
-        copy: Any = output.add_stream_from_template(row, opaque=True)
+        copy = _added(row, output)
         copy.metadata.update(_kept(row.metadata))
         copy.disposition = row.disposition
         copied[row.index] = copy
     return copied
 
 
-def _fits(row: Any, container: Container) -> bool:  # noqa: ANN401
-    """Whether a container can hold a stream, found by writing a header with it."""
+def _added(row: Any, output: OutputContainer) -> Any:  # noqa: ANN401
+    """A stream of the output that is as one of the input."""
+    copy: Any = output.add_stream_from_template(row, opaque=True)
+    if row.type == "audio" and row.codec_context.layout.name in _LAYOUTS:  # AVI and Matroska only count channels
+        copy.codec_context.layout = _LAYOUTS[row.codec_context.layout.name]
+    return copy
+
+
+def _first_packets(source: Path) -> dict[int, list[Any]]:
+    """The first packets of sound and subtitles, by index of the stream."""
+    found: dict[int, list[Any]] = {}
+    with open_input(source) as file, contextlib.suppress(FFmpegError):
+        wanted = {row.index for row in file.streams if row.type in ("audio", "subtitle")}
+        for packet in itertools.islice(file.demux(), _MOST_SEARCHED if wanted else 0):
+            if packet.stream.index in wanted and packet.dts is not None:
+                found.setdefault(packet.stream.index, []).append(packet)
+                if len(found[packet.stream.index]) == _SAMPLES:
+                    wanted.remove(packet.stream.index)
+            if not wanted:
+                break
+    return found
+
+
+def _fits(row: Any, container: Container, packets: list[Any]) -> bool:  # noqa: ANN401
+    """Whether a container can hold a stream, found by writing its first packets and, if it has any, reading them."""
+    file = io.BytesIO()
     try:
-        with av.open(io.BytesIO(), "w", format=container.format) as trial:
-            copy = trial.add_stream_from_template(row, opaque=True)
+        with av.open(file, "w", format=container.format) as trial:
+            copy = _added(row, trial)
             copy.metadata.update(row.metadata)
             trial.start_encoding()
+            for packet in packets:
+                packet.stream = copy
+                trial.mux(packet)
+        if not packets:
+            return True
+        file.seek(0)
+        with av.open(file, format=container.format) as written:
+            return any(found.type == row.type for found in written.streams)  # MP2 may be found as MP3
     except (ValueError, FFmpegError):
         return False
-    return True
 
 
 def _other_packets(others: InputContainer, copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:

@@ -23,7 +23,7 @@ def parse_time(text: str) -> Fraction:
     Raises:
         typer.BadParameter: The text is not a time.
     """
-    if not re.fullmatch(r"(\d+:){0,2}\d+(\.\d*)?", text):
+    if not re.fullmatch(r"(\d+|\d+:[0-5]?\d|\d+:[0-5]?\d:[0-5]?\d)(\.\d*)?", text):
         raise typer.BadParameter(f"{text!r} is not a time; expected seconds, m:ss or h:mm:ss")
     seconds = Fraction(0)
     for part in text.split(":"):
@@ -79,7 +79,7 @@ CodecOption = Annotated[
         help=f"{_FOR_VIDEOS}how frames are stored. Default: h264; vp9 in WebM.",
     ),
 ]
-CrfOption = Annotated[int | None, typer.Option("--crf", metavar="N", min=0, max=63, help=_crf_help())]
+CrfOption = Annotated[int | None, typer.Option("--crf", metavar="N", min=0, help=_crf_help())]
 StartOption = Annotated[
     str | None,
     typer.Option(

@@ -189,7 +189,7 @@ def derain_video(
         limit.check(reader.stream.width * reader.stream.height)
         container = CONTAINER_OF_ENDING.get(job.target.suffix.lower())
         if container is not None and not container.variable:
-            reader.stream.time_base = 1 / reader.stream.rate
+            reader.stream.time_base, reader.stream.is_constant = 1 / reader.stream.rate, True
         encoding = choose_encoding(reader.stream, container, settings)
         run = _Run(job, reader, restorer, settings, encoding, progress, say)
         if container is None:
@@ -232,9 +232,11 @@ class _Run:
         """Write a video file."""
         target = self._job.target
         assert target is not None  # noqa: S101 - checked by derain_video
-        work = Work.begin(target, {**identity, **self._identity()}, resume=self._settings.resume)
+        work = Work.begin(target, {**identity, **self._identity()}, self._tracks(), resume=self._settings.resume)
         done = work.frames
-        sink = _VideoSink(work, self._reader, self._encoding, self._tracks())
+        if work.damaged:
+            self._say(f"kept frames from frame {done + 1} on are damaged; they are restored again")
+        sink = _VideoSink(work, self._reader, self._encoding)
         self._scales = list(dict.fromkeys(scale for segment in work.segments for _, scale in segment.shots))
         try:
             self._restore(sink, done, work.scale_at(max(0, done - CONTEXT)))
@@ -322,7 +324,7 @@ class _Run:
             "--codec": encoding.codec.name,
             "--crf": encoding.options.get("crf"),
             "--start": str(settings.start),
-            "--end": str(settings.end),
+            "--end": str(settings.end) if settings.end is not None else None,
             "--fps": str(self._reader.stream.rate),
             "--temporal": settings.temporal,
             "--compare": self._tracks(),
@@ -338,6 +340,9 @@ class _Run:
         container = self._encoding.container
         if container is not None and not container.variable and self._reader.is_irregular:
             notes.append(f"frame rate made constant: {container.title} has no other")
+        if stream.is_constant and self._reader.late:
+            times = f"{self._reader.late} time{'s' * (self._reader.late != 1)}"
+            notes.append(f"first frame repeated {times}, since the sound begins earlier")
         return WrittenVideo(
             W,
             H,
@@ -354,11 +359,11 @@ class _Run:
 class _VideoSink:
     """Encodes frames: the planes of the input, changed as the network changed its RGB."""
 
-    def __init__(self, work: Work, reader: Reader | SequenceReader, encoding: Encoding, tracks: list[str]) -> None:
-        self.writer = SegmentsWriter(work, tracks, encoding, reader.stream)
+    def __init__(self, work: Work, reader: Reader | SequenceReader, encoding: Encoding) -> None:
+        self.writer = SegmentsWriter(work, encoding, reader.stream)
         self._coding = reader.coding(encoding.pixel_format)
         self._orientation = reader.stream.orientation
-        self._tracks = tracks
+        self._tracks = work.tracks
 
     def write(self, frame: Frame, pixels: Rgb, shot: tuple[int, float] | None) -> None:
         """Encode a frame."""

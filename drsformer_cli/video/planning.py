@@ -30,7 +30,8 @@ PREVIEW_SUFFIX = "_preview"
 STATE = "state.json"
 """Name of the file that says which segments are finished."""
 
-MISNAMED = "is an image, but is named as a video; rename it"
+IMAGE_NAMED_AS_VIDEO = "is an image, but is named as a video; rename it"
+VIDEO_NAMED_AS_IMAGE = "is a video, but is named as an image; rename it"
 
 
 def is_video(path: Path) -> bool:

@@ -81,6 +81,7 @@ class Stream:
         frames: Number of frames, at least nearly. None: unknown.
         aspect: Width of a pixel divided by its height. None: unknown.
         notes: What the user should know.
+        is_constant: Whether the frame rate is made constant, and `time_base` is the time of a frame.
     """
 
     width: int
@@ -94,6 +95,7 @@ class Stream:
     matrix: list[int] | None = None
     aspect: Fraction | None = None
     notes: list[str] = field(default_factory=list)
+    is_constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class Reader:
         offset: Time in the file, in seconds, that is 0 in the output; known when a frame has been read.
         problem: Why the video could not be read to its end. None: it was, or is still being read.
         is_irregular: Whether times of frames that were read are not one unit of the stream's time base apart.
+        late: Time of the first frame in the output, in the same unit; known when it has been read.
 
     Raises:
         VideoError: It is not a video that can be read.
@@ -151,6 +154,7 @@ class Reader:
         with path.open("rb"):
             pass  # errors of the system, in Python's words
         self.is_irregular = False
+        self.late = 0
         self._late = Fraction(0)
         self._open()
         try:
@@ -178,11 +182,16 @@ class Reader:
             VideoError: There are none.
         """
         coding = self.coding(pixel_format)
-        count, last = 0, -1
+        count, last, fraction = 0, -1, Fraction(0)
         for frame in self._selected():
             if count == 0:
                 self.offset = self._seconds(frame) if self.settings.start > 0 else self._start
-            ticks = round((self._seconds(frame) - self.offset) / self.stream.time_base)
+            ticks_exactly = (self._seconds(frame) - self.offset) / self.stream.time_base
+            if count == 0 and self.stream.is_constant:
+                fraction = max(ticks_exactly, Fraction(0)) % 1  # less than a frame: the video begins that much earlier
+            ticks = round(ticks_exactly - fraction)
+            if count == 0:
+                self.late = max(0, ticks)
             self.is_irregular |= count > 0 and ticks != last + 1
             last = max(ticks, last + 1)  # times must increase
             count += 1
@@ -280,7 +289,7 @@ class Reader:
         """Seconds between the last packet and the end according to the header."""
         if not self.container.duration or not self.container.format.name.startswith(_EXACT_DURATIONS):
             return Fraction(0)
-        return self._start + Fraction(self.container.duration, av.time_base) - end
+        return Fraction(self.container.duration, av.time_base) - end
 
     def _facts(self) -> Stream:
         video = self._video

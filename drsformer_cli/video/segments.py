@@ -6,17 +6,18 @@ exist, so an interrupted run loses one segment at most; `muxing` joins them with
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import av
 from av.codec.context import Flags
 
 from drsformer.files import atomic_write
 from drsformer_cli.errors import VideoError
+from drsformer_cli.video.output import open_output
 from drsformer_cli.video.planning import STATE, was_begun, work_folder
 from drsformer_cli.video.reading import ffmpeg_errors, frame_of
 
@@ -41,12 +42,14 @@ class Segment:
         depth: How many places later than in the order of display a frame may be stored.
         end: Time of the end of its last frame, in the time base of the stream.
         shots: Frames, counted from the beginning of the video, from which on another scale is used, and that scale.
+        sizes: Sizes of its files in bytes, one for each track.
     """
 
     frames: int
     depth: int
     end: int
     shots: list[tuple[int, float]]
+    sizes: list[int]
 
 
 @dataclass
@@ -56,22 +59,26 @@ class Work:
     Attributes:
         folder: Where they are.
         identity: What the result depends on; work is resumed only if it is the same.
+        tracks: Suffixes of the files of a segment, one for each track.
         segments: The finished segments.
+        damaged: How many finished segments cannot be used, since the file of one is missing or has another size.
     """
 
     folder: Path
     identity: Mapping[str, Any]
+    tracks: Sequence[str]
     segments: list[Segment] = field(default_factory=list)
+    damaged: int = 0
 
     @classmethod
-    def begin(cls, target: Path, identity: Mapping[str, Any], *, resume: bool) -> Work:
+    def begin(cls, target: Path, identity: Mapping[str, Any], tracks: Sequence[str], *, resume: bool) -> Work:
         """Load the finished segments, or start anew.
 
         Raises:
             VideoError: The segments are those of another input, or were made with other settings.
             OSError: The folder cannot be read or removed.
         """
-        work = cls(work_folder(target), json.loads(json.dumps(identity)))
+        work = cls(work_folder(target), json.loads(json.dumps(identity)), tracks)
         if not resume or not was_begun(target):
             work.remove()
             return work
@@ -83,13 +90,23 @@ class Work:
             raise VideoError(f"cannot be resumed: {work.folder / STATE} is damaged; delete {work.folder}") from None
         for name, value in work.identity.items():
             if earlier.get(name) != value:
-                known = f" ({earlier.get(name)} then, {value} now)" if len(str(value)) < 30 else ""
+                values = [_said(earlier.get(name)), _said(value)]
+                known = f" ({values[0]} then, {values[1]} now)" if max(map(len, values)) < 30 else ""
                 raise VideoError(
                     f"cannot be resumed: {name} has changed{known}; use the settings of the first run, "
                     f"or delete {work.folder}"
                 )
-        work.segments = segments
+        whole = itertools.takewhile(lambda row: work.is_whole(*row), enumerate(segments))
+        work.segments = [segment for _, segment in whole]
+        work.damaged = len(segments) - len(work.segments)
         return work
+
+    def is_whole(self, number: int, segment: Segment) -> bool:
+        """Whether the files of a segment have the sizes with which they were written."""
+        try:
+            return self.sizes(number) == segment.sizes
+        except FileNotFoundError:
+            return False
 
     @property
     def frames(self) -> int:
@@ -104,6 +121,10 @@ class Work:
     def path(self, number: int, track: str) -> Path:
         """The file of a segment."""
         return self.folder / f"{number:06d}{track}.nut"
+
+    def sizes(self, number: int) -> list[int]:
+        """Sizes of the files of a segment in bytes."""
+        return [self.path(number, track).stat().st_size for track in self.tracks]
 
     def add(self, segment: Segment) -> None:
         """Note a segment whose files are complete."""
@@ -123,13 +144,18 @@ class Work:
             self.remove()
 
 
+def _said(value: object) -> str:
+    """The value of an option, for the user."""
+    return {"None": "not set", "False": "off", "True": "on"}.get(str(value), str(value))
+
+
 class _TrackWriter:
     """Encodes the frames of a segment into one file."""
 
     def __init__(self, path: Path, encoding: Encoding, stream: Stream, stack: ExitStack) -> None:
         self._encoding, self._stream = encoding, stream
         self._file = stack.enter_context(atomic_write(path))
-        self._output = av.open(self._file, "w", format="nut", options={"avoid_negative_ts": "disabled"})
+        self._output = open_output(self._file, "nut", {"avoid_negative_ts": "disabled"})
         stack.callback(self._output.close)
         self._video: Any = None
         self._times: list[int] = []
@@ -178,13 +204,12 @@ class SegmentsWriter:
 
     Args:
         work: Where the segments go.
-        tracks: Suffixes of the files, one for each track.
         encoding: How frames are stored.
         stream: Facts of the input.
     """
 
-    def __init__(self, work: Work, tracks: Sequence[str], encoding: Encoding, stream: Stream) -> None:
-        self.work, self.tracks = work, tracks
+    def __init__(self, work: Work, encoding: Encoding, stream: Stream) -> None:
+        self.work = work
         self._encoding, self._stream = encoding, stream
         self._stack = ExitStack()
         self._writers: list[_TrackWriter] = []
@@ -204,7 +229,7 @@ class SegmentsWriter:
                 number = len(self.work.segments)
                 self._writers = [
                     _TrackWriter(self.work.path(number, track), self._encoding, self._stream, self._stack)
-                    for track in self.tracks
+                    for track in self.work.tracks
                 ]
             for writer, planes in zip(self._writers, tracks, strict=True):
                 writer.write(planes, time, duration)
@@ -221,7 +246,8 @@ class SegmentsWriter:
         with self._errors():
             depth = max(writer.finish() for writer in self._writers)
             self._stack.close()
-            self.work.add(Segment(self._count, depth, self._end, self._shots))
+            sizes = self.work.sizes(len(self.work.segments))
+            self.work.add(Segment(self._count, depth, self._end, self._shots, sizes))
         self._writers, self._shots, self._count = [], [], 0
 
     @contextmanager

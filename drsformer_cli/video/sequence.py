@@ -38,6 +38,7 @@ class SequenceReader:
         offset: Time of the first frame that is read, in seconds.
         problem: None, since an image that cannot be read is an error.
         is_irregular: False, since images follow each other at a constant rate.
+        late: 0, since the first image is the beginning.
 
     Raises:
         VideoError: There are no such images, or one has another size than the others.
@@ -49,6 +50,7 @@ class SequenceReader:
         self.path = path
         self.problem: str | None = None
         self.is_irregular = False
+        self.late = 0
         found = numbers(path)
         rate = settings.fps
         first = round(settings.start * rate)
