@@ -272,7 +272,7 @@ def test_a_folder_of_images_and_videos(derain):
     assert {"incomplete"}.union(*rows.values()) == documented_keys("derain")
     assert names("out") == ["a.mp4", "b.png"]
     page = Page("page.html")
-    assert page.said("h1") == ["2 of 3 files derained"]
+    assert page.said("h1") == ["2 of 4 files derained"]
     assert [(a["data-name"], a.get("data-scale"), a.get("data-frames")) for a in page.all("li", "card")] == [
         ("in/b.png", "1.0", None), ("in/a.mp4", None, "3"),
     ]  # fmt: skip
