@@ -56,6 +56,11 @@ class Format:
     deep_bits: int = 16
     extra: tuple[str, str] | None = None
 
+    @property
+    def mime(self) -> str:
+        """The MIME type."""
+        return f"image/{self.title.lower()}"
+
     def missing(self) -> str | None:
         """What to install before this format can be read and written; None: nothing."""
         if self.extra is None or importlib.util.find_spec(self.extra[1]) is not None:

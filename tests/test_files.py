@@ -77,3 +77,14 @@ def test_the_umask_decides_about_permissions(tmp_path):
         file.write(b"x")
     (tmp_path / "b.bin").write_bytes(b"x")
     assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "b.bin").stat().st_mode
+
+
+def test_errors_name_the_target(tmp_path):
+    target = tmp_path / "missing" / "a.pth"
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(target):
+        pass
+    assert caught.value.filename == str(target)
+    target = tmp_path / "a.pth"
+    with pytest.raises(OSError, match=r"a\.pth") as caught, atomic_write(target):
+        raise OSError(errno.EFBIG, "File too large")
+    assert caught.value.filename == str(target)

@@ -80,9 +80,9 @@ def test_whole_image_is_the_plain_pipeline(tiny):
 
 def test_padding_reflects_then_replicates():
     x = torch.arange(3.0).view(1, 1, 1, 3).expand(1, 3, 1, 3)
-    assert pad_to_multiple(x)[0, 0, 0].tolist() == [0, 1, 2, 1, 0, 0, 0, 0]
-    assert pad_to_multiple(x)[0, 0, :, 1].tolist() == [1] * 8
-    assert pad_to_multiple(torch.zeros(1, 3, 16, 8)).shape == (1, 3, 16, 8)
+    assert pad_to_multiple(x)[0, 0, 0].tolist() == [0, 1, 2, 1, 0, *[0] * 11]
+    assert pad_to_multiple(x)[0, 0, :, 1].tolist() == [1] * 16
+    assert pad_to_multiple(torch.zeros(1, 3, 24, 8)).shape == (1, 3, 24, 16)  # at least two multiples
 
 
 @pytest.mark.parametrize("overlap", [0, 3, 8, 15])
@@ -345,3 +345,10 @@ def test_a_fitting_tile_needs_no_more_tiles(length, tile, overlap):
     number = len(tile_starts(length, tile, overlap))
     assert len(tile_starts(length, fitting, overlap)) == number
     assert number == 1 or len(tile_starts(length, fitting - 1, overlap)) > number
+
+
+@pytest.mark.parametrize("value", [128, 255])
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_tiny_flat_images_stay(general, size, value):
+    image = np.full((size, size, 3), value, np.uint8)
+    assert np.abs(derain(general, image).astype(int) - value).max() <= 12

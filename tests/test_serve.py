@@ -28,6 +28,7 @@ from drsformer_cli.deraining.pipeline import restore_image
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
+from drsformer_cli.formats import FORMATS, format_of
 from drsformer_cli.serving import app as app_module
 from drsformer_cli.serving import server
 from drsformer_cli.serving.app import Settings, make_app
@@ -139,6 +140,13 @@ def test_answer_is_what_derain_writes(client, restorer, image_format):
     assert json.loads(answer.headers["x-drsformer-notes"]) == []
     assert answer.headers["x-drsformer-scale"] == "1"
     assert float(answer.headers["x-drsformer-mean-change"]) == pytest.approx(expected.mean_change, abs=1e-3)
+
+
+@pytest.mark.parametrize("row", FORMATS.values(), ids=lambda row: row.title)
+def test_every_format_is_written(client, row):
+    answer = client.post(f"/derain?format={row.endings[0]}", encoded())
+    assert (answer.status, answer.headers["content-type"]) == (200, row.mime)
+    assert format_of(answer.content[:64]) == row.name
 
 
 def test_query_has_the_options_of_derain(client):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -123,4 +124,6 @@ def _write_state_dict(target: Target, loaded: LoadedModel) -> None:
     if isinstance(loaded.network, AblatedDRSformer):
         raise UsageError(f"{target.path}: a state dict cannot say how the network was ablated; {SAFETENSORS} can")
     with atomic_write(target.path, overwrite=target.overwrite) as file:
-        torch.save(state_to_save(loaded.network, half=target.half), file)
+        buffer = io.BytesIO()  # torch.save turns errors of writing into a RuntimeError
+        torch.save(state_to_save(loaded.network, half=target.half), buffer)
+        file.write(buffer.getbuffer())

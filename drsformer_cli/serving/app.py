@@ -14,7 +14,6 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -140,7 +139,7 @@ class _Service:
             "X-Drsformer-Mean-Change": f"{answer.mean_change:.3f}",
             "Cache-Control": "no-store",
         }
-        return Response(answer.file, headers=headers, media_type=Image.MIME[answer.image_format])
+        return Response(answer.file, headers=headers, media_type=FORMATS[answer.image_format].mime)
 
     async def _answer(self, request: Request, options: Options) -> Answer:
         deadline = asyncio.get_running_loop().time() + self.settings.timeout

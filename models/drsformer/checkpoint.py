@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import pickle
@@ -139,7 +140,9 @@ def save_checkpoint(
             metadata = {key: json.dumps(value) for key, value in facts.items()}
             safetensors.write(file, state, {"format": "pt", **metadata})
         else:
-            torch.save({"params": state, **facts}, file)
+            buffer = io.BytesIO()  # torch.save turns errors of writing into a RuntimeError
+            torch.save({"params": state, **facts}, buffer)
+            file.write(buffer.getbuffer())
 
 
 def state_to_save(model: DRSformer, *, half: bool = False) -> StateDict:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_WRITE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[IO[bytes]]:
     """Open a temporary binary file beside `path`, and rename it to `path` when the block ends without an exception.
@@ -26,23 +29,35 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
 
     Raises:
         FileExistsError: `path` exists when the block ends, and `overwrite` is False.
-        OSError: The file cannot be created or written.
+        OSError: The file cannot be created or written; names `path`.
     """
     target = Path(path)
     # Short, because `path` may already have the longest valid name; hidden, so that scans of the folder skip it.
     temporary = target.with_name(f".{secrets.token_hex(8)}.part")
-    file = temporary.open("xb")
+    with _naming(target, temporary):
+        file = temporary.open("xb")
+        try:
+            with file:
+                yield file
+                file.flush()
+                _fsync(file.fileno())
+            if overwrite:
+                temporary.replace(target)
+            else:
+                _rename_to_new(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(target: Path, temporary: Path) -> Iterator[None]:
+    """Have errors of the temporary file name the target; those of writing name no file themselves."""
     try:
-        with file:
-            yield file
-            file.flush()
-            _fsync(file.fileno())
-        if overwrite:
-            temporary.replace(target)
-        else:
-            _rename_to_new(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename == str(temporary) or (error.filename is None and error.errno in _WRITE_ERRORS):
+            error.filename, error.filename2 = str(target), None
+        raise
 
 
 def sha256_of(path: Path) -> str:
