@@ -5,14 +5,16 @@ Shapes: pixels (H, W, 3).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
 import time
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from drsformer.errors import ImageError
@@ -24,15 +26,17 @@ from drsformer_cli.overlap import overlapped
 if TYPE_CHECKING:
     import threading
     from collections import deque
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from drsformer.inference import Restorer
     from drsformer_cli.deraining.plan import Job
     from drsformer_cli.images import DecodedImage
 
-_ROWS = 256  # rows compared at a time, so that a large image needs no second copy in memory
+    Pixels = NDArray[Any]  # uint8 or uint16
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def restore_image(
     restored = restorer.restore(rainy.pixels, progress)
     seconds = time.perf_counter() - start
     image = replace(rainy, pixels=restored.image)
-    return RestoredImage(rainy, image, seconds, restored.scale, restored.tile, _mean_change(rainy, image))
+    return RestoredImage(rainy, image, seconds, restored.scale, restored.tile, mean_change(rainy.pixels, image.pixels))
 
 
 def _restore_burst(job: Job, rainy: DecodedImage, restorer: Restorer) -> RestoredImage:
@@ -184,16 +188,26 @@ def _restore_burst(job: Job, rainy: DecodedImage, restorer: Restorer) -> Restore
     names = [job.name, *map(str, job.others)]
     image = replace(rainy, pixels=restore_burst(burst, restorer, scale=scale, names=names))
     seconds = time.perf_counter() - start
-    return RestoredImage(rainy, image, seconds, scale, None, _mean_change(rainy, image))
+    return RestoredImage(rainy, image, seconds, scale, None, mean_change(rainy.pixels, image.pixels))
 
 
-def _mean_change(before: DecodedImage, after: DecodedImage) -> float:
+def mean_change(before: Pixels, after: Pixels) -> float:
     """Mean absolute difference of all values, on a scale of 255."""
-    total = 0.0
-    for top in range(0, len(before.pixels), _ROWS):
-        difference = after.pixels[top : top + _ROWS].astype(np.int32) - before.pixels[top : top + _ROWS]
-        total += float(np.abs(difference).sum(dtype=np.int64))
-    return total / before.pixels.size * 255 / float(np.iinfo(before.pixels.dtype).max)
+    return float(cv2.norm(before, after, cv2.NORM_L1)) / before.size * 255 / float(np.iinfo(before.dtype).max)
+
+
+@contextlib.contextmanager
+def output_file(target: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
+    """`atomic_write` for an output.
+
+    Raises:
+        OSError: It cannot be written; the message says so, and names it.
+    """
+    try:
+        with atomic_write(target, overwrite=overwrite) as file:
+            yield file
+    except OSError as error:
+        raise OSError(error.errno, f"{target}: cannot be written: {reason(error)}") from None
 
 
 def _written(job: Job, restored: RestoredImage, stop: threading.Event, *, quality: int, overwrite: bool) -> Written:
@@ -208,11 +222,8 @@ def _written(job: Job, restored: RestoredImage, stop: threading.Event, *, qualit
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
             return
-        try:
-            with atomic_write(target, overwrite=overwrite) as file:
-                file.write(data)
-        except OSError as error:
-            raise OSError(error.errno, f"{target}: cannot be written: {reason(error)}") from None
+        with output_file(target, overwrite=overwrite) as file:
+            file.write(data)
 
     write(restored.image, job.target)
     problem = None

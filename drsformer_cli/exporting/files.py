@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -116,14 +115,10 @@ def _write_graph(target: Target, model: str, loaded: LoadedModel) -> float:
 
 
 def _write_state_dict(target: Target, loaded: LoadedModel) -> None:
-    import torch
-
     from drsformer.ablations import AblatedDRSformer
-    from drsformer.checkpoint import state_to_save
+    from drsformer.checkpoint import state_to_save, write_archive
 
     if isinstance(loaded.network, AblatedDRSformer):
         raise UsageError(f"{target.path}: a state dict cannot say how the network was ablated; {SAFETENSORS} can")
     with atomic_write(target.path, overwrite=target.overwrite) as file:
-        buffer = io.BytesIO()  # torch.save turns errors of writing into a RuntimeError
-        torch.save(state_to_save(loaded.network, half=target.half), buffer)
-        file.write(buffer.getbuffer())
+        write_archive(file, state_to_save(loaded.network, half=target.half))

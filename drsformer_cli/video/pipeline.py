@@ -13,15 +13,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import cv2
 import numpy as np
 
-from drsformer.files import atomic_write
 from drsformer.images import upright
 from drsformer.temporal import CONTEXT, restore_frames
 from drsformer_cli import console
-from drsformer_cli.deraining.pipeline import make_writable
-from drsformer_cli.errors import IMAGE_ERRORS, UsageError, VideoError, reason
+from drsformer_cli.deraining.pipeline import make_writable, mean_change, output_file
+from drsformer_cli.errors import IMAGE_ERRORS, UsageError, VideoError
 from drsformer_cli.images import limit
 from drsformer_cli.video import color
 from drsformer_cli.video.encoding import choose_encoding
@@ -242,7 +240,7 @@ class _Run:
             self._restore(sink, done, work.scale_at(max(0, done - CONTEXT)))
             sink.writer.finish()
             notes = self._join(work, overwrite=overwrite)
-        except BaseException as error:
+        except BaseException as error:  # interrupts included
             sink.writer.discard(error)
             if work.segments:
                 self._say(f"{work.frames} frames are kept in {work.folder}; --resume continues with them")
@@ -265,11 +263,8 @@ class _Run:
         notes: list[str] = []
         targets = [path for path in (self._job.target, self._job.comparison) if path is not None]
         for path, track in zip(targets, self._tracks(), strict=True):
-            try:
-                with atomic_write(path, overwrite=overwrite) as file:
-                    notes = join(file, work, track, self._encoding, stream, source, window)
-            except OSError as error:
-                raise OSError(error.errno, f"{path}: cannot be written: {reason(error)}") from None
+            with output_file(path, overwrite=overwrite) as file:
+                notes = join(file, work, track, self._encoding, stream, source, window)
         return notes
 
     def _restore(self, sink: _Sink, done: int, scale: float | None) -> None:
@@ -296,7 +291,7 @@ class _Run:
                 if number < done:
                     continue
                 encoder.add((before, after.image, self._shot(number, after, is_first=number == done)))
-                self._change += _mean_change(before.pixels, after.image)
+                self._change += mean_change(before.pixels, after.image)
                 self._count += 1
                 self._say_progress(done)
 
@@ -395,11 +390,6 @@ class _ImagesSink:
         both = np.hstack([frame.pixels, pixels])
         for writer, image in zip(self._writers, [both] if self._preview else [pixels, both], strict=False):
             writer.write(frame, image)
-
-
-def _mean_change(before: Rgb, after: Rgb) -> float:
-    """Mean absolute difference of all values, on a scale of 255."""
-    return float(cv2.norm(before, after, cv2.NORM_L1)) / before.size * 255 / float(np.iinfo(before.dtype).max)
 
 
 def _fingerprint(path: Path) -> str:

@@ -10,8 +10,8 @@ import av
 import numpy as np
 
 from drsformer.errors import ImageError
-from drsformer.files import atomic_write
 from drsformer_cli import images
+from drsformer_cli.deraining.pipeline import output_file
 from drsformer_cli.errors import VideoError
 from drsformer_cli.formats import FORMAT_OF_ENDING
 from drsformer_cli.images import DecodedImage
@@ -118,8 +118,5 @@ class SequenceWriter:
         image = replace(frame.image, pixels=pixels) if frame.image is not None else DecodedImage(pixels)
         data = images.encode(image, self._format, quality=self._quality)
         target = numbered(self.path, number)
-        try:
-            with atomic_write(target, overwrite=self._overwrite) as file:
-                file.write(data)
-        except OSError as error:
-            raise OSError(error.errno, f"{target}: cannot be written: {error.strerror}") from None
+        with output_file(target, overwrite=self._overwrite) as file:
+            file.write(data)

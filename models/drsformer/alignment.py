@@ -36,6 +36,17 @@ _MARGIN = 9
 _RETURNS = 0.7  # how far from itself a pixel may be after the motion to the other frame and back
 
 
+def shrunk(image: Any, longest_side: int) -> ImageArray:  # noqa: ANN401 - for OpenCV
+    """An image with 8 bits and no side longer than this: (H, W) or (H, W, 3) -> (h, w) or (h, w, 3)."""
+    H, W = image.shape[:2]
+    factor = max(H, W) / longest_side
+    if factor > 1:
+        image = cv2.resize(image, (max(1, round(W / factor)), max(1, round(H / factor))), interpolation=cv2.INTER_AREA)
+    if image.dtype != np.uint8:
+        image = cv2.convertScaleAbs(image, alpha=255 / np.iinfo(image.dtype).max)
+    return np.asarray(image)
+
+
 class View:
     """A small 8-bit copy of a restored frame.
 
@@ -44,12 +55,8 @@ class View:
     """
 
     def __init__(self, restored: ImageArray) -> None:
-        H, W = restored.shape[:2]
-        self.factor = max(1.0, max(H, W) / LONGEST_SIDE)
-        size = max(1, round(W / self.factor)), max(1, round(H / self.factor))
-        small: Any = cv2.resize(restored, size, interpolation=cv2.INTER_AREA) if self.factor > 1 else restored
-        if small.dtype != np.uint8:
-            small = cv2.convertScaleAbs(small, alpha=255 / np.iinfo(small.dtype).max)
+        self.factor = max(1.0, max(restored.shape[:2]) / LONGEST_SIDE)
+        small: Any = shrunk(restored, LONGEST_SIDE)
         self.color: ImageArray = np.asarray(cv2.GaussianBlur(small, (0, 0), 0.8))
         self.gray: ImageArray = np.asarray(cv2.cvtColor(self.color, cv2.COLOR_RGB2GRAY))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from drsformer.alignment import View, align, estimate_motion
+from drsformer.alignment import View, align, estimate_motion, shrunk
 from drsformer.errors import ImageError
 from drsformer.fusion import Neighbor, at_full_strength, dryness, fuse
 from drsformer.temporal import aligned, warp
@@ -177,14 +177,7 @@ def _by_pixels(a: ImageArray, b: ImageArray) -> Matrix | None:
 
 def _gray(image: ImageArray) -> ImageArray:
     """Small and 8-bit."""
-    H, W = image.shape[:2]
-    factor = max(1.0, max(H, W) / _LONGEST_SIDE)
-    gray: Any = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    if factor > 1:
-        gray = cv2.resize(gray, (max(1, round(W / factor)), max(1, round(H / factor))), interpolation=cv2.INTER_AREA)
-    if gray.dtype != np.uint8:
-        gray = cv2.convertScaleAbs(gray, alpha=255 / 65535)
-    return np.asarray(gray)
+    return shrunk(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), _LONGEST_SIDE)
 
 
 def _same_place(a: ImageArray, b: ImageArray) -> bool:

@@ -140,9 +140,18 @@ def save_checkpoint(
             metadata = {key: json.dumps(value) for key, value in facts.items()}
             safetensors.write(file, state, {"format": "pt", **metadata})
         else:
-            buffer = io.BytesIO()  # torch.save turns errors of writing into a RuntimeError
-            torch.save({"params": state, **facts}, buffer)
-            file.write(buffer.getbuffer())
+            write_archive(file, {"params": state, **facts})
+
+
+def write_archive(file: IO[bytes], content: object) -> None:
+    """`torch.save` to an open binary file.
+
+    Raises:
+        OSError: The file cannot be written; `torch.save` alone would raise a RuntimeError.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    file.write(buffer.getbuffer())
 
 
 def state_to_save(model: DRSformer, *, half: bool = False) -> StateDict:

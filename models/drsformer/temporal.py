@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 
-from drsformer.alignment import View, align, estimate_motion
+from drsformer.alignment import View, align, estimate_motion, shrunk
 from drsformer.config import MOST_NEIGHBORS
 from drsformer.errors import ConfigError, ImageError
 from drsformer.fusion import Neighbor, at_full_strength, dryness, fuse
@@ -312,13 +312,7 @@ def _difference(before: Sequence[ImageArray], after: Sequence[ImageArray]) -> fl
 
 def _thumbnail(rainy: ImageArray) -> ImageArray:
     """The luma of a frame, small and blurred so that rain hardly shows, uint8."""
-    H, W = rainy.shape[:2]
-    factor = max(H, W) / _THUMBNAIL
-    gray: Any = cv2.cvtColor(rainy, cv2.COLOR_RGB2GRAY)
-    if factor > 1:
-        gray = cv2.resize(gray, (max(1, round(W / factor)), max(1, round(H / factor))), interpolation=cv2.INTER_AREA)
-    if gray.dtype != np.uint8:
-        gray = cv2.convertScaleAbs(gray, alpha=255 / 65535)
+    gray: Any = shrunk(cv2.cvtColor(rainy, cv2.COLOR_RGB2GRAY), _THUMBNAIL)
     return np.asarray(cv2.GaussianBlur(gray, (0, 0), 1.0))
 
 
