@@ -80,7 +80,7 @@ def restore_burst(
             expected = "expected images of one still scene"
             raise ImageError(f"{name} cannot be aligned with {names[0]}: {expected}") from None
         neighbors.append(_neighbor(restored, image, other, homography))
-    return fuse(first, restored, neighbors, strength=restorer.strength)
+    return fuse(first, restored, neighbors).blended(first, restorer.strength)
 
 
 class _NotAlignedError(Exception):

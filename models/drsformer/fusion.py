@@ -11,7 +11,7 @@ Shapes: (H, W, 3) for all images, uint8 or uint16; masks and weights (H, W), uin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -33,6 +33,9 @@ _ROWS = 64  # rows fused at a time, so that they stay in cache; only pixel by pi
 # In levels of 255; chosen on the sequences of tests/benchmarks/video.py.
 _LITTLE_RAIN = 4.0  # a removal at which a frame counts half
 _UNLIKE = 8.0  # a difference from the present frame, beyond the rain removed from that, at which a frame counts half
+_MUCH_RAIN = 16.0  # a removal at which an interpolated fused frame counts half
+_UNSTEADY = 4.0  # a difference of fused frames, beyond ...
+_UNCERTAIN = 0.5  # ... this share of the rain removed, at which the neighbor counts half
 _DOUBT = np.float32(24)  # weight, of 255, that the present frame gains for each unknown neighbor beyond half of them
 _QUIETEST, _NOISIEST = 3.0, 12.0  # limits of the difference that noise makes
 _NOISE = 2.5  # that difference, in standard deviations
@@ -63,25 +66,47 @@ class Neighbor:
     interpolated: Mask
 
 
+@dataclass(frozen=True)
+class Fused:
+    """A frame without rain.
+
+    Attributes:
+        image: The frame.
+        removed: How much darker the network made the frame, in levels of 255, uint8.
+        share: How much of it replaces the rainy frame: 1, or 0 where it is dry all around, (H, W).
+    """
+
+    image: ImageArray
+    removed: Mask
+    share: FloatArray
+
+    def blended(self, rainy: ImageArray, strength: float, pool: Executor | None = None) -> ImageArray:
+        """The frame with what stays of the rainy one; `strength`: of the effect, from 0 to 1."""
+        share = np.float32(strength) * self.share[..., None]
+        if share.min() == 1:
+            return self.image
+        blended = np.empty_like(rainy)
+
+        def blend_rows(top: int) -> None:
+            rows = slice(top, top + _ROWS)
+            blended[rows] = _blend(rainy[rows], self.image[rows], share[rows])
+
+        for _ in (map if pool is None else pool.map)(blend_rows, range(0, len(rainy), _ROWS)):
+            pass
+        return blended
+
+
 def fuse(
-    rainy: ImageArray,
-    restored: ImageArray,
-    neighbors: Sequence[Neighbor],
-    *,
-    strength: float = 1.0,
-    pool: Executor | None = None,
-) -> ImageArray:
+    rainy: ImageArray, restored: ImageArray, neighbors: Sequence[Neighbor], *, pool: Executor | None = None
+) -> Fused:
     """The present frame without rain.
 
     Args:
         rainy: The present frame.
         restored: What the network made of it, at full strength; this is returned where no neighbor is known.
-        neighbors: The aligned frames near it, at full strength.
-        strength: Blends between the rainy frame (0) and the fused one (1).
+        neighbors: The aligned frames near it, at full strength; one at least.
         pool: Threads to use. None: this one.
     """
-    if not neighbors:
-        return restored
     map_ = map if pool is None else pool.map
     peak = np.iinfo(rainy.dtype).max
     removed = _removed(rainy, restored)
@@ -110,17 +135,42 @@ def fuse(
     left = cv2.multiply(left, _spread(agreed, mean), scale=1 / peak)
     fused: Any = cv2.subtract(cv2.add(mean, taken), left)
     fused = cv2.min(fused, cv2.max(rainy, restored))
-    share = np.float32(strength) * _share(rainy, fused, neighbors, removed, tolerance)[..., None]
-    if share.min() == 1:
-        return np.asarray(fused)
+    return Fused(np.asarray(fused), removed, _share(rainy, fused, neighbors, removed, tolerance))
 
-    def blend_rows(top: int) -> None:
+
+def steadied(
+    fused: Fused, neighbors: Sequence[tuple[ImageArray, Mask, Mask]], *, pool: Executor | None = None
+) -> Fused:
+    """The mean of a fused frame and its neighbors where they are alike, so that what is left of rain flickers less.
+
+    Args:
+        fused: The present frame.
+        neighbors: The fused frames near it, aligned; where each of them is known, and where it had to be interpolated:
+            there it is less sharp, and counts only where there was rain.
+        pool: Threads to use. None: this one.
+    """
+    map_ = map if pool is None else pool.map
+
+    def weight(neighbor: tuple[ImageArray, Mask, Mask]) -> Mask:
+        image, known, interpolated = neighbor
+        difference: Any = cv2.blur(_largest(cv2.absdiff(image, fused.image)), (3, 3))
+        difference = cv2.subtract(difference, uncertain)
+        alike = cv2.bitwise_and(cv2.LUT(difference, _falling(_UNSTEADY, 3)), known)
+        return np.asarray(cv2.subtract(alike, cv2.bitwise_and(interpolated, dry)))
+
+    dry = cv2.LUT(fused.removed, _falling(_MUCH_RAIN, 3))
+    uncertain = cv2.convertScaleAbs(fused.removed, alpha=_UNCERTAIN)
+    weights = [np.full(fused.removed.shape, 255, np.uint8), *map_(weight, neighbors)]
+    images = [fused.image, *(image for image, _, _ in neighbors)]
+    mean = np.empty_like(fused.image)
+
+    def mean_of_rows(top: int) -> None:
         rows = slice(top, top + _ROWS)
-        fused[rows] = _blend(rainy[rows], fused[rows], share[rows])
+        mean[rows] = _mean([image[rows] for image in images], [weight[rows] for weight in weights])
 
-    for _ in map_(blend_rows, range(0, len(rainy), _ROWS)):
+    for _ in map_(mean_of_rows, range(0, len(mean), _ROWS)):
         pass
-    return np.asarray(fused)
+    return replace(fused, image=mean)
 
 
 def at_full_strength(rainy: ImageArray, restored: ImageArray, strength: float) -> ImageArray:

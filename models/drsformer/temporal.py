@@ -16,18 +16,21 @@ import numpy as np
 from drsformer.alignment import View, align, estimate_motion, shrunk
 from drsformer.config import MOST_NEIGHBORS
 from drsformer.errors import ConfigError, ImageError
-from drsformer.fusion import Neighbor, at_full_strength, dryness, fuse
+from drsformer.fusion import Fused, Neighbor, at_full_strength, dryness, fuse, steadied
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from drsformer.alignment import Alignment, Motion
+    from drsformer.fusion import Mask
     from drsformer.images import ImageArray
     from drsformer.inference import Restorer
 
 _FIRST_FRAMES = 3  # frames of a shot of which the scale is chosen
 
-CONTEXT = MOST_NEIGHBORS + _FIRST_FRAMES - 1
+_STEADY = 2  # fused frames on each side that are averaged with one
+
+CONTEXT = MOST_NEIGHBORS + _STEADY + _FIRST_FRAMES - 1
 """Most frames on each side that a restored frame depends on, besides the scale of its shot."""
 
 # A shot begins where the frames before and after it differ by more than this share of their mean contrast, on
@@ -119,6 +122,8 @@ class _Frame:
         starts_shot: Whether it starts a shot; None: not yet known.
         answer: The network's; None: it was not asked yet.
         motions: The motions to the frames that are so many frames later.
+        fused: The frame fused with its neighbors; None: not yet.
+        alignments: Those with the nearest frames, by their numbers, which fusing it made.
     """
 
     rainy: ImageArray
@@ -126,6 +131,8 @@ class _Frame:
     starts_shot: bool | None = None
     answer: _Answer | None = None
     motions: dict[int, Motion] = field(default_factory=dict)
+    fused: Fused | None = None
+    alignments: dict[int, Alignment] = field(default_factory=dict)
 
 
 class _Video:
@@ -161,6 +168,8 @@ class _Video:
             while self.first < number - MOST_NEIGHBORS:
                 self.window.popleft()
                 self.first += 1
+            if number > _STEADY:
+                self._frame(number - _STEADY - 1).fused = None  # nothing needs it any more
 
     def _end(self) -> int:
         return self.first + len(self.window)
@@ -183,14 +192,15 @@ class _Video:
         self.window.append(_Frame(rainy, _thumbnail(rainy)))
 
     def _restore(self, number: int) -> RestoredFrame:
-        before, after = self._shot(number)
         answer = self._answer(number)
-        for n in after:
-            self._answer(n)  # in the order of the video
-        image = answer.restored
-        if before or after:
-            image = self._fused(number, sorted((*before, *after), key=lambda n: abs(n - number)))
+        others = self._others(number)
+        image = self._steadied(number, others) if others else answer.restored
         return RestoredFrame(image, answer.scale, self._starts_shot(number))
+
+    def _others(self, number: int) -> list[int]:
+        """The frames that help a frame, the nearest first."""
+        before, after = self._shot(number)
+        return sorted((*before, *after), key=lambda n: abs(n - number))
 
     def _shot(self, number: int) -> tuple[list[int], list[int]]:
         """The frames before and after one that help it, none of them beyond a cut."""
@@ -239,14 +249,38 @@ class _Video:
             first.append(self._frame(n))
         return statistics.median_low(self.restorer.choose_scale(frame.rainy) for frame in first)
 
-    def _fused(self, number: int, others: Sequence[int]) -> ImageArray:
-        neighbors = list(self.pool.map(lambda n: self._neighbor(number, n), others))
-        rainy, unblended = self._frame(number).rainy, self._answer(number).unblended
-        return fuse(rainy, unblended, neighbors, strength=self.restorer.strength, pool=self.pool)
+    def _steadied(self, number: int, others: Sequence[int]) -> ImageArray:
+        """A fused frame, averaged with the fused frames next to it."""
+        frame, fused = self._frame(number), self._fused(number)
+        near = [n for n in others if abs(n - number) <= _STEADY]
+        images = {n: self._fused(n).image for n in near}
+
+        def neighbor(n: int) -> tuple[ImageArray, Mask, Mask]:
+            H, W = frame.rainy.shape[:2]
+            alignment = frame.alignments[n]
+            image = warp(images[n], alignment.map_to(H, W), cv2.INTER_CUBIC)
+            return image, alignment.known_in(H, W), alignment.moved_in(H, W)
+
+        steady = steadied(fused, list(self.pool.map(neighbor, near)), pool=self.pool)
+        frame.alignments.clear()
+        return steady.blended(frame.rainy, self.restorer.strength, self.pool)
+
+    def _fused(self, number: int) -> Fused:
+        """A frame fused with its neighbors, at full strength; it is made once."""
+        frame = self._frame(number)
+        if frame.fused is None:
+            others = self._others(number)
+            for n in sorted((number, *others)):
+                self._answer(n)  # in the order of the video
+            neighbors = list(self.pool.map(lambda n: self._neighbor(number, n), others))
+            frame.fused = fuse(frame.rainy, self._answer(number).unblended, neighbors, pool=self.pool)
+        return frame.fused
 
     def _neighbor(self, number: int, other: int) -> Neighbor:
         answer, near = self._answer(number), self._answer(other)
         alignment = align(answer.view, near.view, self._motion(number, other))
+        if abs(other - number) <= _STEADY:
+            self._frame(number).alignments[other] = alignment
         return aligned(self._frame(other).rainy, near.unblended, near.dryness, alignment)
 
     def _motion(self, number: int, other: int) -> Motion:
@@ -331,8 +365,8 @@ def _affordable_reach(rainy: ImageArray) -> int:
 
     This depends on nothing else, so that a resumed run does the same.
     """
-    # A frame is held as rainy and restored, both of them aligned, and with masks and the map of the alignment.
-    return min(MOST_NEIGHBORS, _BUDGET // (2 * 8 * rainy.nbytes))
+    # A frame is held as rainy, restored and fused, aligned, and with masks and the map of the alignment.
+    return min(MOST_NEIGHBORS, _BUDGET // (2 * 10 * rainy.nbytes))
 
 
 def _check_frame(rainy: ImageArray) -> None:
