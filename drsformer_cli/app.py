@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="drsformer",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help starts three times as fast and reads well in a pipe
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -47,11 +47,23 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Remove rain from images with DRSformer, the sparse Transformer for image deraining (CVPR 2023)."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(ExitCode.INVALID_USAGE)
+
+
+def _one_line(error: typer.TyperException) -> str:
+    """Typer's message about a wrong option or argument, without the usage lines that it prints above."""
+    message = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    hint = f"; see {context.command_path} --help" if context is not None else ""
+    return f"{message[:1].lower()}{message[1:]}{hint}"
 
 
 _STOPPED: dict[object, str] = {ExitCode.INTERRUPTED: "interrupted", ExitCode.TERMINATED: "terminated"}
@@ -84,7 +96,10 @@ def main() -> NoReturn:
     try:
         if any(re.fullmatch(r"(--[\w-]+=)?", argument) for argument in sys.argv[1:]):  # as a path: the current folder
             raise UsageError("an argument is empty, perhaps because a shell variable is not set; expected a value")
-        app(prog_name="drsformer")
+        code = app(prog_name="drsformer", standalone_mode=False)
+    except typer.TyperException as error:
+        console.error(_one_line(error))
+        sys.exit(error.exit_code)
     except DRSformerError as error:
         console.error(reason(error))
         sys.exit(exit_code(error))
@@ -96,7 +111,7 @@ def main() -> NoReturn:
         console.error(f"{error.filename or 'stdout'}: {reason(error)}")
         sys.stdout = None  # nothing more to flush
         sys.exit(ExitCode.FAILED)
-    sys.exit(ExitCode.DONE)
+    sys.exit(code or ExitCode.DONE)  # Typer returns the code of typer.Exit, and None from our commands
 
 
 def run() -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import unicodedata
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -14,14 +15,17 @@ if TYPE_CHECKING:
     from rich.progress import Progress, Task
     from rich.table import Table
 
-# Control characters, line separators, and marks that change the direction of text: file names may contain them.
-_CONTROLS = (*range(32), *range(127, 160), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
-_ESCAPES = {code: chr(code).encode("unicode_escape").decode() for code in _CONTROLS}
-
 
 def printable(text: str) -> str:
-    """The text on one line, with control characters escaped as in Python."""
-    return text.translate(_ESCAPES)
+    """The text on one line: control characters, line separators and other invisible marks are escaped as in Python."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or unicodedata.category(character) == "Zs"  # spaces of other scripts
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 @cache

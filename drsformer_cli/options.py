@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar, get_args
 
 import typer
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from drsformer.inference import Scale, TileSize
 
+N = TypeVar("N", int, float)
+
 
 def one_of(allowed: Sequence[str]) -> Callable[[str], str]:
     """A parser for options that takes one of some words, in any case."""
@@ -22,6 +24,23 @@ def one_of(allowed: Sequence[str]) -> Callable[[str], str]:
         if found := next((word for word in allowed if word.casefold() == text.casefold()), None):
             return found
         raise typer.BadParameter(f"{text!r} is not {listed(list(allowed), 'or')}")
+
+    return parse
+
+
+def number(kind: type[N], least: N, most: N | None = None) -> Callable[[str], N]:
+    """A parser for options that takes a number in a range, both ends included."""
+    noun = "a whole number" if kind is int else "a number"
+    expected = f"{noun} of at least {least}" if most is None else f"{noun} from {least} to {most}"
+
+    def parse(text: str) -> N:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= (math.inf if most is None else most):  # NaN is in no range
+            raise typer.BadParameter(f"{text!r} is not {expected}")
+        return value
 
     return parse
 
@@ -113,7 +132,10 @@ TileOption = Annotated[
     ),
 ]
 OverlapOption = Annotated[
-    int | None, typer.Option("--overlap", metavar="N", min=0, help="Pixels that neighboring tiles share. Default: 32.")
+    int | None,
+    typer.Option(
+        "--overlap", metavar="N", parser=number(int, 0), help="Pixels that neighboring tiles share. Default: 32."
+    ),
 ]
 DeviceOption = Annotated[
     str,
@@ -138,7 +160,10 @@ PrecisionOption = Annotated[
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
-        "--threads", metavar="N", min=1, max=1024, help="CPU threads of the network. Default: torch's choice."
+        "--threads",
+        metavar="N",
+        parser=number(int, 1, 1024),
+        help="CPU threads of the network. Default: torch's choice.",
     ),
 ]
 TtaOption = Annotated[

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from drsformer_cli import console
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -26,9 +28,7 @@ _GAP = 4
 
 def row(text: str, images: Sequence[RGB8]) -> RGB8:
     """Images of one size, (H, W, 3), side by side under a line of text, each shrunk to at most `WIDTH`."""
-    text = "".join(
-        character if character.isprintable() else "?" for character in text
-    )  # file names may contain anything
+    text = console.printable(text)  # file names may contain anything
     H, W = images[0].shape[:2]
     width = min(W, WIDTH)
     height = max(1, round(H * width / W))

@@ -78,7 +78,7 @@ def test_folder_goes_on_after_a_bad_image(run, folder):
     answer = run("derain", "in", "-o", "out", "-r")
     assert answer.code == 3
     assert files("out") == ["a.png", "deep/b.jpg"]
-    assert "1 of 3 images failed:" in answer.err
+    assert "1 of 3 inputs failed:" in answer.err
     assert "in/text.jpg: not an image: expected JPEG, PNG" in answer.err
 
 
@@ -346,7 +346,7 @@ def test_two_ranks_share_the_files(folder):
     rows = [json.loads(line) for line in answer.stdout.splitlines() if line.startswith("{")]
     assert sorted(row["input"] for row in rows) == ["in/a.png", "in/deep/b.jpg", "in/text.jpg"]
     assert files("out") == ["a.png", "deep/b.jpg"]
-    assert answer.stderr.count("1 of 3 images failed:") == 1
+    assert answer.stderr.count("1 of 3 inputs failed:") == 1
 
 
 @pytest.mark.xdist_group("ranks")

@@ -73,8 +73,7 @@ def derain(
     strength: Annotated[
         float,
         typer.Option(
-            min=0,
-            max=1,
+            parser=options.number(float, 0, 1),
             metavar="0..1",
             help="Blend with the input: 0 keeps it, 1 is the full effect. Default: 1.",
             show_default=False,
@@ -96,8 +95,7 @@ def derain(
     quality: Annotated[
         int,
         typer.Option(
-            min=1,
-            max=100,
+            parser=options.number(int, 1, 100),
             metavar="1..100",
             help=f"Quality of {titles(Feature.QUALITY)}; JPEG is always 4:4:4. Default: {DEFAULT_QUALITY}.",
             show_default=False,
@@ -123,7 +121,10 @@ def derain(
         ),
     ] = None,
     max_megapixels: Annotated[
-        float | None, typer.Option(min=0.001, max=1e6, metavar="N", help="Refuse larger images. Default: 179.")
+        float | None,
+        typer.Option(
+            parser=options.number(float, 0.001, 1_000_000), metavar="N", help="Refuse larger images. Default: 179."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the inputs and outputs, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each input on stdout.")] = False,
@@ -140,7 +141,7 @@ def derain(
     Exit codes: 0 all done; 1 failed; 2 invalid usage, nothing was done; 3 some inputs failed or were incomplete, listed
     at the end, or the report could not be written; 4 weights unavailable; 130 interrupted.
 
-    Several GPUs: torchrun --nproc-per-node N -m drsformer_cli derain FOLDER -o OUT
+    Several GPUs: torchrun --standalone --nproc-per-node N -m drsformer_cli derain FOLDER -o OUT
     """
     ranks = Ranks()
     settings = video_settings(

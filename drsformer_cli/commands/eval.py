@@ -75,7 +75,10 @@ def evaluate(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Score only the first N images of each set. Default: all.")
+        int | None,
+        typer.Option(
+            metavar="N", parser=options.number(int, 1), help="Score only the first N images of each set. Default: all."
+        ),
     ] = None,
     save: Annotated[
         Path | None,
@@ -124,7 +127,7 @@ def evaluate(
     Exit codes: 0 all scored; 1 nothing scored; 2 invalid usage or missing data; 3 some images could not be scored, or
     something could not be saved; 4 weights or metric parameters unavailable; 130 interrupted, 143 terminated.
 
-    Several GPUs: torchrun --nproc-per-node N -m drsformer_cli eval --dataset NAME
+    Several GPUs: torchrun --standalone --nproc-per-node N -m drsformer_cli eval --dataset NAME
     """
     if results and model:
         raise UsageError("--results: scores existing images; leave out --model")

@@ -16,7 +16,7 @@ from drsformer_cli.exporting import files
 
 def parse_size(text: str) -> tuple[int, int]:
     """The value of --size, `N` or `HxW`, as H and W."""
-    found = re.fullmatch(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", text)
+    found = re.fullmatch(r"([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?", text)
     if found is None:
         raise typer.BadParameter(f"{text!r} is not N or HxW in pixels")
     return int(found[1]), int(found[2] or found[1])
@@ -78,6 +78,7 @@ def export(
     )
     target.check()
     loaded = zoo.load_model(model, quiet=quiet)
+    target.check_for(loaded.network)
     if target.is_graph and not quiet:
         console.say("converting takes a minute or two, longer for large networks")
     difference = files.write(target, model, loaded)

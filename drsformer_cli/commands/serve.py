@@ -25,14 +25,16 @@ def serve(
     port: Annotated[
         int,
         typer.Option(
-            min=0, max=65535, metavar="N", help="Port; 0: any that is free. Default: 8000.", show_default=False
+            parser=options.number(int, 0, 65535),
+            metavar="N",
+            help="Port; 0: any that is free. Default: 8000.",
+            show_default=False,
         ),
     ] = 8000,
     queue: Annotated[
         int,
         typer.Option(
-            min=0,
-            max=1000,
+            parser=options.number(int, 0, 1000),
             metavar="N",
             help="Requests that may wait; further ones are refused. Default: 8.",
             show_default=False,
@@ -41,8 +43,7 @@ def serve(
     timeout: Annotated[
         float,
         typer.Option(
-            min=0.1,
-            max=86_400,
+            parser=options.number(float, 0.1, 86_400),
             metavar="SECONDS",
             help="Give a request up after this time. Default: 300.",
             show_default=False,
@@ -50,11 +51,21 @@ def serve(
     ] = 300,
     max_megabytes: Annotated[
         float,
-        typer.Option(min=0.001, max=1e5, metavar="N", help="Refuse larger files. Default: 100.", show_default=False),
+        typer.Option(
+            parser=options.number(float, 0.001, 100_000),
+            metavar="N",
+            help="Refuse larger files. Default: 100.",
+            show_default=False,
+        ),
     ] = 100,
     max_megapixels: Annotated[
         float,
-        typer.Option(min=0.001, max=1e6, metavar="N", help="Refuse larger images. Default: 64.", show_default=False),
+        typer.Option(
+            parser=options.number(float, 0.001, 1_000_000),
+            metavar="N",
+            help="Refuse larger images. Default: 64.",
+            show_default=False,
+        ),
     ] = 64,
     scale: options.ScaleOption = "auto",
     tile: options.TileOption = "auto",

@@ -58,7 +58,7 @@ def train(
 
     From a folder of clean images: drsformer train -c general --set data.clean=FOLDER
 
-    Several GPUs: torchrun --nproc-per-node N -m drsformer_cli train -c FILE
+    Several GPUs: torchrun --standalone --nproc-per-node N -m drsformer_cli train -c FILE
     """
     ranks = Ranks()
     try:

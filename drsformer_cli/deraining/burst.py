@@ -34,8 +34,10 @@ def plan_burst(
     """
     if STANDARD_STREAM in inputs or output == STANDARD_STREAM:
         raise UsageError("--burst reads and writes files, not '-'")
-    if output is None or Path(output).is_dir() or output.endswith(("/", os.sep)):
-        raise UsageError(f"--burst makes one image: expected -o FILE, not {output or 'no -o'}")
+    if output is None:
+        raise UsageError("--burst makes one image: expected -o FILE")
+    if Path(output).is_dir() or output.endswith(("/", os.sep)):
+        raise UsageError(f"--burst makes one image: expected -o FILE, not the folder {output}")
     paths = list(dict.fromkeys(path for text in inputs for path in expanded(text)))
     folder = next((path for path in paths if path.is_dir()), None)
     if folder is not None:

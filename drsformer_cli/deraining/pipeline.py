@@ -219,8 +219,11 @@ def _written(job: Job, restored: RestoredImage, stop: threading.Event, *, qualit
         if stop.is_set():
             raise CancelledError
         if target is None:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            try:
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
+            except OSError as error:
+                raise OSError(error.errno, f"cannot be written to stdout: {reason(error)}") from None
             return
         with output_file(target, overwrite=overwrite) as file:
             file.write(data)

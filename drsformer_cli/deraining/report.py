@@ -120,7 +120,8 @@ class Reporter:
         if job.target is None:
             return
         if self.as_json:
-            facts = {"input": job.name, "output": str(job.target), **written.facts(self.model)}
+            others = {"others": [str(path) for path in job.others]} if job.others else {}
+            facts = {"input": job.name, **others, "output": str(job.target), **written.facts(self.model)}
             console.result(console.json_line(facts))
         elif not self.quiet:
             console.result(f"{job.name} -> {job.target}  {written.summary()}")
@@ -136,7 +137,7 @@ class Reporter:
         failures = [failure for outcome in outcomes for failure in outcome.failures]
         unchanged = [name for outcome in outcomes for name in outcome.hardly_changed]
         if failures and not self.single:
-            console.error(f"{len(failures)} of {len(failures) + sum(o.done for o in outcomes)} images failed:")
+            console.error(f"{len(failures)} of {len(failures) + sum(o.done for o in outcomes)} inputs failed:")
         for name, text in failures:
             console.error(f"{name}: {text}")
         if unchanged and not self.quiet:

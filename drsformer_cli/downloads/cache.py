@@ -199,7 +199,7 @@ def urls_of(row: PublishedFile, mirror: str | None) -> tuple[str, ...]:
         parts = urlsplit(mirror)
         if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
             return (parts._replace(path=f"{parts.path.rstrip('/')}/{row.path.name}", fragment="").geturl(),)
-    without_password = http.printable(mirror.rpartition("@")[2].partition("?")[0])
+    without_password = http.shortened(mirror.rpartition("@")[2].partition("?")[0])
     raise UsageError(f"mirror {without_password}: expected http://HOST/FOLDER or https://HOST/FOLDER")
 
 

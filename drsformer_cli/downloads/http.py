@@ -14,7 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from drsformer_cli import __version__
+from drsformer_cli import __version__, console
 from drsformer_cli.errors import DownloadError
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ def drive_url(file_id: str) -> str:
 def without_secrets(url: str) -> str:
     """An address without user, password and query."""
     parts = urlsplit(url)
-    return printable(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
+    return shortened(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
 
 
-def printable(text: str, length: int = 200) -> str:
-    """Text from a server or a user on one line, without control characters."""
-    line = "".join(character for character in " ".join(text.split()) if character.isprintable())
+def shortened(text: str, length: int = 200) -> str:
+    """Text from a server or a user on one line, as `console.printable`."""
+    line = console.printable(" ".join(text.split()))
     return line if len(line) <= length else f"{line[:length]}..."
 
 
@@ -370,7 +370,7 @@ def _refusal(response: requests.Response, page: _DrivePage) -> Exception:
     """The error for a response that is not the file."""
     status = response.status_code
     if page.caption.strip():
-        return DownloadError(f"refused: {printable(page.caption)}")
+        return DownloadError(f"refused: {shortened(page.caption)}")
     if status == HTTPStatus.OK:
         return DownloadError("sends a web page instead of the file")
     phrase = f" {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else ""

@@ -91,7 +91,7 @@ def load_models(
             "precision": restorer.precision,
             "scale": settings.scale,
             "tile": "none" if settings.tile is None else str(settings.tile),
-            "overlap": "auto" if settings.overlap is None else settings.overlap,
+            "overlap": restorer.overlap_of(settings.tile),
             "tta": settings.tta,
         }
         candidates.append(Candidate(name, restorer, facts))

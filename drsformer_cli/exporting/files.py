@@ -11,6 +11,7 @@ from drsformer_cli.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from drsformer.model import DRSformer
     from drsformer_cli.downloads.zoo import LoadedModel
 
 ONNX, DARKTABLE, SAFETENSORS, STATE_DICT = ".onnx", ".dtmodel", ".safetensors", ".pth"
@@ -68,9 +69,24 @@ class Target:
 
             darktable.check_size(self.size)
 
+    def check_for(self, network: DRSformer) -> None:
+        """Refuse what this network cannot be written as.
+
+        Raises:
+            UsageError: The size does not suit the network, or the format cannot say how it was ablated.
+        """
+        from drsformer.ablations import AblatedDRSformer
+
+        if self.is_graph and self.size is not None:
+            from drsformer_cli.exporting import onnx
+
+            onnx.check_size(network, self.size)
+        if self.suffix == STATE_DICT and isinstance(network, AblatedDRSformer):
+            raise UsageError(f"{self.path}: a state dict cannot say how the network was ablated; {SAFETENSORS} can")
+
 
 def write(target: Target, model: str, loaded: LoadedModel) -> float | None:
-    """Write a model, on the CPU.
+    """Write a model, on the CPU, that the target suits.
 
     Args:
         target: The file.
@@ -82,7 +98,6 @@ def write(target: Target, model: str, loaded: LoadedModel) -> float | None:
 
     Raises:
         ExportError: The graph differs too much from the network; nothing was written.
-        UsageError: The size or the file does not suit the network.
         OSError: The file cannot be written.
     """
     if target.is_graph:
@@ -115,10 +130,7 @@ def _write_graph(target: Target, model: str, loaded: LoadedModel) -> float:
 
 
 def _write_state_dict(target: Target, loaded: LoadedModel) -> None:
-    from drsformer.ablations import AblatedDRSformer
     from drsformer.checkpoint import state_to_save, write_archive
 
-    if isinstance(loaded.network, AblatedDRSformer):
-        raise UsageError(f"{target.path}: a state dict cannot say how the network was ablated; {SAFETENSORS} can")
     with atomic_write(target.path, overwrite=target.overwrite) as file:
         write_archive(file, state_to_save(loaded.network, half=target.half))

@@ -82,9 +82,9 @@ def export(network: DRSformer, *, size: tuple[int, int] | None = None, half: boo
         UsageError: The extra is missing, or H or W is not a multiple of the network's size.
     """
     check_extra()
+    if size is not None:
+        check_size(network, size)
     multiple = network.config.size_multiple
-    if size is not None and any(side % multiple or side < multiple for side in size):
-        raise UsageError(f"--size must be positive multiples of {multiple}, not {size[0]}x{size[1]}")
     height, width = size or (2 * multiple, 3 * multiple)
     dynamic = {2: multiple * torch.export.Dim("height"), 3: multiple * torch.export.Dim("width")}
     with _quiet():
@@ -138,6 +138,17 @@ def verify(model: bytes, network: DRSformer, *, size: tuple[int, int] | None, la
             )
         difference = max(difference, found)
     return difference
+
+
+def check_size(network: DRSformer, size: tuple[int, int]) -> None:
+    """Refuse a size that the network does not take.
+
+    Raises:
+        UsageError: H or W is not a multiple of the network's size.
+    """
+    multiple = network.config.size_multiple
+    if any(side % multiple or side < multiple for side in size):
+        raise UsageError(f"--size must be positive multiples of {multiple}, not {size[0]}x{size[1]}")
 
 
 def check_extra() -> None:

@@ -11,7 +11,7 @@ import typer
 
 from drsformer.config import MOST_NEIGHBORS
 from drsformer_cli.errors import UsageError
-from drsformer_cli.options import one_of
+from drsformer_cli.options import number, one_of
 from drsformer_cli.video.formats import CODECS, CodecName
 
 _FOR_VIDEOS = "Videos: "
@@ -79,7 +79,7 @@ CodecOption = Annotated[
         help=f"{_FOR_VIDEOS}how frames are stored. Default: h264; vp9 in WebM.",
     ),
 ]
-CrfOption = Annotated[int | None, typer.Option("--crf", metavar="N", min=0, help=_crf_help())]
+CrfOption = Annotated[int | None, typer.Option("--crf", metavar="N", parser=number(int, 0), help=_crf_help())]
 StartOption = Annotated[
     str | None,
     typer.Option(
@@ -98,8 +98,7 @@ PreviewOption = Annotated[
     typer.Option(
         "--preview",
         metavar="SECONDS",
-        min=0.001,
-        max=1e6,
+        parser=number(float, 0.001, 1_000_000),
         help=f"{_FOR_VIDEOS}write only NAME_preview: so many seconds of input and output side by side.",
     ),
 ]
@@ -108,8 +107,7 @@ FpsOption = Annotated[
     typer.Option(
         "--fps",
         metavar="N",
-        min=0.001,
-        max=1000,
+        parser=number(float, 0.001, 1000),
         help="Frames per second where the input is a pattern such as frame_%04d.png. Default: 25.",
     ),
 ]

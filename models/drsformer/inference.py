@@ -240,15 +240,18 @@ class Restorer:
         tile = min(preferred, math.isqrt(int(budget / self._bytes_per_pixel)))
         tile = max(SMALLEST_GOOD_TILE, tile - tile % self._multiple)
         # The smallest tile that gives the same number of tiles: pixels that tiles share are computed twice.
-        needed = max(fitting_tile(length, tile, self._overlap(tile)) for length in (height, width))
+        needed = max(fitting_tile(length, tile, self.overlap_of(tile)) for length in (height, width))
         return max(SMALLEST_GOOD_TILE, _round_up(needed, self._multiple))
 
     def _grid(self, height: int, width: int, tile: int | None) -> tuple[list[int], list[int]]:
-        return tile_starts(height, tile, self._overlap(tile)), tile_starts(width, tile, self._overlap(tile))
+        return tile_starts(height, tile, self.overlap_of(tile)), tile_starts(width, tile, self.overlap_of(tile))
 
-    def _overlap(self, tile: int | None) -> int:
+    def overlap_of(self, tile: TileSize) -> int:
+        """Pixels that neighboring tiles share: of a size, with tiles of "auto" that are large, or without tiles 0."""
         if tile is None:
             return 0
+        if tile == "auto":
+            return DEFAULT_OVERLAP if self.overlap is None else self.overlap
         if self.overlap is None:
             return min(DEFAULT_OVERLAP, tile // 4)
         # Tiles that were made smaller because of the memory may be smaller than the given overlap.
