@@ -110,7 +110,7 @@ def test_command_writes_one_image_with_the_metadata_of_the_first(run, shots, tin
         (["0.jpg", "-o", "b.jpg"], "--burst needs at least 2 images, not only 0.jpg"),
         (["0.jpg", "0.jpg", "-o", "b.jpg"], "--burst needs at least 2 images"),
         (["0.jpg", "1.jpg"], "expected -o FILE"),
-        (["0.jpg", "1.jpg", "-o", "."], "expected -o FILE, not ."),
+        (["0.jpg", "1.jpg", "-o", "."], "expected -o FILE, not the folder ."),
         (["0.jpg", "1.jpg", "-o", "-"], "not '-'"),
         (["-", "-o", "b.jpg"], "not '-'"),
         (["0.jpg", ".", "-o", "b.jpg"], ". is a folder; --burst needs the images themselves"),

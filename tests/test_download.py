@@ -93,7 +93,11 @@ def test_derain_downloads(run, home, published, server, tmp_path, monkeypatch):
         (misbehaving.longer_than_said, "not a checkpoint, or a damaged one", False),
         (misbehaving.endless, "sends more than", False),
         (page("<html>hello</html>"), "sends a web page instead of the file", False),
-        (page(misbehaving.QUOTA), "refused: Too many users have viewed or downloaded this file recently.[31m;", False),
+        (
+            page(misbehaving.QUOTA),
+            r"refused: Too many users have viewed or downloaded this file recently.\x1b[31m;",
+            False,
+        ),
         (page(misbehaving.QUOTA, 403), "refused: Too many users have viewed or downloaded this file recently.", False),
         (status(404), "answers 404 Not Found", False),
         (status(403), "answers 403 Forbidden", False),
