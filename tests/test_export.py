@@ -220,7 +220,7 @@ def test_a_state_dict_cannot_hold_an_ablation(run, tmp_path):
         (["-o", "x.pth", "--size", "64"], "--size is for ONNX; .pth files hold weights only"),
         (["-o", "x.onnx", "--size", "64x"], "'64x' is not N or HxW in pixels"),
         (["-o", "x.onnx", "--size", "-8"], "'-8' is not N or HxW in pixels"),
-        (["-o", "x.onnx", "--size", "0"], "--size must be positive multiples of 8, not 0x0"),
+        (["-o", "x.onnx", "--size", "0"], "'0' is not N or HxW in pixels"),
         (["-o", "x.onnx", "--size", "64x60"], "--size must be positive multiples of 8, not 64x60"),
         (["-o", "x.onnx", "--for", "darktable"], "x.onnx: darktable imports .dtmodel files; expected that ending"),
         (["-o", "x.dtmodel", "--size", "512x256"], "whose tiles are square, not 512x256"),

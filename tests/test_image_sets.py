@@ -155,7 +155,7 @@ def test_what_cannot_be_asked(settings, message):
 
 @pytest.mark.parametrize(
     ("paired", "images"),
-    [(["set/test"], 2), ({"a": {"path": "set/test"}}, 2), ({"a": {"path": "set/test", "images": 2}}, 12)],
+    [({"a": {"path": "set/test"}}, 2), ({"a": {"path": "set/test", "images": 2}}, 12)],
 )
 def test_images_that_training_has_seen(paired, images):
     for number in (1, 2, 3):

@@ -251,9 +251,7 @@ def training_uses(training: object) -> list[TrainingUse]:
         trained = [source["path"] for source in sources if "path" in source]
         trained += [folder for table in (run["data"], *sources) for folder in table.get("clean", [])]
         default = int(run["validation"]["images"])
-        paired = run["validation"]["paired"]
-        # Named sets; the bundled model's record has a list of folders, as it was before sets had names.
-        sets = paired.values() if isinstance(paired, dict) else [{"path": folder} for folder in paired]
+        sets = run["validation"]["paired"].values()
         chosen = [measured["path"] for measured in sets]
         numbers = [int(measured.get("images", default)) for measured in sets]
         most = sum(numbers) if all(numbers) else 0

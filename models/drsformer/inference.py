@@ -360,13 +360,13 @@ class Restorer:
 
 
 def pad_to_multiple(x: Tensor, multiple: int = SIZE_MULTIPLE) -> Tensor:
-    """Pad (B, 3, h, w) at the right and bottom to multiples of `multiple`, at least two of them.
+    """Pad (B, 3, h, w) at the right and bottom to multiples of `multiple`, at least four of them.
 
     Padding reflects at most h - 1 and w - 1 pixels, and repeats the last pixel beyond that.
     """
     h, w = x.shape[-2:]
-    # A side of one multiple is one pixel of the deepest level, where the network turns plain white to gray.
-    below, right = (max(_round_up(side, multiple), 2 * multiple) - side for side in (h, w))
+    # A side of one or two multiples is as many pixels of the deepest level: there, plain white can turn gray.
+    below, right = (max(_round_up(side, multiple), 4 * multiple) - side for side in (h, w))
     x = F.pad(x, (0, min(right, w - 1), 0, min(below, h - 1)), mode="reflect")
     return F.pad(x, (0, max(0, right - w + 1), 0, max(0, below - h + 1)), mode="replicate")
 
