@@ -87,12 +87,10 @@ class Fused:
             return self.image
         blended = np.empty_like(rainy)
 
-        def blend_rows(top: int) -> None:
-            rows = slice(top, top + _ROWS)
+        def blend_rows(rows: slice) -> None:
             blended[rows] = _blend(rainy[rows], self.image[rows], share[rows])
 
-        for _ in (map if pool is None else pool.map)(blend_rows, range(0, len(rainy), _ROWS)):
-            pass
+        _over_rows(blend_rows, len(rainy), pool)
         return blended
 
 
@@ -114,8 +112,7 @@ def fuse(
     tolerance = min(max(_QUIETEST, _NOISE * noise_of(restored)), _NOISIEST)
     mean, floor, agreed = np.empty_like(restored), np.empty_like(rainy), np.empty_like(removed)
 
-    def fuse_rows(top: int) -> None:
-        rows = slice(top, top + _ROWS)
+    def fuse_rows(rows: slice) -> None:
         count = np.ones(removed[rows].shape, np.float32)  # frames that are known, with the present one
         for neighbor in neighbors:
             count += neighbor.known[rows] > 0
@@ -128,8 +125,7 @@ def fuse(
         saturated = _over_channels(cv2.max, floor[rows]) >= _SATURATED * peak
         agreed[rows] = np.clip((alike.astype(np.float32) - 1) / (_AGREED * count), 0, 1) * 255 * ~saturated
 
-    for _ in map_(fuse_rows, range(0, len(rainy), _ROWS)):
-        pass
+    _over_rows(fuse_rows, len(rainy), pool)
     taken = _taken_for_rain(cv2.subtract(floor, mean), agreed)
     left = cv2.subtract(cv2.subtract(mean, floor), np.full(4, tolerance * peak / 255))
     left = cv2.multiply(left, _spread(agreed, mean), scale=1 / peak)
@@ -153,9 +149,7 @@ def steadied(
 
     def weight(neighbor: tuple[ImageArray, Mask, Mask]) -> Mask:
         image, known, interpolated = neighbor
-        difference: Any = cv2.blur(_largest(cv2.absdiff(image, fused.image)), (3, 3))
-        difference = cv2.subtract(difference, uncertain)
-        alike = cv2.bitwise_and(cv2.LUT(difference, _falling(_UNSTEADY, 3)), known)
+        alike = cv2.bitwise_and(_agreement(image, fused.image, uncertain, _UNSTEADY), known)
         return np.asarray(cv2.subtract(alike, cv2.bitwise_and(interpolated, dry)))
 
     dry = cv2.LUT(fused.removed, _falling(_MUCH_RAIN, 3))
@@ -164,12 +158,10 @@ def steadied(
     images = [fused.image, *(image for image, _, _ in neighbors)]
     mean = np.empty_like(fused.image)
 
-    def mean_of_rows(top: int) -> None:
-        rows = slice(top, top + _ROWS)
+    def mean_of_rows(rows: slice) -> None:
         mean[rows] = _mean([image[rows] for image in images], [weight[rows] for weight in weights])
 
-    for _ in map_(mean_of_rows, range(0, len(mean), _ROWS)):
-        pass
+    _over_rows(mean_of_rows, len(mean), pool)
     return replace(fused, image=mean)
 
 
@@ -213,9 +205,21 @@ def _falling(half: float, power: float) -> Mask:
 
 def _weight(neighbor: Neighbor, restored: ImageArray, removed: Mask) -> Mask:
     """How much a neighbor counts. Where the present frame is dry, it must show the same."""
-    difference = cv2.blur(_largest(cv2.absdiff(neighbor.restored, restored)), (3, 3))
-    agreement: Any = cv2.LUT(cv2.subtract(difference, removed), _falling(_UNLIKE, 3))
+    agreement = _agreement(neighbor.restored, restored, removed, _UNLIKE)
     return np.asarray(cv2.bitwise_and(cv2.multiply(agreement, neighbor.dryness, scale=1 / 255), neighbor.known))
+
+
+def _agreement(image: ImageArray, other: ImageArray, allowed: Any, half: float) -> Any:  # noqa: ANN401
+    """255 where two images differ by no more than is allowed, half of it where they do by `half` levels more."""
+    difference: Any = cv2.blur(_largest(cv2.absdiff(image, other)), (3, 3))
+    return cv2.LUT(cv2.subtract(difference, allowed), _falling(half, 3))
+
+
+def _over_rows(work: Callable[[slice], None], height: int, pool: Executor | None) -> None:
+    """Do the work for some rows after the other; pool: threads to use, or None."""
+    rows = [slice(top, top + _ROWS) for top in range(0, height, _ROWS)]
+    for _ in map(work, rows) if pool is None else pool.map(work, rows):
+        pass
 
 
 def _mean(images: Sequence[ImageArray], weights: Sequence[Mask]) -> ImageArray:

@@ -198,23 +198,18 @@ class _Video:
         return RestoredFrame(image, answer.scale, self._starts_shot(number))
 
     def _others(self, number: int) -> list[int]:
-        """The frames that help a frame, the nearest first."""
-        before, after = self._shot(number)
-        return sorted((*before, *after), key=lambda n: abs(n - number))
-
-    def _shot(self, number: int) -> tuple[list[int], list[int]]:
-        """The frames before and after one that help it, none of them beyond a cut."""
+        """The frames that help a frame, none of them beyond a cut, the nearest first."""
         reach = self.reach or 0
-        before, after = [], []
+        others = []
         n = number
         while n > max(self.first, number - reach) and not self._starts_shot(n):
             n -= 1
-            before.append(n)
+            others.append(n)
         n = number + 1
         while n <= number + reach and n < self._end() and not self._starts_shot(n):
-            after.append(n)
+            others.append(n)
             n += 1
-        return before, after
+        return sorted(others, key=lambda n: abs(n - number))
 
     def _starts_shot(self, number: int) -> bool:
         frame = self._frame(number)
