@@ -6,6 +6,7 @@ frames; h, w of the views. A motion of one frame to another tells, for each pixe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,10 @@ _ALWAYS = 64.0  # a difference by which it always does
 _WIDEST_STREAK = (7, 3)  # differences that are narrower or lower are rain that the network left
 _AREA = (21, 9)  # streaks are higher than wide, so that they hardly change the mean
 _MARGIN = 9
+_STEP = 12  # one pixel in so many rows and columns is tracked, ...
+_WINDOW = (21, 21)  # by the pixels around it
+_FEWEST_POINTS = 12  # that tell the camera's motion
+_TILE = 16  # side of the parts of a view that are moved as one or pixel by pixel
 _RETURNS = 0.7  # how far from itself a pixel may be after the motion to the other frame and back
 
 
@@ -101,25 +106,15 @@ class Alignment:
         motion: (h, w, 2); None: all are at the same place.
         known: 255 where that is known and the other frame shows the same thing, 0 elsewhere.
         factor: Size of a pixel of the views, in pixels of the frames.
+        shift: The motion (x, y) of all pixels that are not `apart`; None: they have none in common.
+        apart: 255 where the motion is another, 0 elsewhere, (h, w).
     """
 
     motion: Flow | None
     known: Mask
     factor: float
-
-    def map_to(self, height: int, width: int) -> Flow | None:
-        """Positions in the other frame for all pixels of a frame, (H, W, 2); None: their own."""
-        if self.motion is None:
-            return None
-        motion = np.asarray(cv2.resize(self.motion, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-        return _moved(motion * np.float32(self.factor))
-
-    def moved_in(self, height: int, width: int) -> Mask:
-        """255 for each pixel of a frame of this size that is elsewhere in the other one, 0 for the rest."""
-        if self.motion is None:
-            return np.zeros((height, width), np.uint8)
-        moved: Any = _as_mask((self.motion[..., 0] != 0) | (self.motion[..., 1] != 0))
-        return _as_mask(np.asarray(cv2.resize(moved, (width, height), interpolation=cv2.INTER_LINEAR)) > 0)
+    shift: tuple[float, float] | None
+    apart: Mask
 
     def known_in(self, height: int, width: int) -> Mask:
         """`known` for a frame of this size; what is near something unknown is unknown."""
@@ -127,26 +122,79 @@ class Alignment:
         return _as_mask(np.asarray(enlarged) == 255)
 
 
+class Warp:
+    """Moves images to where a frame's pixels are in them.
+
+    Args:
+        alignment: Where they are.
+        height: That of the frame and of the images.
+        width: That of the frame and of the images.
+    """
+
+    def __init__(self, alignment: Alignment, height: int, width: int) -> None:
+        self.alignment = alignment
+        self.height, self.width = height, width
+        x, y = alignment.shift or (0.0, 0.0)
+        self.shift = x * alignment.factor, y * alignment.factor
+        self.apart: list[tuple[slice, slice]] = []  # the parts of a frame that do not follow the shift
+        if alignment.motion is not None and alignment.shift is None:
+            self.apart = [(slice(0, height), slice(0, width))]
+        elif alignment.motion is not None:
+            self.apart = _parts(alignment.apart, alignment.factor, height, width)
+
+    def __call__(self, image: Any, *, cubic: bool = False) -> Any:  # noqa: ANN401 - of the type of the image
+        """An image, moved, (H, W) or (H, W, 3); interpolated by linear or by cubic polynomials."""
+        if self.alignment.motion is None:
+            return image
+        moved = _translated(image, *self.shift, cubic=cubic)
+        interpolation = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
+        for part, there in zip(self.apart, self._there, strict=True):
+            moved[part] = cv2.remap(image, there, None, interpolation, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+        return moved
+
+    @cached_property
+    def interpolated(self) -> Mask:
+        """255 for each pixel of the frame that is elsewhere in the other one, 0 for the rest, (H, W)."""
+        motion = self.alignment.motion
+        if motion is None:
+            return np.zeros((self.height, self.width), np.uint8)
+        moved: Any = _as_mask((motion[..., 0] != 0) | (motion[..., 1] != 0))
+        return _as_mask(np.asarray(cv2.resize(moved, (self.width, self.height), interpolation=cv2.INTER_LINEAR)) > 0)
+
+    @cached_property
+    def _there(self) -> list[Flow]:
+        """Positions in the other frame for the pixels of each part, (H', W', 2)."""
+        small: Any = self.alignment.motion
+        h, w = small.shape[:2]
+        down, right = h / self.height, w / self.width
+        there = []
+        for rows, columns in self.apart:
+            top, left = rows.start, columns.start
+            place = np.array([[right, 0, (left + 0.5) * right - 0.5], [0, down, (top + 0.5) * down - 0.5]])
+            size = (columns.stop - left, rows.stop - top)
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            motion = cv2.warpAffine(small, place, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            there.append(_moved(np.asarray(motion, np.float32) * np.float32(self.alignment.factor), left, top))
+        return there
+
+
 def estimate_motion(view: View, other: View) -> Motion:
     """The motion of a frame to another one of the same size.
 
-    The camera's is the simplest of none, a translation and an affine transformation that explains the frames about as
-    well as the best of them.
+    The camera's is the simplest of none, a translation, a similarity and an affine transformation that explains the
+    frames about as well as the best of them.
     """
     dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     forth, back = _flow(dense, view, other), _flow(dense, other, view)
-    step = max(4, min(view.gray.shape) // 24)
-    sampled = (slice(step // 2, None, step),) * 2
-    chosen = view.textured[sampled] > 0
-    there = _moved(forth)[sampled][chosen]
-    here = _moved(np.zeros_like(forth))[sampled][chosen]
+    here, there = _tracked(view, other, forth)
     candidates: list[Matrix | None] = [None]
-    if len(here) >= 12:
+    if len(here) >= _FEWEST_POINTS:
         x, y = np.median(there - here, axis=0)
         candidates.append(np.array([[1, 0, x], [0, 1, y]], np.float64))
-        affine, _ = cv2.estimateAffine2D(here, there, method=cv2.RANSAC, ransacReprojThreshold=0.7, maxIters=500)
-        if affine is not None and np.isfinite(affine).all():
-            candidates.append(np.asarray(affine, np.float64))
+        for estimate in (cv2.estimateAffinePartial2D, cv2.estimateAffine2D):
+            matrix, _ = estimate(here, there, method=cv2.RANSAC, ransacReprojThreshold=1, maxIters=500)
+            if matrix is not None and np.isfinite(matrix).all():
+                candidates.append(np.asarray(matrix, np.float64))
     costs = [_cost(view, other, camera) for camera in candidates]
     simplest = next(i for i, cost in enumerate(costs) if cost <= 1.02 * min(costs) + 0.05)
     return Motion(candidates[simplest], forth, back)
@@ -161,10 +209,11 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
     # Pixels that move otherwise than the camera makes them: they look different, or the flow is much better.
     limit = cv2.addWeighted(cv2.blur(flowing, (9, 9)), 1.5, flowing, 0, 2)
     better = _as_mask(cv2.blur(following, (9, 9)) > limit)
-    moving = cv2.bitwise_or(better, _different(view, _shifted(other.color, motion.camera), usual))
-    moving = cv2.dilate(moving, np.ones((5, 5), np.uint8))
+    apart = cv2.bitwise_or(better, _different(view, _shifted(other.color, motion.camera), usual))
+    moving: Any = cv2.dilate(apart, np.ones((5, 5), np.uint8))
+    shift = _shift(motion.camera)
     if motion.camera is None and not cv2.hasNonZero(moving):
-        return Alignment(None, np.full((h, w), 255, np.uint8), view.factor)
+        return Alignment(None, np.full((h, w), 255, np.uint8), view.factor, shift, moving)
     combined = _field(motion.camera, h, w)
     cv2.copyTo(motion.forth, moving, combined)
     there = _moved(combined)
@@ -176,7 +225,25 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
     unknown[(away & (moving > 0)) | (x < 0) | (y < 0) | (x > w - 1) | (y > h - 1)] = 255
     known = cv2.erode(cv2.bitwise_not(unknown), np.ones((3, 3), np.uint8))
     stands = motion.camera is None and not combined.any()
-    return Alignment(None if stands else combined, np.asarray(known, np.uint8), view.factor)
+    return Alignment(None if stands else combined, np.asarray(known, np.uint8), view.factor, shift, moving)
+
+
+def _tracked(view: View, other: View, flow: Flow) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Points of a view and where they are in another one, (N, 2) each.
+
+    They are more exact than the flow, as a larger window is compared: what is left of rain matters less.
+    """
+    sampled = (slice(_STEP // 2, None, _STEP),) * 2
+    chosen = view.textured[sampled] > 0
+    here: Any = _moved(np.zeros_like(flow))[sampled][chosen]
+    there: Any = _moved(flow)[sampled][chosen]
+    if not len(here):
+        return here, there
+    ending = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 0.01)
+    options: Any = {"winSize": _WINDOW, "maxLevel": 1, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW, "criteria": ending}
+    there, status, _ = cv2.calcOpticalFlowPyrLK(view.gray, other.gray, here, there, **options)
+    found = np.asarray(status)[:, 0] > 0
+    return here[found], there[found]
 
 
 def _flow(dense: cv2.DISOpticalFlow, view: View, other: View) -> Flow:
@@ -185,12 +252,12 @@ def _flow(dense: cv2.DISOpticalFlow, view: View, other: View) -> Flow:
     return np.asarray(dense.calc(view.gray, other.gray, None), np.float32)  # type: ignore[call-overload]
 
 
-def _moved(motion: Flow) -> Flow:
-    """Positions instead of displacements."""
+def _moved(motion: Flow, left: int = 0, top: int = 0) -> Flow:
+    """Positions instead of displacements, of which the first one is that at (left, top)."""
     h, w = motion.shape[:2]
     moved = motion.copy()
-    moved[..., 0] += np.arange(w, dtype=np.float32)
-    moved[..., 1] += np.arange(h, dtype=np.float32)[:, None]
+    moved[..., 0] += np.arange(left, left + w, dtype=np.float32)
+    moved[..., 1] += np.arange(top, top + h, dtype=np.float32)[:, None]
     return moved
 
 
@@ -215,6 +282,57 @@ def _shifted(image: Any, camera: Matrix | None) -> Any:  # noqa: ANN401 - of the
     h, w = image.shape[:2]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(image, camera, (w, h), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _shift(camera: Matrix | None) -> tuple[float, float] | None:
+    """By how much the camera moves all pixels alike; None: it does not."""
+    if camera is None:
+        return 0.0, 0.0
+    (a, b, x), (d, e, y) = camera.tolist()
+    return (x, y) if (a, b, d, e) == (1, 0, 0, 1) else None
+
+
+def _parts(mask: Mask, factor: float, height: int, width: int) -> list[tuple[slice, slice]]:
+    """Rectangles of a frame of this size that hold everything in a mask of the view, and the pixels around it."""
+    h, w = mask.shape
+    tiles = np.pad(mask, ((0, -h % _TILE), (0, -w % _TILE))).reshape(-(-h // _TILE), _TILE, -1, _TILE).any(axis=(1, 3))
+
+    def of_frame(first: int, end: int, size: int) -> slice:
+        return slice(max(0, int((first * _TILE - 1) * factor)), min(size, math.ceil((end * _TILE + 1) * factor)))
+
+    parts = []
+    for row, line in enumerate(np.asarray(tiles)):
+        edges = np.flatnonzero(np.diff(line, prepend=False, append=False)).tolist()  # where runs begin and end
+        for first, end in zip(edges[::2], edges[1::2], strict=True):
+            parts.append((of_frame(row, row + 1, height), of_frame(first, end, width)))
+    return parts
+
+
+def _translated(image: Any, x: float, y: float, *, cubic: bool) -> Any:  # noqa: ANN401 - of the type of the image
+    """An image with the pixels that are (x, y) further; those at the edge are repeated."""
+    H, W = image.shape[:2]
+    left, top = math.floor(x), math.floor(y)
+    if (x, y) != (left, top):
+        kernels = (_cubic if cubic else _linear)(x - left), (_cubic if cubic else _linear)(y - top)
+        image = cv2.sepFilter2D(image, -1, *kernels, anchor=(1, 1), borderType=cv2.BORDER_REPLICATE)
+    left, top = max(-W + 1, min(left, W - 1)), max(-H + 1, min(top, H - 1))
+    inside = image[max(0, top) : H + min(0, top), max(0, left) : W + min(0, left)]
+    sides = max(0, -top), max(0, top), max(0, -left), max(0, left)
+    return cv2.copyMakeBorder(inside, *sides, cv2.BORDER_REPLICATE)
+
+
+def _linear(fraction: float) -> Any:  # noqa: ANN401 - for OpenCV
+    """Weights of the pixels at -1, 0, 1 and 2 for the value at a fraction of a pixel."""
+    return np.array([0, 1 - fraction, fraction, 0], np.float32)
+
+
+def _cubic(fraction: float) -> Any:  # noqa: ANN401 - for OpenCV
+    """The same by cubic polynomials, those of cv2.INTER_CUBIC (Keys, 1981, a = -0.75)."""
+    a = -0.75
+    near, far = np.array([fraction, 1 - fraction]), np.array([1 + fraction, 2 - fraction])
+    inner = ((a + 2) * near - (a + 3)) * near * near + 1
+    outer = ((far - 5) * far + 8) * far * a - 4 * a
+    return np.array([outer[0], *inner, outer[1]], np.float32)
 
 
 def _square(motion: Any) -> Any:  # noqa: ANN401

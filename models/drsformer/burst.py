@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from drsformer.alignment import View, align, estimate_motion, shrunk
+from drsformer.alignment import View, Warp, align, estimate_motion, shrunk
 from drsformer.errors import ImageError
 from drsformer.fusion import Neighbor, at_full_strength, dryness, fuse
-from drsformer.temporal import aligned, warp
+from drsformer.temporal import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,8 +116,8 @@ def _neighbor(restored: ImageArray, rainy: ImageArray, other: ImageArray, homogr
     neighbor = aligned(rainy, other, dryness(rainy, other), alignment)
     if homography is None:
         return neighbor
-    seen = warp(seen, alignment.map_to(H, W), cv2.INTER_NEAREST)
-    return replace(neighbor, known=neighbor.known & seen, interpolated=np.full((H, W), 255, np.uint8))
+    seen = Warp(alignment, H, W)(seen) == 255
+    return replace(neighbor, known=neighbor.known * seen, interpolated=np.full((H, W), 255, np.uint8))
 
 
 def _through(image: ImageArray, homography: Matrix) -> ImageArray:

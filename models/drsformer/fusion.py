@@ -266,7 +266,7 @@ def _taken_for_rain(missing: Any, agreed: Mask) -> Any:  # noqa: ANN401
     share = _areas(agreed.astype(np.float32) / 255)
     haze = _areas(missing.astype(np.float32)) / (share + np.float32(1e-3))[..., None]
     smooth = cv2.resize(haze, (W, H), interpolation=cv2.INTER_LINEAR)
-    return cv2.subtract(missing, np.rint(np.clip(smooth, 0, np.iinfo(missing.dtype).max)).astype(missing.dtype))
+    return cv2.subtract(missing, smooth, dtype=cv2.CV_8U if missing.dtype == np.uint8 else cv2.CV_16U)
 
 
 def _share(

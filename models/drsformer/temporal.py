@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 
-from drsformer.alignment import View, align, estimate_motion, shrunk
+from drsformer.alignment import View, Warp, align, estimate_motion, shrunk
 from drsformer.config import MOST_NEIGHBORS
 from drsformer.errors import ConfigError, ImageError
 from drsformer.fusion import Fused, Neighbor, at_full_strength, dryness, fuse, steadied
@@ -253,8 +253,8 @@ class _Video:
         def neighbor(n: int) -> tuple[ImageArray, Mask, Mask]:
             H, W = frame.rainy.shape[:2]
             alignment = frame.alignments[n]
-            image = warp(images[n], alignment.map_to(H, W), cv2.INTER_CUBIC)
-            return image, alignment.known_in(H, W), alignment.moved_in(H, W)
+            warp = Warp(alignment, H, W)
+            return warp(images[n], cubic=True), alignment.known_in(H, W), warp.interpolated
 
         steady = steadied(fused, list(self.pool.map(neighbor, near)), pool=self.pool)
         frame.alignments.clear()
@@ -290,23 +290,14 @@ class _Video:
 
 def aligned(rainy: ImageArray, restored: ImageArray, dry: ImageArray, alignment: Alignment) -> Neighbor:
     """A neighbor, moved to where its pixels are in the present frame."""
-    H, W = rainy.shape[:2]
-    there = alignment.map_to(H, W)
+    warp = Warp(alignment, *rainy.shape[:2])
     return Neighbor(
-        warp(rainy, there, cv2.INTER_CUBIC),
-        warp(restored, there, cv2.INTER_CUBIC),
-        warp(dry, there, cv2.INTER_LINEAR),
-        alignment.known_in(H, W),
-        alignment.moved_in(H, W),
+        warp(rainy, cubic=True),
+        warp(restored, cubic=True),
+        warp(dry),
+        alignment.known_in(*rainy.shape[:2]),
+        warp.interpolated,
     )
-
-
-def warp(image: ImageArray, there: Any, interpolation: int) -> ImageArray:  # noqa: ANN401
-    """An image with the pixels that are at the given positions, (H, W, 2); None: the image itself."""
-    if there is None:
-        return image
-    warped = cv2.remap(image, there, None, interpolation, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    return np.asarray(warped)
 
 
 def is_cut(before: Sequence[ImageArray], after: Sequence[ImageArray]) -> bool:
@@ -331,7 +322,8 @@ def _difference(before: Sequence[ImageArray], after: Sequence[ImageArray]) -> fl
         dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         flow = np.asarray(dense.calc(later, earlier, None), np.float32)  # type: ignore[call-overload]
         there = flow + np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1).astype(np.float32)
-        candidates.append(warp(earlier, there, cv2.INTER_LINEAR))
+        warped = cv2.remap(earlier, there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+        candidates.append(np.asarray(warped))
     # Without the mean: a flash is not a cut.
     now = later - later.mean()
     contrast = (np.abs(earlier - earlier.mean()).mean() + np.abs(now).mean()) / 2

@@ -1,0 +1,96 @@
+"""Alignment of frames: the camera's motion, and moving an image by it."""
+
+import cv2
+import numpy as np
+import pytest
+from conftest import photo
+
+from drsformer.alignment import Alignment, View, Warp, estimate_motion
+
+H, W = 90, 140
+UNKNOWN = np.zeros((H, W), np.uint8)
+
+
+def by(image, motion, interpolation):
+    """The image with the pixels that are a motion (H, W, 2) further, by one call of OpenCV."""
+    x, y = np.meshgrid(np.arange(W, dtype=np.float32), np.arange(H, dtype=np.float32))
+    there = np.dstack([x, y]) + motion
+    return cv2.remap(image, there, None, interpolation, borderMode=cv2.BORDER_REPLICATE)
+
+
+def aligned(shift, apart=UNKNOWN, motion=None):
+    everywhere = np.broadcast_to(np.float32(shift), (H, W, 2)).copy() if motion is None else motion
+    return Warp(Alignment(everywhere, np.full((H, W), 255, np.uint8), 1.0, shift, apart), H, W)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shift", [(0, 0), (3, -2), (4.3, -1.25), (-7.75, 0), (0.5, 30.0)])
+@pytest.mark.parametrize("cubic", [False, True])
+def test_translation_is_that_of_opencv(dtype, shift, cubic):
+    image = photo(H, W, dtype=dtype)
+    expected = by(image, np.float32(shift), cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR)
+    moved = aligned(shift)(image, cubic=cubic)
+    assert moved.shape == image.shape
+    assert moved.dtype == dtype
+    inside = (slice(8, -31), slice(9, -9))  # what comes from outside of the other frame is unknown
+    error = np.abs(moved.astype(float) - expected)[inside] / np.iinfo(dtype).max
+    # OpenCV knows 32 positions between two pixels.
+    assert error.max() <= (0.02 if any(np.mod(np.multiply(shift, 32), 1)) else 0.005)
+
+
+def test_translation_beyond_the_frame_repeats_its_edge():
+    moved = aligned((500.0, -400.0))(photo(H, W), cubic=True)
+    assert np.array_equal(moved, np.broadcast_to(photo(H, W)[:1, -1:], (H, W, 3)))
+
+
+def test_only_what_moves_otherwise_is_moved_pixel_by_pixel():
+    motion = np.zeros((H, W, 2), np.float32)
+    motion[..., 0] = 2
+    motion[30:50, 60:80] = (-3.5, 1.25)
+    apart = np.zeros((H, W), np.uint8)
+    apart[30:50, 60:80] = 255
+    warp = aligned((2.0, 0.0), apart, motion)
+    assert sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in warp.apart) < H * W / 4
+    expected = by(photo(H, W), motion, cv2.INTER_CUBIC)
+    assert np.array_equal(warp(photo(H, W), cubic=True)[:, :-3], expected[:, :-3])
+
+
+def test_parts_cover_what_moves_in_frames_larger_than_views():
+    height, width = 601, 1117  # not a whole multiple of the view
+    h, w = round(height * 512 / width), 512
+    apart = np.zeros((h, w), np.uint8)
+    apart[h - 1, w - 1] = apart[0, 0] = apart[100, 200] = 255
+    motion = np.zeros((h, w, 2), np.float32)
+    motion[apart > 0] = 5
+    warp = Warp(Alignment(motion, apart, width / 512, (0.0, 0.0), apart), height, width)
+    covered = np.zeros((height, width), bool)
+    for part in warp.apart:
+        covered[part] = True
+    assert covered[warp.interpolated > 0].all()
+    assert covered.mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    "camera",
+    [[[1, 0, 3.3], [0, 1, -1.6]], [[1.02, 0, -2.4], [0, 1.02, 1.1]], [[1, -0.02, 4.2], [0.02, 1, -1.7]]],
+    ids=["translation", "zoom", "rotation"],
+)
+def test_camera_is_found_behind_streaks(camera):
+    camera = np.array(camera, np.float64)
+    h, w = 240, 352
+    rng = np.random.default_rng(5)
+    scene = cv2.resize(
+        rng.integers(20, 150, (h // 6, w // 6, 3)).astype(np.uint8), (w, h), interpolation=cv2.INTER_CUBIC
+    )
+    other = cv2.warpAffine(scene, camera, (w, h), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+
+    def streaked(frame):
+        layer = np.zeros((h, w), np.float32)
+        for x, y in zip(rng.integers(0, w, 300), rng.integers(-10, h, 300), strict=True):
+            cv2.line(layer, (int(x), int(y)), (int(x) + 3, int(y) + 14), 40, 1)
+        return np.clip(frame + layer[..., None], 0, 255).astype(np.uint8)
+
+    found = estimate_motion(View(streaked(scene)), View(streaked(other))).camera
+    assert found is not None
+    corners = np.array([[0, 0, 1], [w, 0, 1], [0, h, 1], [w, h, 1]], np.float64)
+    assert np.abs(corners @ (found - camera).T).max() < 0.25  # pixels
