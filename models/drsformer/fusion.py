@@ -244,13 +244,13 @@ def _floor(frames: Sequence[ImageArray], tolerance: float) -> tuple[ImageArray, 
     darkest: Any = frames[0]
     for frame in frames[1:]:
         darkest = cv2.min(darkest, frame)
+    limit = int(tolerance)
     total = np.zeros(darkest.shape, np.float32)
     number = np.zeros(darkest.shape, np.uint8)
     for frame in frames:
-        above = cv2.subtract(frame, darkest)
-        near = np.asarray(above) <= tolerance
-        total += above * near
-        number += near
+        above: Any = cv2.subtract(frame, darkest)
+        number += above <= limit
+        cv2.accumulate(cv2.threshold(above, limit, 0, cv2.THRESH_TOZERO_INV)[1], total)
     return np.rint(darkest + total / number).astype(darkest.dtype), _over_channels(cv2.min, number)
 
 
