@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -20,9 +20,7 @@ from drsformer_cli.commands.export import export
 from drsformer_cli.commands.serve import serve
 from drsformer_cli.commands.train import train
 from drsformer_cli.errors import ExitCode, UsageError, exit_code, reason
-
-if TYPE_CHECKING:
-    from types import FrameType
+from drsformer_cli.signals import SIGNALS, StopHandler
 
 app = typer.Typer(
     name="drsformer",
@@ -69,18 +67,11 @@ def _one_line(error: typer.TyperException) -> str:
 _STOPPED: dict[object, str] = {ExitCode.INTERRUPTED: "interrupted", ExitCode.TERMINATED: "terminated"}
 
 
-def _stop(number: int, _: FrameType | None) -> None:
-    """Handle the first signal, which stops the command in order; the next one ends the process at once."""
-    code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
-    signal.signal(number, lambda *_: os._exit(code))
-    sys.exit(code)
-
-
 def _handle_signals() -> None:
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _stop)
+    handler = StopHandler(sys.exit, os._exit)
+    for number in SIGNALS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # nohup ignores SIGHUP
+            signal.signal(number, handler)
 
 
 def main() -> NoReturn:

@@ -309,6 +309,8 @@ def test_interrupt_stops_soon_and_leaves_nothing(tmp_path, monkeypatch):
         process.stderr.readline()  # the model is loaded
         time.sleep(1.5)
         process.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)  # as torchrun does
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == "drsformer: interrupted; 0 of 1 done\n"

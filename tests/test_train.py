@@ -19,7 +19,7 @@ from PIL import Image
 
 import drsformer
 from drsformer import files, load_checkpoint
-from drsformer_cli import images
+from drsformer_cli import images, signals
 from drsformer_cli.training import loop, run_folder
 
 COMMAND = [sys.executable, "-m", "drsformer_cli", "train", "-c", "run.toml", "--threads", "1"]
@@ -167,6 +167,36 @@ def test_resumed_is_bit_for_bit_uninterrupted(run, folder):
     assert "step 14: next stage: batches of 2 patches of 24x24 pixels, loss rmse" in answer.err
     assert losses() == losses("whole")
     assert same(content("out/step_00000020.pth"), content("whole/step_00000020.pth"))
+
+
+def test_the_signal_of_a_launcher_after_ctrl_c_stops_no_saving(run, folder, monkeypatch):
+    real = loop.TrainerStep.__call__
+
+    def interrupted(self, step, batch):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, step, batch)
+
+    monkeypatch.setattr(loop.TrainerStep, "__call__", interrupted)
+    assert train(run).code == 130
+    assert checkpoints() == ["step_00000002.pth", "step_00000003.pth"]
+
+
+def test_a_later_signal_stops_training_at_once(run, folder, monkeypatch):
+    real = loop.TrainerStep.__call__
+
+    def interrupted(self, step, batch):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+            monkeypatch.setattr(signals, "_SAME_REQUEST", -1)
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, step, batch)
+
+    monkeypatch.setattr(loop.TrainerStep, "__call__", interrupted)
+    assert train(run).code == 143
+    assert checkpoints() == ["step_00000002.pth"]  # of the configuration, not of the signal
 
 
 def test_a_changed_configuration_is_said_and_used(run, folder):

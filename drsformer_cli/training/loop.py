@@ -18,6 +18,7 @@ from drsformer.errors import DRSformerError
 from drsformer.inference import half_precision
 from drsformer_cli import console
 from drsformer_cli.errors import ExitCode, reason
+from drsformer_cli.signals import SIGNALS, StopHandler
 from drsformer_cli.training import toml_config
 from drsformer_cli.training.report import TrainingLog
 from drsformer_cli.training.run_folder import BEST_FILE
@@ -26,7 +27,6 @@ from drsformer_cli.training.validation import validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import FrameType
 
     from drsformer_cli.ranks import Ranks
     from drsformer_cli.training.config import Config, TrainingSection
@@ -361,7 +361,7 @@ def _memory(device: torch.device) -> float:
 
 
 class StopRequest:
-    """Makes Ctrl-C, SIGTERM and SIGHUP ask the loop to finish its step and save; a second signal exits immediately.
+    """Makes Ctrl-C, SIGTERM and SIGHUP ask the loop to finish its step and save; a later signal exits immediately.
 
     Attributes:
         code: Exit code for the signal; None before there is one.
@@ -372,18 +372,15 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._ask)
+        handler = StopHandler(self._ask, sys.exit)
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+                self._previous[number] = signal.signal(number, handler)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
-        code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
-        if self.code is not None:
-            sys.exit(code)
+    def _ask(self, code: ExitCode) -> None:
         self.code = code
