@@ -209,23 +209,23 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
     # Pixels that move otherwise than the camera makes them: they look different, or the flow is much better.
     limit = cv2.addWeighted(cv2.blur(flowing, (9, 9)), 1.5, flowing, 0, 2)
     better = _as_mask(cv2.blur(following, (9, 9)) > limit)
-    apart = cv2.bitwise_or(better, _different(view, _shifted(other.color, motion.camera), usual))
-    moving: Any = cv2.dilate(apart, np.ones((5, 5), np.uint8))
+    differing = cv2.bitwise_or(better, _different(view, _shifted(other.color, motion.camera), usual))
+    apart: Any = cv2.dilate(differing, np.ones((5, 5), np.uint8))
     shift = _shift(motion.camera)
-    if motion.camera is None and not cv2.hasNonZero(moving):
-        return Alignment(None, np.full((h, w), 255, np.uint8), view.factor, shift, moving)
+    if motion.camera is None and not cv2.hasNonZero(apart):
+        return Alignment(None, np.full((h, w), 255, np.uint8), view.factor, shift, apart)
     combined = _field(motion.camera, h, w)
-    cv2.copyTo(motion.forth, moving, combined)
+    cv2.copyTo(motion.forth, apart, combined)
     there = _moved(combined)
     unknown = _different(view, _warped(other.color, there), usual)
     # Where the motion to the other frame and back does not return, or leaves the frame.
     back = cv2.add(combined, _warped(motion.back, there))
     away = _square(back) > _RETURNS**2 + 0.02 * _square(combined)
     x, y = there[..., 0], there[..., 1]
-    unknown[(away & (moving > 0)) | (x < 0) | (y < 0) | (x > w - 1) | (y > h - 1)] = 255
+    unknown[(away & (apart > 0)) | (x < 0) | (y < 0) | (x > w - 1) | (y > h - 1)] = 255
     known = cv2.erode(cv2.bitwise_not(unknown), np.ones((3, 3), np.uint8))
     stands = motion.camera is None and not combined.any()
-    return Alignment(None if stands else combined, np.asarray(known, np.uint8), view.factor, shift, moving)
+    return Alignment(None if stands else combined, np.asarray(known, np.uint8), view.factor, shift, apart)
 
 
 def _tracked(view: View, other: View, flow: Flow) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
