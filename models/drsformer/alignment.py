@@ -116,14 +116,9 @@ class Alignment:
     shift: tuple[float, float] | None
     apart: Mask
 
-    def known_in(self, height: int, width: int) -> Mask:
-        """`known` for a frame of this size; what is near something unknown is unknown."""
-        enlarged: Any = cv2.resize(self.known, (width, height), interpolation=cv2.INTER_LINEAR)
-        return _as_mask(np.asarray(enlarged) == 255)
-
 
 class Warp:
-    """Moves images to where a frame's pixels are in them.
+    """An alignment at the size of the frames; called with an image, it moves that to where a frame's pixels are in it.
 
     Args:
         alignment: Where they are.
@@ -149,8 +144,14 @@ class Warp:
         moved = _translated(image, *self.shift, cubic=cubic)
         interpolation = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
         for part, there in zip(self.apart, self._there, strict=True):
-            moved[part] = cv2.remap(image, there, None, interpolation, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+            moved[part] = warped(image, there, interpolation)
         return moved
+
+    @cached_property
+    def known(self) -> Mask:
+        """The alignment's `known`, (H, W); what is near something unknown is unknown."""
+        known: Any = cv2.resize(self.alignment.known, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+        return _as_mask(np.asarray(known) == 255)
 
     @cached_property
     def interpolated(self) -> Mask:
@@ -174,7 +175,7 @@ class Warp:
             size = (columns.stop - left, rows.stop - top)
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
             motion = cv2.warpAffine(small, place, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-            there.append(_moved(np.asarray(motion, np.float32) * np.float32(self.alignment.factor), left, top))
+            there.append(positions(np.asarray(motion, np.float32) * np.float32(self.alignment.factor), left, top))
         return there
 
 
@@ -203,7 +204,7 @@ def estimate_motion(view: View, other: View) -> Motion:
 def align(view: View, other: View, motion: Motion) -> Alignment:
     """Where the pixels of a frame are in another one: by the camera's motion where that fits, else by the flow."""
     h, w = view.gray.shape
-    flowing = cv2.absdiff(view.gray, _warped(other.gray, _moved(motion.forth)))
+    flowing = cv2.absdiff(view.gray, warped(other.gray, positions(motion.forth)))
     following = cv2.absdiff(view.gray, _shifted(other.gray, motion.camera))
     usual = float(np.median(flowing[::2, ::2]))
     # Pixels that move otherwise than the camera makes them: they look different, or the flow is much better.
@@ -216,10 +217,10 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
         return Alignment(None, np.full((h, w), 255, np.uint8), view.factor, shift, apart)
     combined = _field(motion.camera, h, w)
     cv2.copyTo(motion.forth, apart, combined)
-    there = _moved(combined)
-    unknown = _different(view, _warped(other.color, there), usual)
+    there = positions(combined)
+    unknown = _different(view, warped(other.color, there), usual)
     # Where the motion to the other frame and back does not return, or leaves the frame.
-    back = cv2.add(combined, _warped(motion.back, there))
+    back = cv2.add(combined, warped(motion.back, there))
     away = _square(back) > _RETURNS**2 + 0.02 * _square(combined)
     x, y = there[..., 0], there[..., 1]
     unknown[(away & (apart > 0)) | (x < 0) | (y < 0) | (x > w - 1) | (y > h - 1)] = 255
@@ -235,8 +236,8 @@ def _tracked(view: View, other: View, flow: Flow) -> tuple[NDArray[np.float32], 
     """
     sampled = (slice(_STEP // 2, None, _STEP),) * 2
     chosen = view.textured[sampled] > 0
-    here: Any = _moved(np.zeros_like(flow))[sampled][chosen]
-    there: Any = _moved(flow)[sampled][chosen]
+    here: Any = np.argwhere(chosen)[:, ::-1].astype(np.float32) * _STEP + _STEP // 2
+    there: Any = here + flow[sampled][chosen]
     if not len(here):
         return here, there
     ending = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 0.01)
@@ -252,13 +253,13 @@ def _flow(dense: cv2.DISOpticalFlow, view: View, other: View) -> Flow:
     return np.asarray(dense.calc(view.gray, other.gray, None), np.float32)  # type: ignore[call-overload]
 
 
-def _moved(motion: Flow, left: int = 0, top: int = 0) -> Flow:
+def positions(motion: Flow, left: int = 0, top: int = 0) -> Flow:
     """Positions instead of displacements, of which the first one is that at (left, top)."""
     h, w = motion.shape[:2]
-    moved = motion.copy()
-    moved[..., 0] += np.arange(left, left + w, dtype=np.float32)
-    moved[..., 1] += np.arange(top, top + h, dtype=np.float32)[:, None]
-    return moved
+    there = motion.copy()
+    there[..., 0] += np.arange(left, left + w, dtype=np.float32)
+    there[..., 1] += np.arange(top, top + h, dtype=np.float32)[:, None]
+    return there
 
 
 def _field(camera: Matrix | None, height: int, width: int) -> Flow:
@@ -272,8 +273,9 @@ def _field(camera: Matrix | None, height: int, width: int) -> Flow:
     return field
 
 
-def _warped(image: Any, there: Flow) -> Any:  # noqa: ANN401 - of the type of the image
-    return cv2.remap(image, there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+def warped(image: Any, there: Flow, interpolation: int = cv2.INTER_LINEAR) -> Any:  # noqa: ANN401 - of the type of the image
+    """An image with the pixels that are at the given positions; those at its edge are repeated."""
+    return cv2.remap(image, there, None, interpolation, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
 
 
 def _shifted(image: Any, camera: Matrix | None) -> Any:  # noqa: ANN401 - of the type of the image

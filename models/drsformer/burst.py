@@ -112,12 +112,11 @@ def _neighbor(restored: ImageArray, rainy: ImageArray, other: ImageArray, homogr
         rainy, other = _through(rainy, homography), _through(other, homography)
         seen = cv2.warpPerspective(seen, homography, (W, H), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
     view, other_view = View(restored), View(other)
-    alignment = align(view, other_view, estimate_motion(view, other_view))
-    neighbor = aligned(rainy, other, dryness(rainy, other), alignment)
+    warp = Warp(align(view, other_view, estimate_motion(view, other_view)), H, W)
+    neighbor = aligned(rainy, other, dryness(rainy, other), warp)
     if homography is None:
         return neighbor
-    seen = Warp(alignment, H, W)(seen) == 255
-    return replace(neighbor, known=neighbor.known * seen, interpolated=np.full((H, W), 255, np.uint8))
+    return replace(neighbor, known=neighbor.known * (warp(seen) == 255), interpolated=np.full((H, W), 255, np.uint8))
 
 
 def _through(image: ImageArray, homography: Matrix) -> ImageArray:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 
-from drsformer.alignment import View, Warp, align, estimate_motion, shrunk
+from drsformer.alignment import View, Warp, align, estimate_motion, positions, shrunk, warped
 from drsformer.config import MOST_NEIGHBORS
 from drsformer.errors import ConfigError, ImageError
 from drsformer.fusion import Fused, Neighbor, at_full_strength, dryness, fuse, steadied
@@ -252,9 +252,8 @@ class _Video:
 
         def neighbor(n: int) -> tuple[ImageArray, Mask, Mask]:
             H, W = frame.rainy.shape[:2]
-            alignment = frame.alignments[n]
-            warp = Warp(alignment, H, W)
-            return warp(images[n], cubic=True), alignment.known_in(H, W), warp.interpolated
+            warp = Warp(frame.alignments[n], H, W)
+            return warp(images[n], cubic=True), warp.known, warp.interpolated
 
         steady = steadied(fused, list(self.pool.map(neighbor, near)), pool=self.pool)
         frame.alignments.clear()
@@ -276,7 +275,8 @@ class _Video:
         alignment = align(answer.view, near.view, self._motion(number, other))
         if abs(other - number) <= _STEADY:
             self._frame(number).alignments[other] = alignment
-        return aligned(self._frame(other).rainy, near.unblended, near.dryness, alignment)
+        rainy = self._frame(other).rainy
+        return aligned(rainy, near.unblended, near.dryness, Warp(alignment, *rainy.shape[:2]))
 
     def _motion(self, number: int, other: int) -> Motion:
         """The motion of a frame to another one; it is estimated once for both directions."""
@@ -288,16 +288,9 @@ class _Video:
         return motions[other - number]
 
 
-def aligned(rainy: ImageArray, restored: ImageArray, dry: ImageArray, alignment: Alignment) -> Neighbor:
+def aligned(rainy: ImageArray, restored: ImageArray, dry: ImageArray, warp: Warp) -> Neighbor:
     """A neighbor, moved to where its pixels are in the present frame."""
-    warp = Warp(alignment, *rainy.shape[:2])
-    return Neighbor(
-        warp(rainy, cubic=True),
-        warp(restored, cubic=True),
-        warp(dry),
-        alignment.known_in(*rainy.shape[:2]),
-        warp.interpolated,
-    )
+    return Neighbor(warp(rainy, cubic=True), warp(restored, cubic=True), warp(dry), warp.known, warp.interpolated)
 
 
 def is_cut(before: Sequence[ImageArray], after: Sequence[ImageArray]) -> bool:
@@ -321,9 +314,7 @@ def _difference(before: Sequence[ImageArray], after: Sequence[ImageArray]) -> fl
     if min(h, w) >= 16:
         dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         flow = np.asarray(dense.calc(later, earlier, None), np.float32)  # type: ignore[call-overload]
-        there = flow + np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1).astype(np.float32)
-        warped = cv2.remap(earlier, there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-        candidates.append(np.asarray(warped))
+        candidates.append(np.asarray(warped(earlier, positions(flow))))
     # Without the mean: a flash is not a cut.
     now = later - later.mean()
     contrast = (np.abs(earlier - earlier.mean()).mean() + np.abs(now).mean()) / 2
