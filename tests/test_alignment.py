@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import photo
 
-from drsformer.alignment import Alignment, View, Warp, estimate_motion
+from drsformer.alignment import Alignment, Motion, View, Warp, align, estimate_motion
 
 H, W = 90, 140
 UNKNOWN = np.zeros((H, W), np.uint8)
@@ -94,3 +94,48 @@ def test_camera_is_found_behind_streaks(camera):
     assert found is not None
     corners = np.array([[0, 0, 1], [w, 0, 1], [0, h, 1], [w, h, 1]], np.float64)
     assert np.abs(corners @ (found - camera).T).max() < 0.25  # pixels
+
+
+def test_motions_of_the_camera_follow_each_other():
+    turn = Motion(np.array([[1, -0.02, 4.2], [0.02, 1, -1.7]]), None, None)
+    shift = Motion(np.array([[1, 0, 3.5], [0, 1, -2.25]]), None, None)
+    stands = Motion(None, None, None)
+    point = np.array([20.0, 30.0, 1.0])
+    there = turn.camera @ point
+    assert np.allclose(turn.then(shift).camera @ point, shift.camera @ [*there, 1])
+    assert np.allclose(shift.then(turn).camera @ point, turn.camera @ [*(shift.camera @ point), 1])
+    assert shift.then(shift).camera.tolist() == [[1, 0, 7], [0, 1, -4.5]]  # a translation, exactly
+    assert stands.then(turn).camera is turn.camera is turn.then(stands).camera
+    assert stands.then(stands).camera is None
+
+
+def test_what_moves_is_unknown_in_frames_without_a_flow():
+    still = photo(H, W, noise=0)
+    moved = still.copy()
+    moved[30:60, 50:90] = 255 - moved[30:60, 50:90]
+    alignment = align(View(still), View(moved), Motion(None, None, None))
+    assert alignment.motion is None
+    assert not alignment.known[35:55, 55:85].any()
+    assert alignment.known[:15].all()
+
+
+@pytest.mark.parametrize("gains", [(1.2, 1.2, 1.2), (0.7, 0.7, 0.7), (1.1, 1.0, 0.9)])
+def test_exposure_is_found_although_something_moves(gains):
+    image = photo(H, W, noise=0) // 2 + np.uint8(40)
+    other = np.rint(image / np.float32(gains)).astype(np.uint8)
+    other[30:60, 50:90] = 255 - other[30:60, 50:90]
+    alignment = align(View(image), View(other), Motion(None, None, None))
+    assert np.allclose(alignment.gains, gains, atol=0.01)
+    known = Warp(alignment, H, W).known > 0
+    assert known.mean() > 0.5
+    assert np.abs(Warp(alignment, H, W)(other).astype(int) - image)[known].max() <= 2
+
+
+def test_rain_that_is_left_is_no_change_of_the_exposure():
+    image = photo(H, W) // 2 + np.uint8(40)
+    rng = np.random.default_rng(0)
+    rainy = image.copy()
+    for x, y in rng.integers(0, (W, H), (150, 2)):
+        cv2.line(rainy, (int(x), int(y)), (int(x) + 2, int(y) + 15), (200, 200, 200), 1)
+    assert align(View(image), View(rainy), Motion(None, None, None)).gains is None
+    assert align(View(image), View(image), Motion(None, None, None)).gains is None

@@ -82,6 +82,27 @@ def test_background_behind_rain_is_recovered_while_the_camera_pans():
     assert max(np.array(after) / before) < 1
 
 
+def test_frames_that_are_further_away_help():
+    clean = [scene()] * 17
+    rainy = [with_streaks(frame, seed) for seed, frame in enumerate(clean)]
+    few, many = (rmse(images(rainy, Stand(), temporal=reach), clean) for reach in (4, 8))
+    assert many[8] < 0.5 * few[8]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    "exposure",
+    [lambda i: 0.8 if i < 5 else 1, lambda i: 1 - 0.03 * i, lambda i: 1.5 if i == 4 else 1],
+    ids=["step", "fade", "flash"],
+)
+def test_changes_of_the_exposure_are_followed(exposure, dtype):
+    level = np.iinfo(dtype).max // 255
+    clean = [np.rint(scene() * (float(level) * exposure(i))).astype(dtype) for i in range(FRAMES)]
+    rainy = [with_streaks(frame, seed, 15) for seed, frame in enumerate(clean)]
+    before, after = rmse(images(rainy, Stand(), temporal="off"), clean), rmse(images(rainy, Stand()), clean)
+    assert (np.array(after) < 0.2 * np.array(before)).all()
+
+
 def test_what_is_left_of_rain_flickers_less_in_the_mean_of_fused_frames(monkeypatch):
     rainy = [with_streaks(scene(), seed, 150) for seed in range(FRAMES)]
 

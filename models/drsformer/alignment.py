@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from drsformer.images import ImageArray
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     Flow = NDArray[np.float32]  # (h, w, 2), in pixels of the views
     Mask = NDArray[np.uint8]  # (h, w)
     Matrix = NDArray[np.float64]  # (2, 3)
+    Gains = tuple[float, float, float]  # of red, green and blue
 
 LONGEST_SIDE = 512
 """Longest side of a view in pixels."""
@@ -39,6 +42,11 @@ _WINDOW = (21, 21)  # by the pixels around it
 _FEWEST_POINTS = 12  # that tell the camera's motion
 _TILE = 16  # side of the parts of a view that are moved as one or pixel by pixel
 _RETURNS = 0.7  # how far from itself a pixel may be after the motion to the other frame and back
+_CAP = 24  # the largest difference of a pixel that counts, when means are compared
+_DARKEST, _BRIGHTEST = 8, 247  # of the values that tell the exposure
+_FEWEST_VALUES = 64
+_ALIKE = 8.0  # values that differ by no more tell it, too
+_BETTER = 0.75  # share of the difference that is left if the exposure has changed; rain that is left makes less
 
 
 def shrunk(image: Any, longest_side: int) -> ImageArray:  # noqa: ANN401 - for OpenCV
@@ -84,18 +92,25 @@ class Motion:
 
     Attributes:
         camera: That of the whole scene; None: it stands still.
-        forth: That of each pixel.
-        back: That of each pixel of the other frame to this one.
+        forth: That of each pixel; None: it was not estimated.
+        back: That of each pixel of the other frame to this one; None: as `forth`.
     """
 
     camera: Matrix | None
-    forth: Flow
-    back: Flow
+    forth: Flow | None
+    back: Flow | None
 
     def reversed(self) -> Motion:
         """The motion of the other frame to this one."""
         camera = None if self.camera is None else np.asarray(cv2.invertAffineTransform(self.camera), np.float64)
         return Motion(camera, self.back, self.forth)
+
+    def then(self, second: Motion) -> Motion:
+        """The camera's motion of this frame to the other one, and on from there; without that of each pixel."""
+        if self.camera is None or second.camera is None:
+            return Motion(second.camera if self.camera is None else self.camera, None, None)
+        linear, offset = second.camera[:, :2], second.camera[:, 2:]
+        return Motion(linear @ self.camera + np.hstack([np.zeros((2, 2)), offset]), None, None)
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,8 @@ class Alignment:
         factor: Size of a pixel of the views, in pixels of the frames.
         shift: The motion (x, y) of all pixels that are not `apart`; None: they have none in common.
         apart: 255 where the motion is another, 0 elsewhere, (h, w).
+        gains: By how much the red, green and blue of the other frame must be multiplied for the exposure of this one;
+            None: by nothing.
     """
 
     motion: Flow | None
@@ -115,6 +132,7 @@ class Alignment:
     factor: float
     shift: tuple[float, float] | None
     apart: Mask
+    gains: Gains | None = None
 
 
 class Warp:
@@ -138,7 +156,12 @@ class Warp:
             self.apart = _parts(alignment.apart, alignment.factor, height, width)
 
     def __call__(self, image: Any, *, cubic: bool = False) -> Any:  # noqa: ANN401 - of the type of the image
-        """An image, moved, (H, W) or (H, W, 3); interpolated by linear or by cubic polynomials."""
+        """An image, moved, (H, W) or (H, W, 3); interpolated by linear or by cubic polynomials.
+
+        Those of three channels also get the exposure of the frame.
+        """
+        if self.alignment.gains is not None and image.ndim == 3:
+            image = _exposed(image, self.alignment.gains)
         if self.alignment.motion is None:
             return image
         moved = _translated(image, *self.shift, cubic=cubic)
@@ -186,8 +209,9 @@ def estimate_motion(view: View, other: View) -> Motion:
     frames about as well as the best of them.
     """
     dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    forth, back = _flow(dense, view, other), _flow(dense, other, view)
-    here, there = _tracked(view, other, forth)
+    gray = _exposed_as(view, other)[0]
+    forth, back = _flow(dense, view.gray, gray), _flow(dense, gray, view.gray)
+    here, there = _tracked(view, gray, forth)
     candidates: list[Matrix | None] = [None]
     if len(here) >= _FEWEST_POINTS:
         x, y = np.median(there - here, axis=0)
@@ -196,40 +220,93 @@ def estimate_motion(view: View, other: View) -> Motion:
             matrix, _ = estimate(here, there, method=cv2.RANSAC, ransacReprojThreshold=1, maxIters=500)
             if matrix is not None and np.isfinite(matrix).all():
                 candidates.append(np.asarray(matrix, np.float64))
-    costs = [_cost(view, other, camera) for camera in candidates]
+    costs = [_cost(view, gray, camera) for camera in candidates]
     simplest = next(i for i, cost in enumerate(costs) if cost <= 1.02 * min(costs) + 0.05)
     return Motion(candidates[simplest], forth, back)
 
 
 def align(view: View, other: View, motion: Motion) -> Alignment:
-    """Where the pixels of a frame are in another one: by the camera's motion where that fits, else by the flow."""
+    """Where the pixels of a frame are in another one: by the camera's motion where that fits, else by the flow.
+
+    Without a flow, what moves otherwise than the camera makes it is unknown.
+    """
     h, w = view.gray.shape
-    flowing = cv2.absdiff(view.gray, warped(other.gray, positions(motion.forth)))
-    following = cv2.absdiff(view.gray, _shifted(other.gray, motion.camera))
-    usual = float(np.median(flowing[::2, ::2]))
-    # Pixels that move otherwise than the camera makes them: they look different, or the flow is much better.
-    limit = cv2.addWeighted(cv2.blur(flowing, (9, 9)), 1.5, flowing, 0, 2)
-    better = _as_mask(cv2.blur(following, (9, 9)) > limit)
-    differing = cv2.bitwise_or(better, _different(view, _shifted(other.color, motion.camera), usual))
-    apart: Any = cv2.dilate(differing, np.ones((5, 5), np.uint8))
     shift = _shift(motion.camera)
-    if motion.camera is None and not cv2.hasNonZero(apart):
-        return Alignment(None, np.full((h, w), 255, np.uint8), view.factor, shift, apart)
-    combined = _field(motion.camera, h, w)
-    cv2.copyTo(motion.forth, apart, combined)
-    there = positions(combined)
-    unknown = _different(view, warped(other.color, there), usual)
-    # Where the motion to the other frame and back does not return, or leaves the frame.
-    back = cv2.add(combined, warped(motion.back, there))
-    away = _square(back) > _RETURNS**2 + 0.02 * _square(combined)
-    x, y = there[..., 0], there[..., 1]
-    unknown[(away & (apart > 0)) | (x < 0) | (y < 0) | (x > w - 1) | (y > h - 1)] = 255
+    gray, color, gains = _exposed_as(view, other, motion.camera)
+    followed = _shifted(color, motion.camera)
+    following = cv2.absdiff(view.gray, _shifted(gray, motion.camera))
+    if motion.forth is None or motion.back is None:
+        combined = _field(motion.camera, h, w)
+        apart: Any = np.zeros((h, w), np.uint8)
+        unknown = _different(view, followed, _usual(following))
+        unknown[_outside(positions(combined))] = 255
+    else:
+        flowing = cv2.absdiff(view.gray, warped(gray, positions(motion.forth)))
+        # Pixels that move otherwise than the camera makes them: they look different, or the flow is much better.
+        limit = cv2.addWeighted(cv2.blur(flowing, (9, 9)), 1.5, flowing, 0, 2)
+        better = _as_mask(cv2.blur(following, (9, 9)) > limit)
+        differing = cv2.bitwise_or(better, _different(view, followed, _usual(flowing)))
+        apart = cv2.dilate(differing, np.ones((5, 5), np.uint8))
+        if motion.camera is None and not cv2.hasNonZero(apart):
+            return Alignment(None, np.full((h, w), 255, np.uint8), view.factor, shift, apart, gains)
+        combined = _field(motion.camera, h, w)
+        cv2.copyTo(motion.forth, apart, combined)
+        there = positions(combined)
+        unknown = _different(view, warped(color, there), _usual(flowing))
+        # Where the motion to the other frame and back does not return, or leaves the frame.
+        back = cv2.add(combined, warped(motion.back, there))
+        away = _square(back) > _RETURNS**2 + 0.02 * _square(combined)
+        unknown[(away & (apart > 0)) | _outside(there)] = 255
     known = cv2.erode(cv2.bitwise_not(unknown), np.ones((3, 3), np.uint8))
     stands = motion.camera is None and not combined.any()
-    return Alignment(None if stands else combined, np.asarray(known, np.uint8), view.factor, shift, apart)
+    return Alignment(None if stands else combined, np.asarray(known, np.uint8), view.factor, shift, apart, gains)
 
 
-def _tracked(view: View, other: View, flow: Flow) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _exposed_as(view: View, other: View, camera: Matrix | None = None) -> tuple[Any, Any, Gains | None]:
+    """Another view, gray and in color, with the exposure of this one, and what its channels were multiplied by."""
+    gains = _gains(view.color, _shifted(other.color, camera))
+    if gains is None:
+        return other.gray, other.color, None
+    color = _exposed(other.color, gains)
+    return cv2.cvtColor(color, cv2.COLOR_RGB2GRAY), color, gains
+
+
+def _gains(color: ImageArray, other: ImageArray) -> Gains | None:
+    """By how much the channels of an aligned view must be multiplied for the exposure of another; None: by nothing."""
+    gains = []
+    for channel in range(3):
+        here, there = (image[::3, ::3, channel].astype(np.float32) for image in (color, other))
+        told = (np.minimum(here, there) >= _DARKEST) & (np.maximum(here, there) <= _BRIGHTEST)
+        here, there = here[told], there[told]
+        if len(here) < _FEWEST_VALUES:
+            return None
+        # The median is robust, and the mean of those that agree with it is exact.
+        alike = np.abs(here - np.median(here / there) * there) <= _ALIKE
+        gains.append(float(here[alike].sum() / max(there[alike].sum(), 1)))
+    red, green, blue = gains
+    if _difference(color, _exposed(other, gains)) >= _BETTER * _difference(color, other):
+        return None
+    return red, green, blue
+
+
+def _exposed(image: Any, gains: Sequence[float]) -> Any:  # noqa: ANN401 - of the type of the image
+    """An image whose channels are multiplied, (H, W, 3)."""
+    of_channels: Any = (*gains, 0.0)
+    return cv2.multiply(image, of_channels, dtype=cv2.CV_8U if image.dtype == np.uint8 else cv2.CV_16U)
+
+
+def _usual(difference: Any) -> float:  # noqa: ANN401
+    return float(np.median(difference[::2, ::2]))
+
+
+def _outside(there: Flow) -> NDArray[np.bool_]:
+    """Which positions are beyond the edges, (h, w)."""
+    h, w = there.shape[:2]
+    x, y = there[..., 0], there[..., 1]
+    return (x < 0) | (y < 0) | (x > w - 1) | (y > h - 1)
+
+
+def _tracked(view: View, other: ImageArray, flow: Flow) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Points of a view and where they are in another one, (N, 2) each.
 
     They are more exact than the flow, as a larger window is compared: what is left of rain matters less.
@@ -242,15 +319,15 @@ def _tracked(view: View, other: View, flow: Flow) -> tuple[NDArray[np.float32], 
         return here, there
     ending = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 15, 0.01)
     options: Any = {"winSize": _WINDOW, "maxLevel": 1, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW, "criteria": ending}
-    there, status, _ = cv2.calcOpticalFlowPyrLK(view.gray, other.gray, here, there, **options)
+    there, status, _ = cv2.calcOpticalFlowPyrLK(view.gray, other, here, there, **options)
     found = np.asarray(status)[:, 0] > 0
     return here[found], there[found]
 
 
-def _flow(dense: cv2.DISOpticalFlow, view: View, other: View) -> Flow:
-    if min(view.gray.shape) < 16:  # smaller than the flow's patches
-        return np.zeros((*view.gray.shape, 2), np.float32)
-    return np.asarray(dense.calc(view.gray, other.gray, None), np.float32)  # type: ignore[call-overload]
+def _flow(dense: cv2.DISOpticalFlow, gray: ImageArray, other: ImageArray) -> Flow:
+    if min(gray.shape) < 16:  # smaller than the flow's patches
+        return np.zeros((*gray.shape, 2), np.float32)
+    return np.asarray(dense.calc(gray, other, None), np.float32)  # type: ignore[call-overload]
 
 
 def positions(motion: Flow, left: int = 0, top: int = 0) -> Flow:
@@ -342,10 +419,14 @@ def _square(motion: Any) -> Any:  # noqa: ANN401
     return x * x + y * y
 
 
-def _cost(view: View, other: View, camera: Matrix | None) -> float:
-    """The mean difference where there is texture, large ones capped."""
-    difference: Any = np.minimum(cv2.absdiff(view.gray, _shifted(other.gray, camera)), 24)
-    return float(cv2.mean(difference, view.textured)[0])
+def _cost(view: View, other: ImageArray, camera: Matrix | None) -> float:
+    """How badly a motion of the camera explains what has texture."""
+    return _difference(view.gray, _shifted(other, camera), view.textured)
+
+
+def _difference(image: ImageArray, other: Any, mask: Mask | None = None) -> float:  # noqa: ANN401
+    """The mean difference of two images, large ones capped; summed over the channels."""
+    return sum(cv2.mean(np.minimum(cv2.absdiff(image, other), _CAP), mask))
 
 
 def _different(view: View, aligned: Any, usual: float) -> Any:  # noqa: ANN401

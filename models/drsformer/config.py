@@ -22,7 +22,7 @@ MAX_EXPANSION_FACTOR = 64
 SIZE_MULTIPLE = 2 ** (LEVELS - 1)
 """H and W of the input must be multiples of this; with a stem S, of S times this."""
 
-MOST_NEIGHBORS = 4
+MOST_NEIGHBORS = 8
 """Most frames of a video on each side that help to restore a frame."""
 
 

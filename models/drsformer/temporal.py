@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 _FIRST_FRAMES = 3  # frames of a shot of which the scale is chosen
 
-_STEADY = 2  # fused frames on each side that are averaged with one
+_NEAR = 3  # frames on each side to which the motion of each pixel is estimated; beyond, only the camera's is followed
+_FEW = 4  # frames on each side that help where the camera's motion is no translation, which takes longer
+_STEADY = 3  # fused frames on each side that are averaged with one
 
 CONTEXT = MOST_NEIGHBORS + _STEADY + _FIRST_FRAMES - 1
 """Most frames on each side that a restored frame depends on, besides the scale of its shot."""
@@ -76,8 +78,8 @@ def restore_frames(
     Args:
         frames: (H, W, 3) RGB, uint8 or uint16, all of the same size and type.
         restorer: The network and its settings.
-        temporal: The number of frames on each side that help a frame, 0 to 4. "auto": 4, or fewer if
-            frames are larger than 4K. "off" and 0: none.
+        temporal: The number of frames on each side that help a frame, 0 to 8. "auto": 8, or fewer if frames have
+            more than 4.4 megapixels of 8 bits. "off" and 0: none.
         scale: The scale of the first shot, if it is known. None: it is chosen.
 
     Yields:
@@ -266,22 +268,39 @@ class _Video:
             others = self._others(number)
             for n in sorted((number, *others)):
                 self._answer(n)  # in the order of the video
+            list(self.pool.map(lambda pair: self._motion(*pair), self._unknown_motions(number, others)))
             neighbors = list(self.pool.map(lambda n: self._neighbor(number, n), others))
-            frame.fused = fuse(frame.rainy, self._answer(number).unblended, neighbors, pool=self.pool)
+            found = [neighbor for neighbor in neighbors if neighbor is not None]
+            frame.fused = fuse(frame.rainy, self._answer(number).unblended, found, pool=self.pool)
         return frame.fused
 
-    def _neighbor(self, number: int, other: int) -> Neighbor:
+    def _neighbor(self, number: int, other: int) -> Neighbor | None:
+        """A neighbor of a frame; None: it is too far for what it costs."""
         answer, near = self._answer(number), self._answer(other)
-        alignment = align(answer.view, near.view, self._motion(number, other))
+        motion = self._motion(number, other)
+        alignment = align(answer.view, near.view, motion)
+        if abs(other - number) > _FEW and alignment.shift is None:
+            return None
         if abs(other - number) <= _STEADY:
             self._frame(number).alignments[other] = alignment
         rainy = self._frame(other).rainy
         return aligned(rainy, near.unblended, near.dryness, Warp(alignment, *rainy.shape[:2]))
 
+    def _unknown_motions(self, number: int, others: Sequence[int]) -> list[tuple[int, int]]:
+        """The pairs of near frames whose motion is still to be estimated for those of a frame to others."""
+        pairs = set()
+        for other in others:
+            first, last = sorted((number, other))
+            for step in range(first, last, _NEAR):
+                pairs.add((step, min(step + _NEAR, last)))
+        return [(a, b) for a, b in sorted(pairs) if b - a not in self._frame(a).motions]
+
     def _motion(self, number: int, other: int) -> Motion:
-        """The motion of a frame to another one; it is estimated once for both directions."""
+        """The motion of a frame to another one, in steps if that is far; each is estimated once for both directions."""
         if other < number:
             return self._motion(other, number).reversed()
+        if other - number > _NEAR:
+            return self._motion(number, number + _NEAR).then(self._motion(number + _NEAR, other))
         motions = self._frame(number).motions
         if other - number not in motions:
             motions[other - number] = estimate_motion(self._answer(number).view, self._answer(other).view)
