@@ -100,6 +100,14 @@ class Motion:
     forth: Flow | None
     back: Flow | None
 
+    @property
+    def shift(self) -> tuple[float, float] | None:
+        """By how much the camera moves all pixels alike; None: it does not."""
+        if self.camera is None:
+            return 0.0, 0.0
+        (a, b, x), (d, e, y) = self.camera.tolist()
+        return (x, y) if (a, b, d, e) == (1, 0, 0, 1) else None
+
     def reversed(self) -> Motion:
         """The motion of the other frame to this one."""
         camera = None if self.camera is None else np.asarray(cv2.invertAffineTransform(self.camera), np.float64)
@@ -231,7 +239,6 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
     Without a flow, what moves otherwise than the camera makes it is unknown.
     """
     h, w = view.gray.shape
-    shift = _shift(motion.camera)
     gray, color, gains = _exposed_as(view, other, motion.camera)
     followed = _shifted(color, motion.camera)
     following = cv2.absdiff(view.gray, _shifted(gray, motion.camera))
@@ -248,7 +255,7 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
         differing = cv2.bitwise_or(better, _different(view, followed, _usual(flowing)))
         apart = cv2.dilate(differing, np.ones((5, 5), np.uint8))
         if motion.camera is None and not cv2.hasNonZero(apart):
-            return Alignment(None, np.full((h, w), 255, np.uint8), view.factor, shift, apart, gains)
+            return Alignment(None, np.full((h, w), 255, np.uint8), view.factor, motion.shift, apart, gains)
         combined = _field(motion.camera, h, w)
         cv2.copyTo(motion.forth, apart, combined)
         there = positions(combined)
@@ -259,7 +266,7 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
         unknown[(away & (apart > 0)) | _outside(there)] = 255
     known = cv2.erode(cv2.bitwise_not(unknown), np.ones((3, 3), np.uint8))
     stands = motion.camera is None and not combined.any()
-    return Alignment(None if stands else combined, np.asarray(known, np.uint8), view.factor, shift, apart, gains)
+    return Alignment(None if stands else combined, np.asarray(known, np.uint8), view.factor, motion.shift, apart, gains)
 
 
 def _exposed_as(view: View, other: View, camera: Matrix | None = None) -> tuple[Any, Any, Gains | None]:
@@ -361,14 +368,6 @@ def _shifted(image: Any, camera: Matrix | None) -> Any:  # noqa: ANN401 - of the
     h, w = image.shape[:2]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(image, camera, (w, h), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _shift(camera: Matrix | None) -> tuple[float, float] | None:
-    """By how much the camera moves all pixels alike; None: it does not."""
-    if camera is None:
-        return 0.0, 0.0
-    (a, b, x), (d, e, y) = camera.tolist()
-    return (x, y) if (a, b, d, e) == (1, 0, 0, 1) else None
 
 
 def _parts(mask: Mask, factor: float, height: int, width: int) -> list[tuple[slice, slice]]:

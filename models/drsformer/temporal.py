@@ -278,9 +278,9 @@ class _Video:
         """A neighbor of a frame; None: it is too far for what it costs."""
         answer, near = self._answer(number), self._answer(other)
         motion = self._motion(number, other)
-        alignment = align(answer.view, near.view, motion)
-        if abs(other - number) > _FEW and alignment.shift is None:
+        if abs(other - number) > _FEW and motion.shift is None:
             return None
+        alignment = align(answer.view, near.view, motion)
         if abs(other - number) <= _STEADY:
             self._frame(number).alignments[other] = alignment
         rainy = self._frame(other).rainy
