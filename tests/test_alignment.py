@@ -139,3 +139,5 @@ def test_rain_that_is_left_is_no_change_of_the_exposure():
         cv2.line(rainy, (int(x), int(y)), (int(x) + 2, int(y) + 15), (200, 200, 200), 1)
     assert align(View(image), View(rainy), Motion(None, None, None)).gains is None
     assert align(View(image), View(image), Motion(None, None, None)).gains is None
+    hazy = image + np.uint8(12)  # dense rain that is left, too
+    assert align(View(image), View(hazy), Motion(None, None, None)).gains is None

@@ -46,7 +46,7 @@ _CAP = 24  # the largest difference of a pixel that counts, when means are compa
 _DARKEST, _BRIGHTEST = 8, 247  # of the values that tell the exposure
 _FEWEST_VALUES = 64
 _ALIKE = 8.0  # values that differ by no more tell it, too
-_BETTER = 0.75  # share of the difference that is left if the exposure has changed; rain that is left makes less
+_BETTER = 0.94  # share of the difference that is left at most, if the exposure has changed
 
 
 def shrunk(image: Any, longest_side: int) -> ImageArray:  # noqa: ANN401 - for OpenCV
@@ -279,8 +279,11 @@ def _exposed_as(view: View, other: View, camera: Matrix | None = None) -> tuple[
 
 
 def _gains(color: ImageArray, other: ImageArray) -> Gains | None:
-    """By how much the channels of an aligned view must be multiplied for the exposure of another; None: by nothing."""
-    gains = []
+    """By how much the channels of an aligned view must be multiplied for the exposure of another; None: by nothing.
+
+    Rain and haze that the network left make a frame brighter, too, but by a sum.
+    """
+    gains, offsets = [], []
     for channel in range(3):
         here, there = (image[::3, ::3, channel].astype(np.float32) for image in (color, other))
         told = (np.minimum(here, there) >= _DARKEST) & (np.maximum(here, there) <= _BRIGHTEST)
@@ -290,9 +293,13 @@ def _gains(color: ImageArray, other: ImageArray) -> Gains | None:
         # The median is robust, and the mean of those that agree with it is exact.
         alike = np.abs(here - np.median(here / there) * there) <= _ALIKE
         gains.append(float(here[alike].sum() / max(there[alike].sum(), 1)))
-    red, green, blue = gains
-    if _difference(color, _exposed(other, gains)) >= _BETTER * _difference(color, other):
+        offsets.append(float(np.median(here - there)))
+    brightened: Any = cv2.add(other, (*offsets, 0.0), dtype=cv2.CV_8U)  # type: ignore[call-overload]
+    if _difference(color, _exposed(other, gains)) >= _BETTER * min(
+        _difference(color, other), _difference(color, brightened)
+    ):
         return None
+    red, green, blue = gains
     return red, green, blue
 
 
