@@ -41,6 +41,13 @@ def test_tripod(dtype):
     assert rmse([burst], [clean])[0] < 0.3 * rmse([alone], [clean])[0]
 
 
+def test_exposures_may_differ():
+    clean = [np.rint(scene() * exposure).astype(np.uint8) for exposure in (1, 0.8, 1.2, 0.9, 1.1)]
+    shots = [with_streaks(frame, seed, 20) for seed, frame in enumerate(clean)]
+    burst, alone = restore_burst(shots, Stand()), Stand().restore(shots[0]).image
+    assert rmse([burst], clean[:1])[0] < 0.1 * rmse([alone], clean[:1])[0]
+
+
 def test_images_in_the_hand_are_aligned():
     rng = np.random.default_rng(1)
     clean = [by_hand(large(), number) for number in range(5)]

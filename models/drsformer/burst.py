@@ -180,7 +180,8 @@ def _gray(image: ImageArray) -> ImageArray:
 
 
 def _same_place(a: ImageArray, b: ImageArray) -> bool:
-    """Whether a tripod was used: the images agree no better when one is shifted by a pixel."""
+    """Whether a tripod was used: with one exposure, the images agree no better when one is shifted by a pixel."""
+    b = np.asarray(cv2.convertScaleAbs(b, alpha=float(np.median(a) / max(np.median(b), 1))))
     differences = {
         (x, y): np.median(cv2.absdiff(a[1:-1, 1:-1], np.roll(b, (y, x), (0, 1))[1:-1, 1:-1]))
         for x in (-1, 0, 1)
