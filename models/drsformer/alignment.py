@@ -217,7 +217,7 @@ def estimate_motion(view: View, other: View) -> Motion:
     frames about as well as the best of them.
     """
     dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    gray = _exposed_as(view, other)[0]
+    gray, _ = _with_gains(other, _gains(view.color, other.color))
     forth, back = _flow(dense, view.gray, gray), _flow(dense, gray, view.gray)
     here, there = _tracked(view, gray, forth)
     candidates: list[Matrix | None] = [None]
@@ -239,8 +239,11 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
     Without a flow, what moves otherwise than the camera makes it is unknown.
     """
     h, w = view.gray.shape
-    gray, color, gains = _exposed_as(view, other, motion.camera)
-    followed = _shifted(color, motion.camera)
+    followed = _shifted(other.color, motion.camera)
+    gains = _gains(view.color, followed)
+    gray, color = _with_gains(other, gains)
+    if gains is not None:
+        followed = _shifted(color, motion.camera)
     following = cv2.absdiff(view.gray, _shifted(gray, motion.camera))
     if motion.forth is None or motion.back is None:
         combined = _field(motion.camera, h, w)
@@ -269,13 +272,12 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
     return Alignment(None if stands else combined, np.asarray(known, np.uint8), view.factor, motion.shift, apart, gains)
 
 
-def _exposed_as(view: View, other: View, camera: Matrix | None = None) -> tuple[Any, Any, Gains | None]:
-    """Another view, gray and in color, with the exposure of this one, and what its channels were multiplied by."""
-    gains = _gains(view.color, _shifted(other.color, camera))
+def _with_gains(view: View, gains: Gains | None) -> tuple[Any, Any]:
+    """A view whose channels are multiplied, gray and in color."""
     if gains is None:
-        return other.gray, other.color, None
-    color = _exposed(other.color, gains)
-    return cv2.cvtColor(color, cv2.COLOR_RGB2GRAY), color, gains
+        return view.gray, view.color
+    color = _exposed(view.color, gains)
+    return cv2.cvtColor(color, cv2.COLOR_RGB2GRAY), color
 
 
 def _gains(color: ImageArray, other: ImageArray) -> Gains | None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _FIRST_FRAMES = 3  # frames of a shot of which the scale is chosen
 
 _NEAR = 3  # frames on each side to which the motion of each pixel is estimated; beyond, only the camera's is followed
-_FEW = 4  # frames on each side that help where the camera's motion is no translation, which takes longer
+_FEW = 4  # frames on each side that help where the camera's motion is not a translation, which takes longer
 _STEADY = 3  # fused frames on each side that are averaged with one
 
 CONTEXT = MOST_NEIGHBORS + _STEADY + _FIRST_FRAMES - 1
