@@ -8,7 +8,7 @@ from conftest import photo
 from drsformer.alignment import Alignment, Motion, View, Warp, align, estimate_motion
 
 H, W = 90, 140
-UNKNOWN = np.zeros((H, W), np.uint8)
+NOWHERE, EVERYWHERE = np.zeros((H, W), np.uint8), np.full((H, W), 255, np.uint8)
 
 
 def by(image, motion, interpolation):
@@ -18,9 +18,20 @@ def by(image, motion, interpolation):
     return cv2.remap(image, there, None, interpolation, borderMode=cv2.BORDER_REPLICATE)
 
 
-def aligned(shift, apart=UNKNOWN, motion=None):
-    everywhere = np.broadcast_to(np.float32(shift), (H, W, 2)).copy() if motion is None else motion
-    return Warp(Alignment(everywhere, np.full((H, W), 255, np.uint8), 1.0, shift, apart), H, W)
+def translation(x, y):
+    return np.array([[1, 0, x], [0, 1, y]], np.float64)
+
+
+def displacements(camera):
+    """The motion of each pixel, (H, W, 2)."""
+    x, y = np.meshgrid(np.arange(W), np.arange(H))
+    here = np.dstack([x, y, np.ones((H, W))])
+    return np.float32(here @ camera.T - here[..., :2])
+
+
+def aligned(camera, apart=NOWHERE, motion=None, known=EVERYWHERE):
+    motion = displacements(camera) if motion is None else motion
+    return Warp(Alignment(motion, known, 1.0, camera, apart), H, W)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -29,7 +40,7 @@ def aligned(shift, apart=UNKNOWN, motion=None):
 def test_translation_is_that_of_opencv(dtype, shift, cubic):
     image = photo(H, W, dtype=dtype)
     expected = by(image, np.float32(shift), cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR)
-    moved = aligned(shift)(image, cubic=cubic)
+    moved = aligned(translation(*shift))(image, cubic=cubic)
     assert moved.shape == image.shape
     assert moved.dtype == dtype
     inside = (slice(8, -31), slice(9, -9))  # what comes from outside of the other frame is unknown
@@ -39,20 +50,50 @@ def test_translation_is_that_of_opencv(dtype, shift, cubic):
 
 
 def test_translation_beyond_the_frame_repeats_its_edge():
-    moved = aligned((500.0, -400.0))(photo(H, W), cubic=True)
+    moved = aligned(translation(500, -400))(photo(H, W), cubic=True)
     assert np.array_equal(moved, np.broadcast_to(photo(H, W)[:1, -1:], (H, W, 3)))
 
 
-def test_only_what_moves_otherwise_is_moved_pixel_by_pixel():
-    motion = np.zeros((H, W, 2), np.float32)
-    motion[..., 0] = 2
-    motion[30:50, 60:80] = (-3.5, 1.25)
-    apart = np.zeros((H, W), np.uint8)
-    apart[30:50, 60:80] = 255
-    warp = aligned((2.0, 0.0), apart, motion)
-    assert sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in warp.apart) < H * W / 4
-    expected = by(photo(H, W), motion, cv2.INTER_CUBIC)
-    assert np.array_equal(warp(photo(H, W), cubic=True)[:, :-3], expected[:, :-3])
+TURN = np.array([[1.01, -0.02, 1.7], [0.02, 0.99, -2.3]])
+
+
+@pytest.mark.parametrize("cubic", [False, True])
+@pytest.mark.parametrize("size", [(H, W), (601, 1117)])  # that of the view, and no whole multiple of it
+def test_turn_moves_each_pixel_by_the_motion_of_the_view(size, cubic):
+    height, width = size
+    factor = max(1.0, width / 512)
+    h, w = round(height / factor), round(width / factor)
+    image = cv2.GaussianBlur(photo(height, width), (0, 0), 2)
+    x, y = np.meshgrid((np.arange(width) + 0.5) * w / width - 0.5, (np.arange(height) + 0.5) * h / height - 0.5)
+    view = np.dstack([x, y, np.ones(size)])
+    there = np.float32(factor * (view @ TURN.T - view[..., :2]))
+    there += np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
+    expected = cv2.remap(image, there, None, cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR)
+    nowhere = np.zeros((h, w), np.uint8)
+    motion = np.zeros((h, w, 2), np.float32)
+    warp = Warp(Alignment(motion, ~nowhere, factor, TURN, nowhere), height, width)
+    inside = (slice(40, -40), slice(40, -40)) if factor > 1 else (slice(8, -8), slice(8, -8))
+    assert np.abs(warp(image, cubic=cubic).astype(int) - expected)[inside].max() <= 2
+
+
+def area_of(parts):
+    return sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in parts)
+
+
+@pytest.mark.parametrize("camera", [translation(2, 0), TURN], ids=["translation", "turn"])
+def test_only_what_moves_otherwise_is_moved_pixel_by_pixel(camera):
+    motion = displacements(camera)
+    there = (slice(30, 50), slice(60, 80))
+    motion[there] = (-3.5, 1.25)
+    apart = NOWHERE.copy()
+    apart[there] = 255
+    warp = aligned(camera, apart, motion)
+    assert 400 <= area_of(warp.apart) < H * W / 4
+    image = cv2.GaussianBlur(photo(H, W), (0, 0), 2)
+    expected = by(image, motion, cv2.INTER_CUBIC)
+    assert np.abs(warp(image, cubic=True).astype(int) - expected)[4:-4, 4:-4].max() <= 2
+    unknown = EVERYWHERE - apart
+    assert not aligned(camera, apart, motion, unknown).apart  # nobody looks at it
 
 
 def test_parts_cover_what_moves_in_frames_larger_than_views():
@@ -62,7 +103,7 @@ def test_parts_cover_what_moves_in_frames_larger_than_views():
     apart[h - 1, w - 1] = apart[0, 0] = apart[100, 200] = 255
     motion = np.zeros((h, w, 2), np.float32)
     motion[apart > 0] = 5
-    warp = Warp(Alignment(motion, apart, width / 512, (0.0, 0.0), apart), height, width)
+    warp = Warp(Alignment(motion, apart, width / 512, None, apart), height, width)
     covered = np.zeros((height, width), bool)
     for part in warp.apart:
         covered[part] = True

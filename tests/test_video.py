@@ -467,6 +467,10 @@ def test_an_interrupted_video_is_resumed(derain, short_segments, monkeypatch):
     answer = derain("a.mp4", "-o", "b.mp4", "--resume", "--crf", 30)
     assert answer.code == 1
     assert "cannot be resumed: --crf has changed (17 then, 30 now)" in answer.err
+    with monkeypatch.context() as patch:
+        patch.setattr("drsformer_cli.video.pipeline.__version__", "99")  # its frames may differ
+        answer = derain("a.mp4", "-o", "b.mp4", "--resume")
+    assert "cannot be resumed: the version of drsformer has changed" in answer.err
     answer = derain("a.mp4", "-o", "b.mp4", "--resume", "--json")
     assert answer.code == 0
     assert json.loads(answer.out)["resumed_frames"] == 10

@@ -17,7 +17,7 @@ import numpy as np
 
 from drsformer.images import upright
 from drsformer.temporal import CONTEXT, restore_frames
-from drsformer_cli import console
+from drsformer_cli import __version__, console
 from drsformer_cli.deraining.pipeline import make_writable, mean_change, output_file
 from drsformer_cli.errors import IMAGE_ERRORS, UsageError, VideoError
 from drsformer_cli.images import limit
@@ -315,6 +315,7 @@ class _Run:
         settings, encoding = self._settings, self._encoding
         assert encoding.codec is not None  # noqa: S101 - a video is written
         return {
+            "the version of drsformer": __version__,
             "the input": _fingerprint(self._reader.path),
             "--codec": encoding.codec.name,
             "--crf": encoding.options.get("crf"),

@@ -101,12 +101,9 @@ class Motion:
     back: Flow | None
 
     @property
-    def shift(self) -> tuple[float, float] | None:
-        """By how much the camera moves all pixels alike; None: it does not."""
-        if self.camera is None:
-            return 0.0, 0.0
-        (a, b, x), (d, e, y) = self.camera.tolist()
-        return (x, y) if (a, b, d, e) == (1, 0, 0, 1) else None
+    def is_translation(self) -> bool:
+        """Whether the camera moves all pixels alike."""
+        return self.camera is None or bool((self.camera[:, :2] == np.eye(2)).all())
 
     def reversed(self) -> Motion:
         """The motion of the other frame to this one."""
@@ -129,7 +126,7 @@ class Alignment:
         motion: (h, w, 2); None: all are at the same place.
         known: 255 where that is known and the other frame shows the same thing, 0 elsewhere.
         factor: Size of a pixel of the views, in pixels of the frames.
-        shift: The motion (x, y) of all pixels that are not `apart`; None: they have none in common.
+        camera: The motion of all pixels that are not `apart`; None: they stand still.
         apart: 255 where the motion is another, 0 elsewhere, (h, w).
         gains: By how much the red, green and blue of the other frame must be multiplied for the exposure of this one;
             None: by nothing.
@@ -138,7 +135,7 @@ class Alignment:
     motion: Flow | None
     known: Mask
     factor: float
-    shift: tuple[float, float] | None
+    camera: Matrix | None
     apart: Mask
     gains: Gains | None = None
 
@@ -155,13 +152,10 @@ class Warp:
     def __init__(self, alignment: Alignment, height: int, width: int) -> None:
         self.alignment = alignment
         self.height, self.width = height, width
-        x, y = alignment.shift or (0.0, 0.0)
-        self.shift = x * alignment.factor, y * alignment.factor
-        self.apart: list[tuple[slice, slice]] = []  # the parts of a frame that do not follow the shift
-        if alignment.motion is not None and alignment.shift is None:
-            self.apart = [(slice(0, height), slice(0, width))]
-        elif alignment.motion is not None:
-            self.apart = _parts(alignment.apart, alignment.factor, height, width)
+        self.apart: list[tuple[slice, slice]] = []  # the parts of a frame that do not follow the camera
+        if alignment.motion is not None:
+            apart: Any = cv2.bitwise_and(alignment.apart, alignment.known)  # nobody looks at the unknown pixels
+            self.apart = _parts(apart, alignment.factor, height, width)
 
     def __call__(self, image: Any, *, cubic: bool = False) -> Any:  # noqa: ANN401 - of the type of the image
         """An image, moved, (H, W) or (H, W, 3); interpolated by linear or by cubic polynomials.
@@ -172,7 +166,7 @@ class Warp:
             image = _exposed(image, self.alignment.gains)
         if self.alignment.motion is None:
             return image
-        moved = _translated(image, *self.shift, cubic=cubic)
+        moved = _followed(image, self._camera, cubic=cubic)
         interpolation = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
         for part, there in zip(self.apart, self._there, strict=True):
             moved[part] = warped(image, there, interpolation)
@@ -193,18 +187,31 @@ class Warp:
         moved: Any = _as_mask((motion[..., 0] != 0) | (motion[..., 1] != 0))
         return _as_mask(np.asarray(cv2.resize(moved, (self.width, self.height), interpolation=cv2.INTER_LINEAR)) > 0)
 
+    def _place(self, left: int, top: int) -> Matrix:
+        """From positions in a part of the frame that begins at (left, top) to those in the view."""
+        h, w = self.alignment.known.shape
+        right, down = w / self.width, h / self.height
+        return np.array([[right, 0, (left + 0.5) * right - 0.5], [0, down, (top + 0.5) * down - 0.5]])
+
+    @cached_property
+    def _camera(self) -> Matrix:
+        """From positions in the frame to those in the other one, as the camera moves."""
+        still = np.eye(2, 3)
+        if self.alignment.camera is None:
+            return still
+        place = np.vstack([self._place(0, 0), [0, 0, 1]])
+        return still + self.alignment.factor * (self.alignment.camera - still) @ place
+
     @cached_property
     def _there(self) -> list[Flow]:
         """Positions in the other frame for the pixels of each part, (H', W', 2)."""
         small: Any = self.alignment.motion
-        h, w = small.shape[:2]
-        down, right = h / self.height, w / self.width
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         there = []
         for rows, columns in self.apart:
             top, left = rows.start, columns.start
-            place = np.array([[right, 0, (left + 0.5) * right - 0.5], [0, down, (top + 0.5) * down - 0.5]])
             size = (columns.stop - left, rows.stop - top)
-            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            place = self._place(left, top)
             motion = cv2.warpAffine(small, place, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
             there.append(positions(np.asarray(motion, np.float32) * np.float32(self.alignment.factor), left, top))
         return there
@@ -258,7 +265,7 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
         differing = cv2.bitwise_or(better, _different(view, followed, _usual(flowing)))
         apart = cv2.dilate(differing, np.ones((5, 5), np.uint8))
         if motion.camera is None and not cv2.hasNonZero(apart):
-            return Alignment(None, np.full((h, w), 255, np.uint8), view.factor, motion.shift, apart, gains)
+            return Alignment(None, np.full((h, w), 255, np.uint8), view.factor, motion.camera, apart, gains)
         combined = _field(motion.camera, h, w)
         cv2.copyTo(motion.forth, apart, combined)
         there = positions(combined)
@@ -268,8 +275,8 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
         away = _square(back) > _RETURNS**2 + 0.02 * _square(combined)
         unknown[(away & (apart > 0)) | _outside(there)] = 255
     known = cv2.erode(cv2.bitwise_not(unknown), np.ones((3, 3), np.uint8))
-    stands = motion.camera is None and not combined.any()
-    return Alignment(None if stands else combined, np.asarray(known, np.uint8), view.factor, motion.shift, apart, gains)
+    moved = None if motion.camera is None and not combined.any() else combined
+    return Alignment(moved, np.asarray(known, np.uint8), view.factor, motion.camera, apart, gains)
 
 
 def _with_gains(view: View, gains: Gains | None) -> tuple[Any, Any]:
@@ -286,8 +293,9 @@ def _gains(color: ImageArray, other: ImageArray) -> Gains | None:
     Rain and haze that the network left make a frame brighter, too, but by a sum.
     """
     gains, offsets = [], []
+    color, other = color[::3, ::3].copy(), other[::3, ::3].copy()
     for channel in range(3):
-        here, there = (image[::3, ::3, channel].astype(np.float32) for image in (color, other))
+        here, there = (image[..., channel].astype(np.float32) for image in (color, other))
         told = (np.minimum(here, there) >= _DARKEST) & (np.maximum(here, there) <= _BRIGHTEST)
         here, there = here[told], there[told]
         if len(here) < _FEWEST_VALUES:
@@ -372,11 +380,7 @@ def warped(image: Any, there: Flow, interpolation: int = cv2.INTER_LINEAR) -> An
 
 
 def _shifted(image: Any, camera: Matrix | None) -> Any:  # noqa: ANN401 - of the type of the image
-    if camera is None:
-        return image
-    h, w = image.shape[:2]
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(image, camera, (w, h), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return image if camera is None else _followed(image, camera, cubic=False)
 
 
 def _parts(mask: Mask, factor: float, height: int, width: int) -> list[tuple[slice, slice]]:
@@ -393,6 +397,16 @@ def _parts(mask: Mask, factor: float, height: int, width: int) -> list[tuple[sli
         for first, end in zip(edges[::2], edges[1::2], strict=True):
             parts.append((of_frame(row, row + 1, height), of_frame(first, end, width)))
     return parts
+
+
+def _followed(image: Any, camera: Matrix, *, cubic: bool) -> Any:  # noqa: ANN401 - of the type of the image
+    """An image with the pixels that the camera moves to where they are; those at the edge are repeated."""
+    if (camera[:, :2] == np.eye(2)).all():
+        x, y = camera[:, 2].tolist()
+        return _translated(image, x, y, cubic=cubic)
+    H, W = image.shape[:2]
+    flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR)
+    return cv2.warpAffine(image, camera, (W, H), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _translated(image: Any, x: float, y: float, *, cubic: bool) -> Any:  # noqa: ANN401 - of the type of the image

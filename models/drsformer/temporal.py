@@ -269,18 +269,14 @@ class _Video:
             for n in sorted((number, *others)):
                 self._answer(n)  # in the order of the video
             list(self.pool.map(lambda pair: self._motion(*pair), self._unknown_motions(number, others)))
-            neighbors = list(self.pool.map(lambda n: self._neighbor(number, n), others))
-            found = [neighbor for neighbor in neighbors if neighbor is not None]
-            frame.fused = fuse(frame.rainy, self._answer(number).unblended, found, pool=self.pool)
+            cheap = [n for n in others if abs(n - number) <= _FEW or self._motion(number, n).is_translation]
+            neighbors = list(self.pool.map(lambda n: self._neighbor(number, n), cheap))
+            frame.fused = fuse(frame.rainy, self._answer(number).unblended, neighbors, pool=self.pool)
         return frame.fused
 
-    def _neighbor(self, number: int, other: int) -> Neighbor | None:
-        """A neighbor of a frame; None: it is too far for what it costs."""
+    def _neighbor(self, number: int, other: int) -> Neighbor:
         answer, near = self._answer(number), self._answer(other)
-        motion = self._motion(number, other)
-        if abs(other - number) > _FEW and motion.shift is None:
-            return None
-        alignment = align(answer.view, near.view, motion)
+        alignment = align(answer.view, near.view, self._motion(number, other))
         if abs(other - number) <= _STEADY:
             self._frame(number).alignments[other] = alignment
         rainy = self._frame(other).rainy
