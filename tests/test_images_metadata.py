@@ -213,7 +213,7 @@ def test_exif_counts_before_xmp():
 
 
 def test_what_xmp_promises_and_is_gone():
-    packet = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF>
+    packet = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description xmlns:Camera="http://ns.google.com/photos/1.0/camera/" xmlns:g='http://ns.adobe.com/hdr-gain-map/1.0/'
  xmlns:Container="http://ns.google.com/photos/1.0/container/" xmlns:Item="http://ns.google.com/photos/1.0/container/item/"
  xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmlns:xmp="http://ns.adobe.com/xap/1.0/"
@@ -230,6 +230,42 @@ def test_what_xmp_promises_and_is_gone():
         assert gone not in kept, gone
     for still in (b'Camera:SpecialTypeID="x"', b'xmp:Rating="4"', b"</rdf:Description></rdf:RDF></x:xmpmeta>"):
         assert still in kept
+
+
+_CAMERA = b'xmlns:G="http://ns.google.com/photos/1.0/camera/"'
+
+
+@pytest.mark.parametrize(
+    ("packet", "kept"),
+    [
+        (b"<x " + _CAMERA + b">" + b"<G:MotionPhoto>" * 100_000 + b"</x>", None),  # not closed
+        (
+            b"<x " + b" ".join(_CAMERA.replace(b"G", b"p%d" % i) for i in range(20_000)) + b' p7:MotionPhoto="1"/>',
+            b"<x/>",
+        ),
+        (b"<x " + _CAMERA + b">" + b"<G:MotionPhoto/>" * 20_000 + b"</x>", b"<x></x>"),
+        (b"<x " + _CAMERA + b' y="' + b"G:MotionPhoto=1 " * 100_000 + b'"></x>', None),
+    ],
+    ids=["unclosed", "prefixes", "many", "attribute"],
+)
+def test_hostile_xmp_takes_no_longer_than_other(packet, kept):
+    """With the square of the length it would take hours."""
+    assert images.xmp.without_dropped_data(packet)[0] == (kept or packet)
+
+
+def test_only_references_of_xmp_are_removed():
+    packet = (
+        b'<?xpacket begin="\xef\xbb\xbf"?><x ' + _CAMERA + b' xmlns:o="urn:o"><o:a note="<G:MotionPhoto>1"/>'
+        b'<G:MotionPhoto/><o:b G:MicroVideo="1" o:c="G:MotionPhoto=\'1\'"><G:MotionPhoto>1<o:d/></G:MotionPhoto>'
+        b'kept</o:b><y xmlns:G="urn:other" G:MotionPhoto="1"/></x><?xpacket end="w"?>\0\0'
+    )
+    packet = packet.replace(b'"<G:MotionPhoto>1"', b'"&lt;G:MotionPhoto>1"')
+    without, notes = images.xmp.without_dropped_data(packet)
+    expected = packet.replace(b"<G:MotionPhoto/>", b"").replace(b' G:MicroVideo="1"', b"")
+    assert without == expected.replace(b"<G:MotionPhoto>1<o:d/></G:MotionPhoto>", b"")
+    assert notes == [images.xmp.VIDEO_DROPPED]
+    assert images.xmp.without_dropped_data(packet[:-40]) == (packet[:-40], [])  # not well-formed
+    assert images.xmp.without_dropped_data(packet[10:-40].decode().encode("utf-16"))[1] == []
 
 
 @pytest.mark.parametrize(
