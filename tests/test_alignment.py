@@ -31,7 +31,7 @@ def displacements(camera):
 
 def aligned(camera, apart=NOWHERE, motion=None, known=EVERYWHERE):
     motion = displacements(camera) if motion is None else motion
-    return Warp(Alignment(motion, known, 1.0, camera, apart), H, W)
+    return Warp(Alignment(motion, known, 1.0, camera, apart, photo(H, W)), H, W)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -71,7 +71,7 @@ def test_turn_moves_each_pixel_by_the_motion_of_the_view(size, cubic):
     expected = cv2.remap(image, there, None, cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR)
     nowhere = np.zeros((h, w), np.uint8)
     motion = np.zeros((h, w, 2), np.float32)
-    warp = Warp(Alignment(motion, ~nowhere, factor, TURN, nowhere), height, width)
+    warp = Warp(Alignment(motion, ~nowhere, factor, TURN, nowhere, photo(h, w)), height, width)
     inside = (slice(40, -40), slice(40, -40)) if factor > 1 else (slice(8, -8), slice(8, -8))
     assert np.abs(warp(image, cubic=cubic).astype(int) - expected)[inside].max() <= 2
 
@@ -103,7 +103,7 @@ def test_parts_cover_what_moves_in_frames_larger_than_views():
     apart[h - 1, w - 1] = apart[0, 0] = apart[100, 200] = 255
     motion = np.zeros((h, w, 2), np.float32)
     motion[apart > 0] = 5
-    warp = Warp(Alignment(motion, apart, width / 512, None, apart), height, width)
+    warp = Warp(Alignment(motion, apart, width / 512, None, apart, photo(h, w)), height, width)
     covered = np.zeros((height, width), bool)
     for part in warp.apart:
         covered[part] = True
@@ -182,3 +182,11 @@ def test_rain_that_is_left_is_no_change_of_the_exposure():
     assert align(View(image), View(image), Motion(None, None, None)).gains is None
     hazy = image + np.uint8(12)  # dense rain that is left, too
     assert align(View(image), View(hazy), Motion(None, None, None)).gains is None
+
+
+def test_nothing_is_known_of_frames_whose_exposures_cannot_be_compared():
+    image = photo(H, W) // 2 + np.uint8(40)
+    for other in (np.zeros_like(image), np.clip(1.5 * image.astype(float) + 45, 0, 255).astype(np.uint8)):
+        assert not align(View(image), View(other), Motion(None, None, None)).known.any()
+    black = np.zeros_like(image)
+    assert align(View(black), View(black), Motion(None, None, None)).known.all()

@@ -103,6 +103,26 @@ def test_changes_of_the_exposure_are_followed(exposure, dtype):
     assert (np.array(after) < 0.2 * np.array(before)).all()
 
 
+@pytest.mark.parametrize("length", [4, 8, 16])
+def test_dissolve_leaves_no_ghosts(length):
+    shares = np.clip((np.arange(length + 10) - 5) / length, 0, 1)
+    one, other = scene(), scene(4)[:, ::-1]
+    clean = [np.rint(one * (1 - share) + other * share).astype(np.uint8) for share in shares]
+    rainy = [with_streaks(frame, seed, 25) for seed, frame in enumerate(clean)]
+    before, after = (np.array(rmse(images(rainy, Stand(), temporal=t), clean)) for t in ("off", "auto"))
+    assert (after < 1.25 * before).all()
+    assert (after[:4] < 0.8 * before[:4]).all()  # before the dissolve the frames help each other as ever
+
+
+def test_flash_that_no_gain_explains_is_left_out():
+    clean = [scene()] * FRAMES
+    clean[4] = np.clip(1.6 * scene() + 40, 0, 255).astype(np.uint8)
+    rainy = [with_streaks(frame, seed, 15) for seed, frame in enumerate(clean)]
+    before, after = (np.array(rmse(images(rainy, Stand(0.8), temporal=t), clean)) for t in ("off", "auto"))
+    assert after[4] <= 1.05 * before[4]
+    assert (np.delete(after, 4) < 0.5 * np.delete(before, 4)).all()
+
+
 def test_what_is_left_of_rain_flickers_less_in_the_mean_of_fused_frames(monkeypatch):
     rainy = [with_streaks(scene(), seed, 150) for seed in range(FRAMES)]
 

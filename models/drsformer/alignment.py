@@ -45,8 +45,13 @@ _RETURNS = 0.7  # how far from itself a pixel may be after the motion to the oth
 _CAP = 24  # the largest difference of a pixel that counts, when means are compared
 _DARKEST, _BRIGHTEST = 8, 247  # of the values that tell the exposure
 _FEWEST_VALUES = 64
+_SAME_DARKNESS = 1.0  # difference of the means of frames that are too dark for it
+_MOST_LEFT = 24.0  # levels by which the rain that the network left may make a frame brighter than another one
 _ALIKE = 8.0  # values that differ by no more tell it, too
+_STEADILY = 2.5  # how much more areas change steadily than to and fro in a dissolve
+_LEAST_STEP = 1.5  # the mean change of areas in it, from frame to frame of those compared
 _BETTER = 0.94  # share of the difference that is left at most, if the exposure has changed
+_MUCH_BETTER = 0.7  # the same, if it has changed by more than a gain
 
 
 def shrunk(image: Any, longest_side: int) -> ImageArray:  # noqa: ANN401 - for OpenCV
@@ -128,6 +133,7 @@ class Alignment:
         factor: Size of a pixel of the views, in pixels of the frames.
         camera: The motion of all pixels that are not `apart`; None: they stand still.
         apart: 255 where the motion is another, 0 elsewhere, (h, w).
+        aligned: The view of the other frame, aligned with that of this one and of its exposure, (h, w, 3).
         gains: By how much the red, green and blue of the other frame must be multiplied for the exposure of this one;
             None: by nothing.
     """
@@ -137,6 +143,7 @@ class Alignment:
     factor: float
     camera: Matrix | None
     apart: Mask
+    aligned: ImageArray
     gains: Gains | None = None
 
 
@@ -224,7 +231,7 @@ def estimate_motion(view: View, other: View) -> Motion:
     frames about as well as the best of them.
     """
     dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    gray, _ = _with_gains(other, _gains(view.color, other.color))
+    gray, _ = _with_gains(other, _gains(view.color, other.color)[0])
     forth, back = _flow(dense, view.gray, gray), _flow(dense, gray, view.gray)
     here, there = _tracked(view, gray, forth)
     candidates: list[Matrix | None] = [None]
@@ -247,15 +254,19 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
     """
     h, w = view.gray.shape
     followed = _shifted(other.color, motion.camera)
-    gains = _gains(view.color, followed)
+    gains, exposed_alike = _gains(view.color, followed)
     gray, color = _with_gains(other, gains)
     if gains is not None:
         followed = _shifted(color, motion.camera)
     following = cv2.absdiff(view.gray, _shifted(gray, motion.camera))
+    if not exposed_alike:
+        unknown: Any = np.zeros((h, w), np.uint8)
+        return Alignment(None, unknown, view.factor, None, unknown, followed)
     if motion.forth is None or motion.back is None:
         combined = _field(motion.camera, h, w)
         apart: Any = np.zeros((h, w), np.uint8)
-        unknown = _different(view, followed, _usual(following))
+        aligned = followed
+        unknown = _different(view, aligned, _usual(following))
         unknown[_outside(positions(combined))] = 255
     else:
         flowing = cv2.absdiff(view.gray, warped(gray, positions(motion.forth)))
@@ -265,18 +276,30 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
         differing = cv2.bitwise_or(better, _different(view, followed, _usual(flowing)))
         apart = cv2.dilate(differing, np.ones((5, 5), np.uint8))
         if motion.camera is None and not cv2.hasNonZero(apart):
-            return Alignment(None, np.full((h, w), 255, np.uint8), view.factor, motion.camera, apart, gains)
+            return Alignment(None, np.full((h, w), 255, np.uint8), view.factor, None, apart, followed, gains)
         combined = _field(motion.camera, h, w)
         cv2.copyTo(motion.forth, apart, combined)
         there = positions(combined)
-        unknown = _different(view, warped(color, there), _usual(flowing))
+        aligned = warped(color, there)
+        unknown = _different(view, aligned, _usual(flowing))
         # Where the motion to the other frame and back does not return, or leaves the frame.
         back = cv2.add(combined, warped(motion.back, there))
         away = _square(back) > _RETURNS**2 + 0.02 * _square(combined)
         unknown[(away & (apart > 0)) | _outside(there)] = 255
     known = cv2.erode(cv2.bitwise_not(unknown), np.ones((3, 3), np.uint8))
     moved = None if motion.camera is None and not combined.any() else combined
-    return Alignment(moved, np.asarray(known, np.uint8), view.factor, motion.camera, apart, gains)
+    return Alignment(moved, np.asarray(known, np.uint8), view.factor, motion.camera, apart, aligned, gains)
+
+
+def is_dissolving(view: View, before: Alignment, after: Alignment) -> bool:
+    """Whether a frame between two others is a mixture of them, as one scene fades into another one.
+
+    Then areas change steadily, by much more than to and fro, as they do by the rain that the network leaves.
+    """
+    now, earlier, later = (_areas(color) for color in (view.color, before.aligned, after.aligned))
+    earlier, later = earlier - now, later - now
+    steadily, to_and_fro = float(np.abs(later - earlier).mean()), float(np.abs(later + earlier).mean())
+    return steadily > max(_STEADILY * to_and_fro, 2 * _LEAST_STEP)
 
 
 def _with_gains(view: View, gains: Gains | None) -> tuple[Any, Any]:
@@ -287,10 +310,11 @@ def _with_gains(view: View, gains: Gains | None) -> tuple[Any, Any]:
     return cv2.cvtColor(color, cv2.COLOR_RGB2GRAY), color
 
 
-def _gains(color: ImageArray, other: ImageArray) -> Gains | None:
+def _gains(color: ImageArray, other: ImageArray) -> tuple[Gains | None, bool]:
     """By how much the channels of an aligned view must be multiplied for the exposure of another; None: by nothing.
 
-    Rain and haze that the network left make a frame brighter, too, but by a sum.
+    Rain and haze that the network left make a frame brighter, too, but by a sum. The second value: whether the
+    exposures are alike after that, as far as that can be told.
     """
     gains, offsets = [], []
     color, other = color[::3, ::3].copy(), other[::3, ::3].copy()
@@ -299,24 +323,45 @@ def _gains(color: ImageArray, other: ImageArray) -> Gains | None:
         told = (np.minimum(here, there) >= _DARKEST) & (np.maximum(here, there) <= _BRIGHTEST)
         here, there = here[told], there[told]
         if len(here) < _FEWEST_VALUES:
-            return None
+            return None, abs(float(color.mean()) - float(other.mean())) <= _SAME_DARKNESS
         # The median is robust, and the mean of those that agree with it is exact.
         alike = np.abs(here - np.median(here / there) * there) <= _ALIKE
         gains.append(float(here[alike].sum() / max(there[alike].sum(), 1)))
         offsets.append(float(np.median(here - there)))
     brightened: Any = cv2.add(other, (*offsets, 0.0), dtype=cv2.CV_8U)  # type: ignore[call-overload]
-    if _difference(color, _exposed(other, gains)) >= _BETTER * min(
-        _difference(color, other), _difference(color, brightened)
-    ):
-        return None
+    left = _difference(color, _exposed(other, gains))
+    if left >= _BETTER * min(_difference(color, other), _difference(color, brightened)):
+        return None, abs(float(np.median(offsets))) <= _MOST_LEFT
     red, green, blue = gains
-    return red, green, blue
+    gain, offset = _gain_and_offset(color, other)
+    both: Any = np.rint(np.clip(gain * other.astype(np.float32) + offset, 0, 255)).astype(np.uint8)
+    needs_both = max(abs(offset), abs(offset) / gain) > _MOST_LEFT and _difference(color, both) < _MUCH_BETTER * left
+    return (red, green, blue), not needs_both
+
+
+def _gain_and_offset(color: ImageArray, other: ImageArray) -> tuple[float, float]:
+    """What makes an aligned view that of another one, by the medians of its darker and its brighter half."""
+    is_bright = other > np.median(other)
+    if not is_bright.any():
+        return 1.0, 0.0
+    (dark, bright), (other_dark, other_bright) = (
+        (float(np.median(image[~is_bright])), float(np.median(image[is_bright]))) for image in (color, other)
+    )
+    gain = max(bright - dark, 1.0) / max(other_bright - other_dark, 1.0)
+    return gain, dark - gain * other_dark
 
 
 def _exposed(image: Any, gains: Sequence[float]) -> Any:  # noqa: ANN401 - of the type of the image
     """An image whose channels are multiplied, (H, W, 3)."""
     of_channels: Any = (*gains, 0.0)
     return cv2.multiply(image, of_channels, dtype=cv2.CV_8U if image.dtype == np.uint8 else cv2.CV_16U)
+
+
+def _areas(color: ImageArray) -> NDArray[np.float32]:
+    """The mean colors of squares of a view."""
+    h, w = color.shape[:2]
+    size = max(1, w // _TILE), max(1, h // _TILE)
+    return np.asarray(cv2.resize(color, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _usual(difference: Any) -> float:  # noqa: ANN401

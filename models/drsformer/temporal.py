@@ -6,20 +6,20 @@ import os
 import statistics
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
 
-from drsformer.alignment import View, Warp, align, estimate_motion, positions, shrunk, warped
+from drsformer.alignment import View, Warp, align, estimate_motion, is_dissolving, positions, shrunk, warped
 from drsformer.config import MOST_NEIGHBORS
 from drsformer.errors import ConfigError, ImageError
 from drsformer.fusion import Fused, Neighbor, at_full_strength, dryness, fuse, steadied
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from drsformer.alignment import Alignment, Motion
     from drsformer.fusion import Mask
@@ -270,17 +270,29 @@ class _Video:
                 self._answer(n)  # in the order of the video
             list(self.pool.map(lambda pair: self._motion(*pair), self._unknown_motions(number, others)))
             cheap = [n for n in others if abs(n - number) <= _FEW or self._motion(number, n).is_translation]
-            neighbors = list(self.pool.map(lambda n: self._neighbor(number, n), cheap))
+            alignments = dict(zip(cheap, self.pool.map(lambda n: self._align(number, n), cheap), strict=True))
+            if self._is_dissolving(number, alignments):
+                nothing = np.zeros_like(self._answer(number).view.gray)
+                alignments = {n: replace(alignment, known=nothing) for n, alignment in alignments.items()}
+            frame.alignments = {n: alignments[n] for n in cheap if abs(n - number) <= _STEADY}
+            neighbors = list(self.pool.map(lambda n: self._neighbor(n, alignments[n]), cheap))
             frame.fused = fuse(frame.rainy, self._answer(number).unblended, neighbors, pool=self.pool)
         return frame.fused
 
-    def _neighbor(self, number: int, other: int) -> Neighbor:
-        answer, near = self._answer(number), self._answer(other)
-        alignment = align(answer.view, near.view, self._motion(number, other))
-        if abs(other - number) <= _STEADY:
-            self._frame(number).alignments[other] = alignment
-        rainy = self._frame(other).rainy
-        return aligned(rainy, near.unblended, near.dryness, Warp(alignment, *rainy.shape[:2]))
+    def _align(self, number: int, other: int) -> Alignment:
+        return align(self._answer(number).view, self._answer(other).view, self._motion(number, other))
+
+    def _is_dissolving(self, number: int, alignments: Mapping[int, Alignment]) -> bool:
+        """Whether a frame is part of a dissolve, as near frames on both sides show."""
+        view = self._answer(number).view
+        pairs = [(2 * number - n, n) for n in range(number + 1, number + _NEAR + 1)]
+        pairs = [(before, after) for before, after in pairs if {before, after} <= alignments.keys()]
+        return any(is_dissolving(view, alignments[before], alignments[after]) for before, after in pairs)
+
+    def _neighbor(self, number: int, alignment: Alignment) -> Neighbor:
+        """A neighbor of the frame with which it is aligned."""
+        rainy, answer = self._frame(number).rainy, self._answer(number)
+        return aligned(rainy, answer.unblended, answer.dryness, Warp(alignment, *rainy.shape[:2]))
 
     def _unknown_motions(self, number: int, others: Sequence[int]) -> list[tuple[int, int]]:
         """The pairs of near frames whose motion is still to be estimated for those of a frame to others."""
