@@ -81,11 +81,13 @@ class Pairs:
         pairs: The pairs, in natural order of their names.
         problems: Rainy images without a partner and why, one line each.
         unused: Clean images without a rainy image.
+        files: All images that were found, paired or not.
     """
 
     pairs: list[Pair]
     problems: list[str] = field(default_factory=list)
     unused: list[Path] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
 
 
 def _check_sizes(pair: Pair, rainy: tuple[int, int], clean: tuple[int, int]) -> None:
@@ -154,7 +156,8 @@ def find_pairs(folder: Path, *, side_by_side: SideBySide | None = None) -> Pairs
     """
     if side_by_side is not None:
         files = image_files(_best(folder, _has_images, "images"))
-        return Pairs([Pair(name, file, file, side_by_side) for name, file in zip(names(files), files, strict=True)])
+        found = [Pair(name, file, file, side_by_side) for name, file in zip(names(files), files, strict=True)]
+        return Pairs(found, files=files)
     place = _best(folder, lambda place: _roles(place) is not None, "a rainy and a clean folder")
     roles = _roles(place)
     if roles is None:  # `_best` found it
@@ -244,7 +247,7 @@ def _pair_by(
             problems.append(f"{path.name}: {len(partners)} possible partners: {', '.join(p.name for p in partners)}")
         else:
             problems.append(f"{path.name}: no partner in {clean[0].parent.name if clean else 'an empty folder'}")
-    return Pairs(pairs, problems, [path for path in clean if path not in used])
+    return Pairs(pairs, problems, [path for path in clean if path not in used], [*rainy, *clean])
 
 
 def _pair_together(files: Sequence[Path]) -> Pairs:

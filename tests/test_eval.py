@@ -205,6 +205,35 @@ def test_what_cannot_be_done_is_said_before_any_work(run, data, arguments, code,
     assert message in " ".join(answer.err.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    "output",
+    [
+        ("--sheet", "data/Rain100L/input/rain-3.png"),  # also those beyond --limit
+        ("--csv", "data/Rain100L/target/norain-1.png"),
+        ("--csv", "tiny.pth"),
+        ("--report", "linked.html"),
+    ],
+)
+def test_inputs_are_never_replaced(run, data, output):
+    os.link("data/Rain100L/target/norain-2.png", "linked.html")
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    answer = run("eval", "-d", "Rain100L", "-m", "tiny.pth", "--limit", 1, *output, "--overwrite")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"{' '.join(output)} would be overwritten, but it is an input" in answer.err
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+
+
+def test_saving_never_replaces_inputs(run, data):
+    save("out/clean/tiny/1.png", photo(seed=1))
+    save("clean/1.png", photo(seed=1, noise=0.02))
+    before = Path("out/clean/tiny/1.png").read_bytes()
+    arguments = ["--inputs", "out/clean/tiny", "--targets", "clean", "--save", "out", "--overwrite"]
+    answer = run("eval", *arguments, "-m", "tiny.pth")
+    assert (answer.code, answer.out) == (2, "")
+    assert "--save out: out/clean/tiny/1.png would be overwritten, but it is an input" in answer.err
+    assert Path("out/clean/tiny/1.png").read_bytes() == before
+
+
 def test_the_advice_for_a_missing_data_set_follows_its_headline(run, data):
     lines = run("eval", "--dataset", "Rain200L").err.splitlines()
     assert lines[0] == "drsformer: --dataset Rain200L: not found in data"

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from drsformer_cli.deraining.burst import plan_burst
 from drsformer_cli.deraining.plan import Job, plan
 from drsformer_cli.errors import UsageError
+from drsformer_cli.video.options import VideoSettings
 
 
 @pytest.fixture
@@ -126,6 +128,16 @@ def test_links_to_one_file_are_one_file(tree):
     Path("folder").symlink_to("out")
     with pytest.raises(UsageError, match="would both be written"):
         plan(["a.jpg", "in"], "folder")
+
+
+@pytest.mark.parametrize(("output", "report"), [("b.png", None), ("x.jpg", None), ("out.jpg", "in/page.html")])
+def test_no_image_of_a_burst_is_replaced(tree, output, report):
+    for name in ("x_compare.jpg", "in/page.html"):
+        Path(name).touch()
+    report = Path(report) if report else None
+    options = {"compare": True, "report": report, "overwrite": True, "video": VideoSettings()}
+    with pytest.raises(UsageError, match=r"is an input|would overwrite an input"):
+        plan_burst(["a.jpg", "b.png", "x_compare.jpg", "in/page.html"], output, **options)
 
 
 def test_names_that_differ_in_case(tree, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,12 +46,10 @@ def plan_burst(
     clip = next((path for path in paths if is_video(path)), None)
     if clip is not None:
         raise UsageError(f"{clip} is a video; --burst needs images")
-    same = next((path for path in paths[1:] if path.exists() and Path(output).exists() and path.samefile(output)), None)
-    if same is not None:
-        raise UsageError(f"{output} would be overwritten, but it is an input; choose another -o")
-    todo = plan(
+    return plan(
         [str(paths[0])],
         output,
+        others=tuple(paths[1:]),
         image_format=image_format,
         compare=compare,
         report=report,
@@ -60,4 +57,3 @@ def plan_burst(
         skip_existing=skip_existing,
         video=video,
     )
-    return replace(todo, jobs=[replace(job, others=tuple(paths[1:])) for job in todo.jobs])

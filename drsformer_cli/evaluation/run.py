@@ -16,6 +16,7 @@ from drsformer_cli.errors import UsageError
 from drsformer_cli.evaluation import report
 from drsformer_cli.evaluation.evaluator import Candidate, Evaluator, SetScores
 from drsformer_cli.evaluation.image_sets import training_uses, with_training_warnings
+from drsformer_cli.paths import identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -132,11 +133,15 @@ def prepare_to_save(save: Path, evaluators: Sequence[Evaluator], *, overwrite: b
     """Create the folder of restored images.
 
     Raises:
-        UsageError: A file that this run did not make would be replaced, and `overwrite` is False.
+        UsageError: An input would be replaced; or a file that this run did not make, and `overwrite` is False.
         OSError: The folder cannot be created, or a file in it cannot be read.
     """
     save.mkdir(parents=True, exist_ok=True)
+    inputs = {identity(file) for evaluator in evaluators for file in evaluator.image_set.files}
     for evaluator in evaluators:
+        for file in evaluator.files():
+            if identity(file) in inputs:
+                raise UsageError(f"--save {save}: {file} would be overwritten, but it is an input")
         if not overwrite and (path := evaluator.foreign()):
             raise UsageError(f"{path} was not made by this run; --overwrite replaces it, or choose another --save")
 
