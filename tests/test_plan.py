@@ -63,7 +63,17 @@ def test_pairs(tree, inputs, options, expected):
 def test_results_of_an_earlier_run_are_no_inputs(tree):
     (tree / "in" / "a_derained.jpg").touch()
     (tree / "in" / "a_derained_compare.jpg").touch()
-    assert plan(["in"], None, skip_existing=True).jobs == [Job(Path("in/b.PNG"), Path("in/b_derained.PNG"), "PNG")]
+    found = plan(["in"], None, skip_existing=True)
+    assert found.jobs == [Job(Path("in/b.PNG"), Path("in/b_derained.PNG"), "PNG")]
+    assert found.notes[0].startswith("2 skipped: results of an earlier run, such as in/a_derained.jpg;")
+
+
+def test_names_like_those_of_results_are_inputs_if_there_is_no_original(tree):
+    (tree / "in" / "film_preview.jpg").touch()
+    (tree / "in" / "towel_derained.png").touch()
+    found = plan(["in"], None)
+    assert [job.name for job in found.jobs] == ["in/a.jpg", "in/b.PNG", "in/film_preview.jpg", "in/towel_derained.png"]
+    assert found.notes == []
 
 
 def test_output_folder_inside_the_input_is_not_searched(tree):

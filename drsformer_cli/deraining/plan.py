@@ -310,8 +310,6 @@ def _sources(path: Path, found: Plan, *, recursive: bool, excluded: Path | None)
         yield path, Path(path.name), of_video
         return
     for file in _files_in(path, found, recursive=recursive, excluded=excluded):
-        if excluded is None and _original(file) is not None:
-            continue  # the result of an earlier run
         yield file, file.relative_to(path), file.suffix.lower() in VIDEO_ENDINGS
 
 
