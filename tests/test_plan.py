@@ -124,9 +124,16 @@ def test_two_formats_that_become_one_name(tree):
 
 
 def test_a_comparison_can_clash_too(tree):
-    Path("in/a_compare.jpg").touch()
+    Path("a_compare.jpg").touch()
     with pytest.raises(UsageError, match="would both be written"):
-        plan(["in"], "x", compare=True)
+        plan(["in", "a_compare.jpg"], "x", compare=True)
+
+
+def test_comparisons_of_an_earlier_run_are_no_inputs(tree):
+    Path("in/a_compare.jpg").touch()
+    found = plan(["in"], "x", compare=True)
+    assert [job.name for job in found.jobs] == ["in/a.jpg", "in/b.PNG"]
+    assert found.notes[0].startswith("1 skipped: results of an earlier run, such as in/a_compare.jpg;")
 
 
 def test_links_to_one_file_are_one_file(tree):

@@ -252,7 +252,7 @@ def _missing_extra(job: Job) -> str | None:
 def _without_results(jobs: list[Job], found: Plan) -> list[Job]:
     """The jobs without NAME_derained where NAME is an input, too: a repeated `*.jpg` matches earlier results."""
     names = {job.source.with_suffix("") for job in jobs if job.source is not None}
-    results = [job for job in jobs if job.source is not None and _original(job.source) in names]
+    results = [job for job in jobs if job.source is not None and not names.isdisjoint(_originals(job.source))]
     if results:
         found.notes.append(
             f"{len(results)} skipped: results of an earlier run, such as {results[0].name}; "
@@ -261,12 +261,11 @@ def _without_results(jobs: list[Job], found: Plan) -> list[Job]:
     return [job for job in jobs if job not in results]
 
 
-def _original(path: Path) -> Path | None:
-    """The input, without its ending, that a result, comparison or preview was made from; None: it has no such name."""
-    for suffix in (SUFFIX, SUFFIX + COMPARE_SUFFIX, PREVIEW_SUFFIX):
+def _originals(path: Path) -> Iterator[Path]:
+    """The inputs, without their endings, that a result, comparison or preview with this name could be made from."""
+    for suffix in (SUFFIX, COMPARE_SUFFIX, SUFFIX + COMPARE_SUFFIX, PREVIEW_SUFFIX):
         if (name := path.stem.removesuffix(suffix)) not in ("", path.stem):
-            return path.with_name(name)
-    return None
+            yield path.with_name(name)
 
 
 def _file_jobs(
