@@ -42,6 +42,8 @@ def pairs(*inputs, output=None, **options):
         (["odd"], {}, [("odd", "odd_derained")]),
         (["a.jpg", "b.png"], {"output": "x"}, [("a.jpg", "x/a.jpg"), ("b.png", "x/b.png")]),
         (["a.jpg", "./a.jpg"], {}, [("a.jpg", "a_derained.jpg")]),
+        (["a.jpg", "in/../a.jpg"], {"output": "x"}, [("a.jpg", "x/a.jpg")]),
+        (["a.jpg", "in/../a.jpg"], {}, [("a.jpg", "a_derained.jpg")]),
         (["in"], {"output": "x"}, [("in/a.jpg", "x/a.jpg"), ("in/b.PNG", "x/b.PNG")]),
         (["in"], {}, [("in/a.jpg", "in/a_derained.jpg"), ("in/b.PNG", "in/b_derained.PNG")]),
         (
@@ -155,6 +157,11 @@ def test_no_image_of_a_burst_is_replaced(tree, output, report):
     options = {"compare": True, "report": report, "overwrite": True, "video": VideoSettings()}
     with pytest.raises(UsageError, match=r"is an input|would overwrite an input"):
         plan_burst(["a.jpg", "b.png", "x_compare.jpg", "in/page.html"], output, **options)
+
+
+def test_an_image_of_a_burst_counts_once(tree):
+    with pytest.raises(UsageError, match="needs at least 2 images"):
+        plan_burst(["a.jpg", "in/../a.jpg"], "x.jpg", video=VideoSettings())
 
 
 def test_names_that_differ_in_case(tree, monkeypatch):

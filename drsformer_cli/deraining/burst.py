@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from drsformer_cli.deraining.plan import STANDARD_STREAM, Plan, expanded, plan
 from drsformer_cli.errors import UsageError
+from drsformer_cli.paths import identity
 from drsformer_cli.video.planning import is_video
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def plan_burst(
         raise UsageError("--burst makes one image: expected -o FILE")
     if Path(output).is_dir() or output.endswith(("/", os.sep)):
         raise UsageError(f"--burst makes one image: expected -o FILE, not the folder {output}")
-    paths = list(dict.fromkeys(path for text in inputs for path in expanded(text)))
+    paths = list({identity(path): path for text in inputs for path in expanded(text)}.values())
     folder = next((path for path in paths if path.is_dir()), None)
     if folder is not None:
         raise UsageError(f"{folder} is a folder; --burst needs the images themselves, such as {folder / '*.jpg'}")

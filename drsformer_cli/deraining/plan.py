@@ -129,7 +129,7 @@ def plan(
         jobs = [_stream_job(inputs, output, image_format)]
     else:
         each = _file_jobs(inputs, output, found, video, recursive=recursive, image_format=image_format)
-        jobs = _without_results(list(dict.fromkeys(each)), found)  # an image that is given twice is processed once
+        jobs = _without_results(_once(each), found)
     jobs = _checked_for_videos(jobs, found, video)
     if others:
         jobs = [replace(job, others=others) for job in jobs]
@@ -247,6 +247,15 @@ def _missing_extra(job: Job) -> str | None:
             return missing if is_heic(file.read(LONGEST_START)) else None
     except OSError:
         return None  # reading it will report the error
+
+
+def _once(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs without those that repeat an earlier one: a file that is given twice, in any spelling."""
+    first: dict[tuple[str, ...], Job] = {}
+    for job in jobs:
+        paths = [path for path in (job.source, job.target) if path is not None]
+        first.setdefault(tuple(map(identity, paths)), job)
+    return list(first.values())
 
 
 def _without_results(jobs: list[Job], found: Plan) -> list[Job]:
