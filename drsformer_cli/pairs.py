@@ -152,7 +152,7 @@ def find_pairs(folder: Path, *, side_by_side: SideBySide | None = None) -> Pairs
     "train" are skipped, unless `folder` is one of them.
 
     Raises:
-        UsageError: There are no pairs, or several folders match.
+        UsageError: There are no such folders, several match, or one has no images.
     """
     if side_by_side is not None:
         files = image_files(_best(folder, _has_images, "images"))
@@ -163,7 +163,7 @@ def find_pairs(folder: Path, *, side_by_side: SideBySide | None = None) -> Pairs
     if roles is None:  # `_best` found it
         raise UsageError(f"{place}: changed while it was searched")
     rainy, clean = roles
-    return pair(image_files(rainy), image_files(clean)) if rainy != clean else _pair_together(image_files(rainy))
+    return pair(some_images(rainy), some_images(clean)) if rainy != clean else _pair_together(image_files(rainy))
 
 
 def pair(rainy: Sequence[Path], clean: Sequence[Path]) -> Pairs:
@@ -200,6 +200,18 @@ def image_files(folder: Path) -> list[Path]:
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror}") from None
     return sorted(files, key=lambda path: _natural(path.name))
+
+
+def some_images(folder: Path) -> list[Path]:
+    """Likewise, but at least one.
+
+    Raises:
+        UsageError: The folder cannot be read, or has no images.
+    """
+    files = image_files(folder)
+    if not files:
+        raise UsageError(f"{folder}: no images in it")
+    return files
 
 
 def names(files: Sequence[Path]) -> list[str]:

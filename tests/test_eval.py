@@ -187,8 +187,13 @@ def test_an_interrupted_run_resumes(run, data):
         (
             ["--dataset", "Rain100L", "--model", "tiny.pth", "--model", "./tiny.pth"],
             2,
-            "--model: two models are called",
+            "--model: tiny.pth and ./tiny.pth are both called",
         ),
+        (["--dataset", "Rain100L", "-m", "general", "-m", "tiny.pth", "-m", "general"], 2, "general is named twice"),
+        (["--inputs", "empty", "--targets", "data/Rain100L/target"], 2, "empty: no images in it"),
+        (["--inputs", "data/Rain100L/input", "--targets", "empty"], 2, "empty: no images in it"),
+        (["--results", "empty", "--dataset", "Rain100L"], 2, "empty: no images in it"),
+        (["--dataset", "hollow"], 2, "hollow/input: no images in it"),
         (["--results", "data/Rain100L/input", "--dataset", "Rain100L", "--model", "general"], 2, "leave out --model"),
         (["--dataset", "Rain100L", "--sheet", "sheet.gif"], 2, "unknown ending"),
         (["--dataset", "Rain100L", "--csv", "none/scores.csv"], 2, "the folder none does not exist"),
@@ -200,6 +205,8 @@ def test_an_interrupted_run_resumes(run, data):
     ],
 )
 def test_what_cannot_be_done_is_said_before_any_work(run, data, arguments, code, message):
+    for name in ("empty", "hollow/input", "hollow/target"):
+        Path(name).mkdir(parents=True)
     answer = run("eval", *arguments)
     assert (answer.code, answer.out) == (code, "")
     assert message in " ".join(answer.err.replace("│", " ").split())

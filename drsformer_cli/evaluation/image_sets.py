@@ -191,7 +191,7 @@ class Request:
 
     def _of_folders(self, targets: Path) -> ImageSet:
         """The images of --inputs, or of --results without --inputs, with those of --targets."""
-        found = pairs.pair(pairs.image_files(self.inputs or self.results or targets), pairs.image_files(targets))
+        found = pairs.pair(pairs.some_images(self.inputs or self.results or targets), pairs.some_images(targets))
         folder = targets.resolve()
         role = pairs.is_role(folder)
         # Only a folder that the user wrote: the parent of "clean" may have any name.
@@ -213,7 +213,7 @@ class Request:
         if alone:
             result_of = {pair.rainy: pair.rainy for pair in good}
         elif self.results:
-            results = pairs.image_files(self.results)
+            results = pairs.some_images(self.results)
             of_results = pairs.pair(results, [pair.rainy for pair in good])
             result_of = {pair.clean: pair.rainy for pair in of_results.pairs}
             problems += of_results.problems
@@ -283,9 +283,7 @@ def with_training_warnings(image_set: ImageSet, model: str, uses: Sequence[Train
 
 
 def _without_clean(folder: Path) -> ImageSet:
-    files = pairs.image_files(folder)
-    if not files:
-        raise UsageError(f"{folder}: no images in it")
+    files = pairs.some_images(folder)
     cases = [Case(name, file) for name, file in zip(pairs.names(files), files, strict=True)]
     return ImageSet(folder.resolve().name, cases, total=len(cases), files=tuple(files))
 
