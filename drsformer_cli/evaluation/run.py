@@ -46,14 +46,18 @@ def name_models(models: Sequence[str]) -> dict[str, str]:
     """Models by their name in tables and paths: the stem of a file, with its folder if the stem is not unique.
 
     Raises:
-        UsageError: Two models would have the same name.
+        UsageError: A model is given twice, or two would have the same name.
     """
+    if twice := next((model for i, model in enumerate(models) if model in models[:i]), None):
+        raise UsageError(f"--model: {twice} is named twice")
     stems = [Path(model).stem for model in models]
     named: dict[str, str] = {}
     for model, stem in zip(models, stems, strict=True):
         name = stem if stems.count(stem) == 1 else f"{Path(model).resolve().parent.name}-{stem}"
         if name in named:
-            raise UsageError(f"--model: two models are called {name}; score them one after the other")
+            raise UsageError(
+                f"--model: {named[name]} and {model} are both called {name}; score them one after the other"
+            )
         named[name] = model
     return named
 
