@@ -81,11 +81,13 @@ class Pairs:
         pairs: The pairs, in natural order of their names.
         problems: Rainy images without a partner and why, one line each.
         unused: Clean images without a rainy image.
+        files: All images that were found, paired or not.
     """
 
     pairs: list[Pair]
     problems: list[str] = field(default_factory=list)
     unused: list[Path] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
 
 
 def _check_sizes(pair: Pair, rainy: tuple[int, int], clean: tuple[int, int]) -> None:
@@ -150,17 +152,18 @@ def find_pairs(folder: Path, *, side_by_side: SideBySide | None = None) -> Pairs
     "train" are skipped, unless `folder` is one of them.
 
     Raises:
-        UsageError: There are no pairs, or several folders match.
+        UsageError: There are no such folders, several match, or one has no images.
     """
     if side_by_side is not None:
         files = image_files(_best(folder, _has_images, "images"))
-        return Pairs([Pair(name, file, file, side_by_side) for name, file in zip(names(files), files, strict=True)])
+        found = [Pair(name, file, file, side_by_side) for name, file in zip(names(files), files, strict=True)]
+        return Pairs(found, files=files)
     place = _best(folder, lambda place: _roles(place) is not None, "a rainy and a clean folder")
     roles = _roles(place)
     if roles is None:  # `_best` found it
         raise UsageError(f"{place}: changed while it was searched")
     rainy, clean = roles
-    return pair(image_files(rainy), image_files(clean)) if rainy != clean else _pair_together(image_files(rainy))
+    return pair(some_images(rainy), some_images(clean)) if rainy != clean else _pair_together(image_files(rainy))
 
 
 def pair(rainy: Sequence[Path], clean: Sequence[Path]) -> Pairs:
@@ -197,6 +200,18 @@ def image_files(folder: Path) -> list[Path]:
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror}") from None
     return sorted(files, key=lambda path: _natural(path.name))
+
+
+def some_images(folder: Path) -> list[Path]:
+    """Likewise, but at least one.
+
+    Raises:
+        UsageError: The folder cannot be read, or has no images.
+    """
+    files = image_files(folder)
+    if not files:
+        raise UsageError(f"{folder}: no images in it")
+    return files
 
 
 def names(files: Sequence[Path]) -> list[str]:
@@ -244,7 +259,7 @@ def _pair_by(
             problems.append(f"{path.name}: {len(partners)} possible partners: {', '.join(p.name for p in partners)}")
         else:
             problems.append(f"{path.name}: no partner in {clean[0].parent.name if clean else 'an empty folder'}")
-    return Pairs(pairs, problems, [path for path in clean if path not in used])
+    return Pairs(pairs, problems, [path for path in clean if path not in used], [*rainy, *clean])
 
 
 def _pair_together(files: Sequence[Path]) -> Pairs:

@@ -187,8 +187,13 @@ def test_an_interrupted_run_resumes(run, data):
         (
             ["--dataset", "Rain100L", "--model", "tiny.pth", "--model", "./tiny.pth"],
             2,
-            "--model: two models are called",
+            "--model: tiny.pth and ./tiny.pth are both called",
         ),
+        (["--dataset", "Rain100L", "-m", "general", "-m", "tiny.pth", "-m", "general"], 2, "general is named twice"),
+        (["--inputs", "empty", "--targets", "data/Rain100L/target"], 2, "empty: no images in it"),
+        (["--inputs", "data/Rain100L/input", "--targets", "empty"], 2, "empty: no images in it"),
+        (["--results", "empty", "--dataset", "Rain100L"], 2, "empty: no images in it"),
+        (["--dataset", "hollow"], 2, "hollow/input: no images in it"),
         (["--results", "data/Rain100L/input", "--dataset", "Rain100L", "--model", "general"], 2, "leave out --model"),
         (["--dataset", "Rain100L", "--sheet", "sheet.gif"], 2, "unknown ending"),
         (["--dataset", "Rain100L", "--csv", "none/scores.csv"], 2, "the folder none does not exist"),
@@ -200,9 +205,40 @@ def test_an_interrupted_run_resumes(run, data):
     ],
 )
 def test_what_cannot_be_done_is_said_before_any_work(run, data, arguments, code, message):
+    for name in ("empty", "hollow/input", "hollow/target"):
+        Path(name).mkdir(parents=True)
     answer = run("eval", *arguments)
     assert (answer.code, answer.out) == (code, "")
     assert message in " ".join(answer.err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        ("--sheet", "data/Rain100L/input/rain-3.png"),  # also those beyond --limit
+        ("--csv", "data/Rain100L/target/norain-1.png"),
+        ("--csv", "tiny.pth"),
+        ("--report", "linked.html"),
+    ],
+)
+def test_inputs_are_never_replaced(run, data, output):
+    os.link("data/Rain100L/target/norain-2.png", "linked.html")
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    answer = run("eval", "-d", "Rain100L", "-m", "tiny.pth", "--limit", 1, *output, "--overwrite")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"{' '.join(output)} would be overwritten, but it is an input" in answer.err
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+
+
+def test_saving_never_replaces_inputs(run, data):
+    save("out/clean/tiny/1.png", photo(seed=1))
+    save("clean/1.png", photo(seed=1, noise=0.02))
+    before = Path("out/clean/tiny/1.png").read_bytes()
+    arguments = ["--inputs", "out/clean/tiny", "--targets", "clean", "--save", "out", "--overwrite"]
+    answer = run("eval", *arguments, "-m", "tiny.pth")
+    assert (answer.code, answer.out) == (2, "")
+    assert "--save out: out/clean/tiny/1.png would be overwritten, but it is an input" in answer.err
+    assert Path("out/clean/tiny/1.png").read_bytes() == before
 
 
 def test_the_advice_for_a_missing_data_set_follows_its_headline(run, data):

@@ -196,6 +196,15 @@ def test_weights(run, name, half, tiny, tiny_file, tmp_path):
         assert {tensor.dtype for tensor in state.values()} == {torch.float16 if half else torch.float32}
 
 
+def test_a_model_is_not_replaced_by_its_export(run, tiny_file, tmp_path):
+    model, linked = tmp_path / "tiny.pth", tmp_path / "linked.pth"
+    model.write_bytes(tiny_file.read_bytes())
+    linked.symlink_to(model)
+    answer = run("export", model, "-o", linked, "--half", "--overwrite")
+    assert (answer.code, "linked.pth would be overwritten, but it is the model itself" in answer.err) == (2, True)
+    assert model.read_bytes() == tiny_file.read_bytes()
+
+
 def test_a_state_dict_cannot_hold_an_ablation(run, tmp_path):
     ablation = Ablation(top_k=())
     drsformer.save_checkpoint(build(TINY, ablation), tmp_path / "ablated.pth")

@@ -206,6 +206,40 @@ def test_xmp_travels_with_its_orientation_reset(target):
     assert back == expected
 
 
+_REGIONS = (
+    b'<mwg-rs:Regions xmlns:mwg-rs="http://www.metadataworkinggroup.com/schemas/regions/" rdf:parseType="Resource">'
+    b'<mwg-rs:RegionList><rdf:Bag><rdf:li mwg-rs:Name="Ann"/></rdf:Bag></mwg-rs:RegionList></mwg-rs:Regions>'
+)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_regions_of_xmp_do_not_outlive_a_turn(orientation):
+    packet = (
+        b'<r:RDF xmlns:r="urn:r" xmlns:rdf="urn:rdf"><d xmlns:tiff="urn:t" tiff:Orientation="%d">' % orientation
+        + _REGIONS
+        + b"</d></r:RDF>"
+    )
+    image = images.read(saved(Image.fromarray(PIXELS), "JPEG", xmp=packet))
+    assert (b"Ann" in image.metadata.xmp) == (orientation == 1)
+    assert image.notes == (() if orientation == 1 else ("marked regions (faces) dropped: the image was turned",))
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_subject_in_exif_follows_the_turn(orientation, order):
+    pixels = np.zeros((40, 56, 3), np.uint8)
+    pixels[20, 10] = 255
+    photo_tags = {0x9214: (3, [10, 20, 5, 6]), 0xA214: (3, [10, 20])}
+    block = tiff([{274: (3, [orientation]), 0x8769: photo_tags}], order)
+    image = images.read(with_exif(Image.fromarray(pixels), "PNG", block))
+    exif = Image.Exif()
+    exif.load(b"Exif\0\0" + image.metadata.exif)
+    x, y, *extent = exif.get_ifd(0x8769)[0x9214]
+    assert exif.get_ifd(0x8769)[0xA214] == (x, y)
+    assert image.pixels[y, x].min() == 255
+    assert extent == ([6, 5] if orientation >= 5 else [5, 6])
+
+
 def test_exif_counts_before_xmp():
     block = tiff([{274: (3, [1])}])
     data = saved(Image.fromarray(PIXELS), "JPEG", xmp=XMP, exif=b"Exif\0\0" + block)
@@ -250,7 +284,7 @@ _CAMERA = b'xmlns:G="http://ns.google.com/photos/1.0/camera/"'
 )
 def test_hostile_xmp_takes_no_longer_than_other(packet, kept):
     """With the square of the length it would take hours."""
-    assert images.xmp.without_dropped_data(packet)[0] == (kept or packet)
+    assert images.xmp.without_dropped_data(packet, 1)[0] == (kept or packet)
 
 
 def test_only_references_of_xmp_are_removed():
@@ -260,12 +294,12 @@ def test_only_references_of_xmp_are_removed():
         b'kept</o:b><y xmlns:G="urn:other" G:MotionPhoto="1"/></x><?xpacket end="w"?>\0\0'
     )
     packet = packet.replace(b'"<G:MotionPhoto>1"', b'"&lt;G:MotionPhoto>1"')
-    without, notes = images.xmp.without_dropped_data(packet)
+    without, notes = images.xmp.without_dropped_data(packet, 1)
     expected = packet.replace(b"<G:MotionPhoto/>", b"").replace(b' G:MicroVideo="1"', b"")
     assert without == expected.replace(b"<G:MotionPhoto>1<o:d/></G:MotionPhoto>", b"")
     assert notes == [images.xmp.VIDEO_DROPPED]
-    assert images.xmp.without_dropped_data(packet[:-40]) == (packet[:-40], [])  # not well-formed
-    assert images.xmp.without_dropped_data(packet[10:-40].decode().encode("utf-16"))[1] == []
+    assert images.xmp.without_dropped_data(packet[:-40], 1) == (packet[:-40], [])  # not well-formed
+    assert images.xmp.without_dropped_data(packet[10:-40].decode().encode("utf-16"), 1)[1] == []
 
 
 @pytest.mark.parametrize(
@@ -390,7 +424,10 @@ def test_hdr_is_refused(transfer, name, tmp_path):
 def test_a_gray_profile_is_said_when_it_goes():
     profile = ICC[:16] + b"GRAY" + ICC[20:]
     image = DecodedImage(np.repeat(PIXELS[..., :1], 3, axis=2), gray=True, metadata=Metadata(icc=profile))
-    assert images.losses(image, "WEBP") == ["gray ICC profile dropped: written as RGB in WebP"]
+    assert images.losses(image, "WEBP") == [
+        "gray written as RGB in WebP",
+        "gray ICC profile dropped: written as RGB in WebP",
+    ]
     assert images.read(images.encode(image, "WEBP")).metadata.icc is None
     assert images.read(images.encode(image, "PNG")).metadata.icc == profile
 

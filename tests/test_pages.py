@@ -255,6 +255,7 @@ def test_report_of_derain(run, folder, tiny_file):
         (["in", "-o", "new.html/", "--report", "new.html"], "--report new.html: the output of"),
         (["in/a.png", "--report", "dir.html"], "--report dir.html: is a folder or a device"),
         (["in/a.png", "--report", "x.html"], "report exists: x.html; use --overwrite"),
+        (["in/a.png", "--report", "x.html/r.html"], "--report x.html/r.html: cannot be written: "),
         (["in/a.png", "--report", "x.html", "--dry-run"], "report exists: x.html; use --overwrite"),
     ],
 )

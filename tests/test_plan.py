@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from drsformer_cli.deraining.burst import plan_burst
 from drsformer_cli.deraining.plan import Job, plan
 from drsformer_cli.errors import UsageError
+from drsformer_cli.video.options import VideoSettings
 
 
 @pytest.fixture
@@ -40,6 +42,8 @@ def pairs(*inputs, output=None, **options):
         (["odd"], {}, [("odd", "odd_derained")]),
         (["a.jpg", "b.png"], {"output": "x"}, [("a.jpg", "x/a.jpg"), ("b.png", "x/b.png")]),
         (["a.jpg", "./a.jpg"], {}, [("a.jpg", "a_derained.jpg")]),
+        (["a.jpg", "in/../a.jpg"], {"output": "x"}, [("a.jpg", "x/a.jpg")]),
+        (["a.jpg", "in/../a.jpg"], {}, [("a.jpg", "a_derained.jpg")]),
         (["in"], {"output": "x"}, [("in/a.jpg", "x/a.jpg"), ("in/b.PNG", "x/b.PNG")]),
         (["in"], {}, [("in/a.jpg", "in/a_derained.jpg"), ("in/b.PNG", "in/b_derained.PNG")]),
         (
@@ -61,7 +65,17 @@ def test_pairs(tree, inputs, options, expected):
 def test_results_of_an_earlier_run_are_no_inputs(tree):
     (tree / "in" / "a_derained.jpg").touch()
     (tree / "in" / "a_derained_compare.jpg").touch()
-    assert plan(["in"], None, skip_existing=True).jobs == [Job(Path("in/b.PNG"), Path("in/b_derained.PNG"), "PNG")]
+    found = plan(["in"], None, skip_existing=True)
+    assert found.jobs == [Job(Path("in/b.PNG"), Path("in/b_derained.PNG"), "PNG")]
+    assert found.notes[0].startswith("2 skipped: results of an earlier run, such as in/a_derained.jpg;")
+
+
+def test_names_like_those_of_results_are_inputs_if_there_is_no_original(tree):
+    (tree / "in" / "film_preview.jpg").touch()
+    (tree / "in" / "towel_derained.png").touch()
+    found = plan(["in"], None)
+    assert [job.name for job in found.jobs] == ["in/a.jpg", "in/b.PNG", "in/film_preview.jpg", "in/towel_derained.png"]
+    assert found.notes == []
 
 
 def test_output_folder_inside_the_input_is_not_searched(tree):
@@ -112,9 +126,16 @@ def test_two_formats_that_become_one_name(tree):
 
 
 def test_a_comparison_can_clash_too(tree):
-    Path("in/a_compare.jpg").touch()
+    Path("a_compare.jpg").touch()
     with pytest.raises(UsageError, match="would both be written"):
-        plan(["in"], "x", compare=True)
+        plan(["in", "a_compare.jpg"], "x", compare=True)
+
+
+def test_comparisons_of_an_earlier_run_are_no_inputs(tree):
+    Path("in/a_compare.jpg").touch()
+    found = plan(["in"], "x", compare=True)
+    assert [job.name for job in found.jobs] == ["in/a.jpg", "in/b.PNG"]
+    assert found.notes[0].startswith("1 skipped: results of an earlier run, such as in/a_compare.jpg;")
 
 
 def test_links_to_one_file_are_one_file(tree):
@@ -126,6 +147,21 @@ def test_links_to_one_file_are_one_file(tree):
     Path("folder").symlink_to("out")
     with pytest.raises(UsageError, match="would both be written"):
         plan(["a.jpg", "in"], "folder")
+
+
+@pytest.mark.parametrize(("output", "report"), [("b.png", None), ("x.jpg", None), ("out.jpg", "in/page.html")])
+def test_no_image_of_a_burst_is_replaced(tree, output, report):
+    for name in ("x_compare.jpg", "in/page.html"):
+        Path(name).touch()
+    report = Path(report) if report else None
+    options = {"compare": True, "report": report, "overwrite": True, "video": VideoSettings()}
+    with pytest.raises(UsageError, match=r"is an input|would overwrite an input"):
+        plan_burst(["a.jpg", "b.png", "x_compare.jpg", "in/page.html"], output, **options)
+
+
+def test_an_image_of_a_burst_counts_once(tree):
+    with pytest.raises(UsageError, match="needs at least 2 images"):
+        plan_burst(["a.jpg", "in/../a.jpg"], "x.jpg", video=VideoSettings())
 
 
 def test_names_that_differ_in_case(tree, monkeypatch):

@@ -88,12 +88,12 @@ def tiff(samples, **tags):
     data = samples.astype("<u2").tobytes()
     values = {256: W, 257: H, 258: 16, 259: 1, 262: 2 if C > 2 else 1, 273: 0, 277: C, 278: H, 279: len(data)}
     values |= {int(tag[1:]): value for tag, value in tags.items()}
-    extra = struct.pack("<HHHH", *(values.pop(258),) * 4)
+    extra = struct.pack("<5H", *(values.pop(258),) * 5)
     start = 8 + 2 + 12 * (len(values) + 1) + 4
     values[273] = start + len(extra)
     values[258] = start if C > 2 else extra[0] + 256 * extra[1]
     entries = b"".join(
-        struct.pack("<HHI", tag, 4 if tag in (273, 279) else 3, C if tag == 258 else 1)
+        struct.pack("<HHI", tag, 4 if tag in (273, 279) else 3, {258: C, 338: 2}.get(tag, 1))
         + (struct.pack("<I", value) if tag in (273, 279) or (tag == 258 and C > 2) else struct.pack("<HH", value, 0))
         for tag, value in sorted(values.items())
     )
@@ -184,6 +184,12 @@ def gif():
     return buffer.getvalue()
 
 
+def unspecified():
+    buffer = io.BytesIO()
+    Image.new("RGBX", (4, 4)).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
 def pages():
     buffer = io.BytesIO()
     Image.new("L", (4, 4)).save(buffer, "TIFF", save_all=True, append_images=[Image.new("L", (4, 4))])
@@ -213,6 +219,11 @@ def damaged_png():
         (b"", "not an image; expected JPEG, PNG, TIFF"),
         (b"hello", "not an image; expected JPEG, PNG, TIFF"),
         (gif(), "not an image; expected JPEG, PNG, TIFF"),
+        (tiff(noise((5, 7, 3), np.uint16), t339=2), "damaged, or TIFF of a kind that is not supported"),
+        (tiff(noise((5, 7), np.uint16))[:20], "damaged, or TIFF of a kind that is not supported"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", "damaged, or AVIF of a kind that is not supported"),
+        (unspecified(), "has channels beside color and alpha"),
+        (tiff(noise((5, 7, 5), np.uint16), t258=8, t338=2), "has channels beside color and alpha"),
         (pages(), "has 2 frames or pages; expected a single image"),
         (floats(), "32-bit pixels .mode F.; expected 8 or 16 bits"),
         (jpeg()[:5000], "damaged image: "),

@@ -139,7 +139,7 @@ def derain(
     Existing files are never replaced unless asked, and no output is left half-written.
 
     Exit codes: 0 all done; 1 failed; 2 invalid usage, nothing was done; 3 some inputs failed or were incomplete, listed
-    at the end, or the report could not be written; 4 weights unavailable; 130 interrupted.
+    at the end, or a comparison or the report could not be written; 4 weights unavailable; 130 interrupted.
 
     Several GPUs: torchrun --standalone --nproc-per-node N -m drsformer_cli derain FOLDER -o OUT
     """

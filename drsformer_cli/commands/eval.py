@@ -18,6 +18,7 @@ from drsformer_cli.errors import IMAGE_ERRORS, ExitCode, UsageError, reason
 from drsformer_cli.evaluation.image_sets import MissingDatasetError, Request
 from drsformer_cli.formats import FORMAT_OF_ENDING, missing_extra
 from drsformer_cli.pages import check_report_name
+from drsformer_cli.paths import identity
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def evaluate(
     _check_outputs(sheet, csv, report_page, overwrite=overwrite)
     ranks = Ranks()
     image_sets = _gather(request, ranks)
+    ranks.on_rank_0(lambda: _refuse_inputs(sheet, csv, report_page, image_sets, models))
     console.show_log(verbose=verbose, quiet=quiet)
 
     from drsformer_cli.evaluation import report, run  # torch is imported when there is work
@@ -189,12 +191,11 @@ def evaluate(
 
 def _check_outputs(sheet: Path | None, csv: Path | None, report: Path | None, *, overwrite: bool) -> None:
     """Refuse outputs that could not be written, before any work is done."""
-    outputs = {"--sheet": sheet, "--csv": csv, "--report": report}
+    outputs = _given(sheet, csv, report)
     for path in outputs.values():
-        if path is not None:
-            _check_output(path, overwrite=overwrite)
+        _check_output(path, overwrite=overwrite)
     for (option, path), (other_option, other) in combinations(outputs.items(), 2):
-        if path is not None and path == other:
+        if identity(path) == identity(other):
             raise UsageError(f"{option} and {other_option} are the same file: {path}")
     if report is not None:
         check_report_name(report)
@@ -202,6 +203,26 @@ def _check_outputs(sheet: Path | None, csv: Path | None, report: Path | None, *,
         raise UsageError(f"--sheet {sheet}: unknown ending; expected .png or .jpg, for example")
     if sheet is not None and (missing := missing_extra(sheet.suffix.lower())):
         raise UsageError(missing)
+
+
+def _given(sheet: Path | None, csv: Path | None, report: Path | None) -> dict[str, Path]:
+    """The outputs by their options."""
+    outputs = {"--sheet": sheet, "--csv": csv, "--report": report}
+    return {option: path for option, path in outputs.items() if path is not None}
+
+
+def _refuse_inputs(
+    sheet: Path | None, csv: Path | None, report: Path | None, image_sets: Sequence[ImageSet], models: Sequence[str]
+) -> None:
+    """Refuse outputs that would replace an image of the folders, scored or not, or a model."""
+    inputs = [
+        *(file for image_set in image_sets for file in image_set.files),
+        *(Path(model) for model in models if model not in zoo.MODELS),
+    ]
+    taken = {identity(file) for file in inputs}
+    for option, path in _given(sheet, csv, report).items():
+        if identity(path) in taken:
+            raise UsageError(f"{option} {path} would be overwritten, but it is an input; choose another name")
 
 
 def _check_output(path: Path, *, overwrite: bool) -> None:

@@ -12,6 +12,7 @@ from drsformer_cli import console, options
 from drsformer_cli.downloads import zoo
 from drsformer_cli.errors import UsageError
 from drsformer_cli.exporting import files
+from drsformer_cli.paths import identity
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -78,6 +79,8 @@ def export(
     )
     target.check()
     loaded = zoo.load_model(model, quiet=quiet)
+    if identity(target.path) == identity(loaded.checkpoint):
+        raise UsageError(f"{target.path} would be overwritten, but it is the model itself; choose another -o")
     target.check_for(loaded.network)
     if target.is_graph and not quiet:
         console.say("converting takes a minute or two, longer for large networks")

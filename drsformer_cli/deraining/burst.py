@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from drsformer_cli.deraining.plan import STANDARD_STREAM, Plan, expanded, plan
 from drsformer_cli.errors import UsageError
+from drsformer_cli.paths import identity
 from drsformer_cli.video.planning import is_video
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def plan_burst(
         raise UsageError("--burst makes one image: expected -o FILE")
     if Path(output).is_dir() or output.endswith(("/", os.sep)):
         raise UsageError(f"--burst makes one image: expected -o FILE, not the folder {output}")
-    paths = list(dict.fromkeys(path for text in inputs for path in expanded(text)))
+    paths = list({identity(path): path for text in inputs for path in expanded(text)}.values())
     folder = next((path for path in paths if path.is_dir()), None)
     if folder is not None:
         raise UsageError(f"{folder} is a folder; --burst needs the images themselves, such as {folder / '*.jpg'}")
@@ -47,12 +47,10 @@ def plan_burst(
     clip = next((path for path in paths if is_video(path)), None)
     if clip is not None:
         raise UsageError(f"{clip} is a video; --burst needs images")
-    same = next((path for path in paths[1:] if path.exists() and Path(output).exists() and path.samefile(output)), None)
-    if same is not None:
-        raise UsageError(f"{output} would be overwritten, but it is an input; choose another -o")
-    todo = plan(
+    return plan(
         [str(paths[0])],
         output,
+        others=tuple(paths[1:]),
         image_format=image_format,
         compare=compare,
         report=report,
@@ -60,4 +58,3 @@ def plan_burst(
         skip_existing=skip_existing,
         video=video,
     )
-    return replace(todo, jobs=[replace(job, others=tuple(paths[1:])) for job in todo.jobs])

@@ -76,8 +76,8 @@ class Written:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the restored image is all of the input: always, since a damaged image is an error."""
-        return True
+        """Whether all that was asked for was written; the restored image always is, since a damaged one is an error."""
+        return self.problem is None
 
     @property
     def mean_change(self) -> float:
@@ -98,6 +98,7 @@ class Written:
             "tile": self.restored.tile,
             "model": model,
             "mean_change": round(self.mean_change, 3),
+            **({"incomplete": self.problem} if self.problem else {}),
         }
 
     def summary(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import stat
-import sys
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from drsformer.signatures import LONGEST_START, is_heic
 from drsformer_cli.errors import UsageError
 from drsformer_cli.formats import FORMAT_OF_ENDING, FORMATS, OTHER_IMAGE_ENDINGS, missing_extra
 from drsformer_cli.pages import check_report_name
+from drsformer_cli.paths import identity
 from drsformer_cli.video.formats import (
     INSTALL,
     VIDEO_ENDINGS,
@@ -93,6 +93,7 @@ def plan(
     inputs: list[str],
     output: str | None,
     *,
+    others: tuple[Path, ...] = (),
     recursive: bool = False,
     image_format: str | None = None,
     compare: bool = False,
@@ -106,6 +107,7 @@ def plan(
     Args:
         inputs: Files, folders, globs that the shell did not expand, or only "-" for stdin.
         output: File, folder, "-" for stdout, or None for a name beside the input.
+        others: Further images of a burst, whose only input is the first.
         recursive: Whether folders are searched to any depth; the output has the same subfolders.
         image_format: A FormatName; replaces the ending of every image.
         compare: Whether to write a side-by-side image or video, too.
@@ -127,8 +129,10 @@ def plan(
         jobs = [_stream_job(inputs, output, image_format)]
     else:
         each = _file_jobs(inputs, output, found, video, recursive=recursive, image_format=image_format)
-        jobs = _without_results(list(dict.fromkeys(each)), found)  # an image that is given twice is processed once
+        jobs = _without_results(_once(each), found)
     jobs = _checked_for_videos(jobs, found, video)
+    if others:
+        jobs = [replace(job, others=others) for job in jobs]
     if compare:
         jobs = [_with_comparison(job) for job in jobs]
     if not jobs:
@@ -245,10 +249,19 @@ def _missing_extra(job: Job) -> str | None:
         return None  # reading it will report the error
 
 
+def _once(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs without those that repeat an earlier one: a file that is given twice, in any spelling."""
+    first: dict[tuple[str, ...], Job] = {}
+    for job in jobs:
+        paths = [path for path in (job.source, job.target) if path is not None]
+        first.setdefault(tuple(map(identity, paths)), job)
+    return list(first.values())
+
+
 def _without_results(jobs: list[Job], found: Plan) -> list[Job]:
     """The jobs without NAME_derained where NAME is an input, too: a repeated `*.jpg` matches earlier results."""
     names = {job.source.with_suffix("") for job in jobs if job.source is not None}
-    results = [job for job in jobs if job.source is not None and _original(job.source) in names]
+    results = [job for job in jobs if job.source is not None and not names.isdisjoint(_originals(job.source))]
     if results:
         found.notes.append(
             f"{len(results)} skipped: results of an earlier run, such as {results[0].name}; "
@@ -257,12 +270,11 @@ def _without_results(jobs: list[Job], found: Plan) -> list[Job]:
     return [job for job in jobs if job not in results]
 
 
-def _original(path: Path) -> Path | None:
-    """The input, without its ending, that a result, comparison or preview was made from; None: it has no such name."""
-    for suffix in (SUFFIX, SUFFIX + COMPARE_SUFFIX, PREVIEW_SUFFIX):
+def _originals(path: Path) -> Iterator[Path]:
+    """The inputs, without their endings, that a result, comparison or preview with this name could be made from."""
+    for suffix in (SUFFIX, COMPARE_SUFFIX, SUFFIX + COMPARE_SUFFIX, PREVIEW_SUFFIX):
         if (name := path.stem.removesuffix(suffix)) not in ("", path.stem):
-            return path.with_name(name)
-    return None
+            yield path.with_name(name)
 
 
 def _file_jobs(
@@ -306,8 +318,6 @@ def _sources(path: Path, found: Plan, *, recursive: bool, excluded: Path | None)
         yield path, Path(path.name), of_video
         return
     for file in _files_in(path, found, recursive=recursive, excluded=excluded):
-        if excluded is None and _original(file) is not None:
-            continue  # the result of an earlier run
         yield file, file.relative_to(path), file.suffix.lower() in VIDEO_ENDINGS
 
 
@@ -438,26 +448,26 @@ def _refuse_clashes(jobs: list[Job]) -> None:
     by_target: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         for path in _outputs(job):
-            by_target[_identity(path)].append(job)
+            by_target[identity(path)].append(job)
     for clashing in by_target.values():
         if len(clashing) > 1:
             names = " and ".join(job.name for job in clashing[:2])
             raise UsageError(f"{names} would both be written to {clashing[1].target}; use separate output folders")
-    sources = {_identity(job.source): job for job in jobs if job.source is not None}
+    sources = {identity(path): path for job in jobs for path in _inputs(job)}
     for job in jobs:
         for path in _outputs(job):
-            if (other := sources.get(_identity(path))) is not None:
-                raise UsageError(f"{path} would be overwritten, but it is an input ({other.name}); choose another -o")
+            if (other := sources.get(identity(path))) is not None:
+                raise UsageError(f"{path} would be overwritten, but it is an input ({other}); choose another -o")
 
 
 def _check_report(report: Path, jobs: list[Job], *, overwrite: bool) -> None:
     check_report_name(report)
-    here = _identity(report)
+    here = identity(report)
     for job in jobs:
-        if job.source is not None and _identity(job.source) == here:
+        if here in map(identity, _inputs(job)):
             raise UsageError(f"--report {report}: would overwrite an input; choose another name")
-        if any(_identity(path) == here for path in _outputs(job)) or (
-            job.target is not None and here in map(_identity, job.target.parents)
+        if any(identity(path) == here for path in _outputs(job)) or (
+            job.target is not None and here in map(identity, job.target.parents)
         ):
             raise UsageError(f"--report {report}: the output of {job.name} is written there; choose another name")
     if report.exists() and not report.is_file():
@@ -473,15 +483,8 @@ def _refuse_special_files(existing: list[Job]) -> None:
                 raise UsageError(f"{path} is a folder or a device; expected the name of a file")
 
 
-def _identity(path: Path) -> str:
-    """A text that is the same for all paths and links of a file."""
-    try:
-        status = path.stat()
-    except OSError:  # it does not exist, or cannot be reached
-        real = os.path.normcase(os.path.realpath(path))
-        # Names that differ in case are usually one file there.
-        return real.casefold() if sys.platform == "darwin" else real
-    return f"{status.st_dev}:{status.st_ino}"
+def _inputs(job: Job) -> Iterable[Path]:
+    return [path for path in (job.source, *job.others) if path is not None]
 
 
 def _outputs(job: Job) -> Iterable[Path]:

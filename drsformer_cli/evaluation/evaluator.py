@@ -240,6 +240,11 @@ class Evaluator:
         """
         return self._restore(case, candidate, rainy).pixels
 
+    def files(self) -> list[Path]:
+        """The files that restored images are saved as."""
+        paths = [self._path(case, candidate) for case in self.image_set.cases for candidate in self.candidates]
+        return [path for path in paths if path is not None]
+
     def foreign(self) -> Path | None:
         """An existing file in the place of a restored image that no run with these settings made; None: none exists."""
         for case in self.image_set.cases:

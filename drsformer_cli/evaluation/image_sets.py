@@ -87,6 +87,7 @@ class ImageSet:
         problems: Files that cannot be scored and why, one line each.
         warnings: Why its scores may not be comparable, one line each.
         total: Number of images that it should have, including those that cannot be scored or are beyond the limit.
+        files: All image files that were found, including those.
     """
 
     name: str
@@ -96,6 +97,7 @@ class ImageSet:
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     total: int = 0
+    files: tuple[Path, ...] = ()
 
     @property
     def has_clean(self) -> bool:
@@ -189,7 +191,7 @@ class Request:
 
     def _of_folders(self, targets: Path) -> ImageSet:
         """The images of --inputs, or of --results without --inputs, with those of --targets."""
-        found = pairs.pair(pairs.image_files(self.inputs or self.results or targets), pairs.image_files(targets))
+        found = pairs.pair(pairs.some_images(self.inputs or self.results or targets), pairs.some_images(targets))
         folder = targets.resolve()
         role = pairs.is_role(folder)
         # Only a folder that the user wrote: the parent of "clean" may have any name.
@@ -206,13 +208,16 @@ class Request:
         good = [pair for pair in found.pairs if pair not in sizes]
         problems = [*found.problems, *sizes.values()]
         result_of: dict[Path, Path] = {}
+        files = [*found.files]
         alone = self.results is not None and self.targets is not None and self.inputs is None
         if alone:
             result_of = {pair.rainy: pair.rainy for pair in good}
         elif self.results:
-            of_results = pairs.pair(pairs.image_files(self.results), [pair.rainy for pair in good])
+            results = pairs.some_images(self.results)
+            of_results = pairs.pair(results, [pair.rainy for pair in good])
             result_of = {pair.clean: pair.rainy for pair in of_results.pairs}
             problems += of_results.problems
+            files += results
         protocol = self.protocol or (dataset.protocol if dataset else default)
         warnings = [] if dataset is None else [*self._doubts(dataset, good, protocol)]
         if found.unused:
@@ -220,7 +225,7 @@ class Request:
             warnings.append(f"clean images without a rainy one: {unused}")
         cases = [Case(pair.name, pair, result_of.get(pair.rainy), has_input=not alone) for pair in good]
         total = dataset.count if dataset else len(found.pairs) + len(found.problems)
-        return ImageSet(name, cases, protocol, dataset, tuple(problems), tuple(warnings), total)
+        return ImageSet(name, cases, protocol, dataset, tuple(problems), tuple(warnings), total, tuple(files))
 
     def _doubts(self, dataset: Dataset, found: Sequence[Pair], protocol: Protocol) -> Iterator[str]:
         """Why scores on a known data set may not be comparable."""
@@ -278,11 +283,9 @@ def with_training_warnings(image_set: ImageSet, model: str, uses: Sequence[Train
 
 
 def _without_clean(folder: Path) -> ImageSet:
-    files = pairs.image_files(folder)
-    if not files:
-        raise UsageError(f"{folder}: no images in it")
+    files = pairs.some_images(folder)
     cases = [Case(name, file) for name, file in zip(pairs.names(files), files, strict=True)]
-    return ImageSet(folder.resolve().name, cases, total=len(cases))
+    return ImageSet(folder.resolve().name, cases, total=len(cases), files=tuple(files))
 
 
 def _limited(image_set: ImageSet, limit: int | None) -> ImageSet:

@@ -16,6 +16,7 @@ from drsformer_cli.errors import UsageError
 from drsformer_cli.evaluation import report
 from drsformer_cli.evaluation.evaluator import Candidate, Evaluator, SetScores
 from drsformer_cli.evaluation.image_sets import training_uses, with_training_warnings
+from drsformer_cli.paths import identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,14 +46,18 @@ def name_models(models: Sequence[str]) -> dict[str, str]:
     """Models by their name in tables and paths: the stem of a file, with its folder if the stem is not unique.
 
     Raises:
-        UsageError: Two models would have the same name.
+        UsageError: A model is given twice, or two would have the same name.
     """
+    if twice := next((model for i, model in enumerate(models) if model in models[:i]), None):
+        raise UsageError(f"--model: {twice} is named twice")
     stems = [Path(model).stem for model in models]
     named: dict[str, str] = {}
     for model, stem in zip(models, stems, strict=True):
         name = stem if stems.count(stem) == 1 else f"{Path(model).resolve().parent.name}-{stem}"
         if name in named:
-            raise UsageError(f"--model: two models are called {name}; score them one after the other")
+            raise UsageError(
+                f"--model: {named[name]} and {model} are both called {name}; score them one after the other"
+            )
         named[name] = model
     return named
 
@@ -132,11 +137,15 @@ def prepare_to_save(save: Path, evaluators: Sequence[Evaluator], *, overwrite: b
     """Create the folder of restored images.
 
     Raises:
-        UsageError: A file that this run did not make would be replaced, and `overwrite` is False.
+        UsageError: An input would be replaced; or a file that this run did not make, and `overwrite` is False.
         OSError: The folder cannot be created, or a file in it cannot be read.
     """
     save.mkdir(parents=True, exist_ok=True)
+    inputs = {identity(file) for evaluator in evaluators for file in evaluator.image_set.files}
     for evaluator in evaluators:
+        for file in evaluator.files():
+            if identity(file) in inputs:
+                raise UsageError(f"--save {save}: {file} would be overwritten, but it is an input")
         if not overwrite and (path := evaluator.foreign()):
             raise UsageError(f"{path} was not made by this run; --overwrite replaces it, or choose another --save")
 

@@ -29,6 +29,7 @@ DAMAGED = "EXIF is damaged and was dropped"
 PARTLY_DAMAGED = "EXIF tags that lead outside the file were dropped"
 
 _IMAGE_WIDTH, _IMAGE_LENGTH, _PIXEL_X, _PIXEL_Y = 256, 257, 0xA002, 0xA003
+_SUBJECT_AREA, _SUBJECT_LOCATION = 0x9214, 0xA214
 _MAKER_NOTE = 0x927C
 _FURTHEST_MAKER_NOTE = 16_384
 _MOST_REPAIRS = 100
@@ -91,14 +92,15 @@ def resolution_of(block: bytes | None) -> tuple[float, float] | None:
         return None
 
 
-def upright(block: bytes, turn: int, notes: list[str]) -> bytes | None:
-    """The EXIF block of an image that was rotated: orientation 1, width and height exchanged, no thumbnail.
+def upright(block: bytes, turn: int, size: tuple[int, int], notes: list[str]) -> bytes | None:
+    """The EXIF block of an image that was rotated: orientation 1, sides and subject turned, no thumbnail.
 
     Tags that point outside the block are removed, since they would point to something else in another file.
 
     Args:
         block: An EXIF block.
         turn: The orientation 1..8 that was applied to the image.
+        size: Width and height of the image before that.
         notes: A note is appended for everything that was lost.
     """
     data = bytearray(block)
@@ -117,11 +119,15 @@ def upright(block: bytes, turn: int, notes: list[str]) -> bytes | None:
     tags = Tags(bytes(data))
     if orientation(tags, _main(data)) not in (None, 1):
         _put(data, tags.order, main[ORIENTATION], 1)
+    main_directory = tags.directory(tags.first)
+    photo = tags.subdirectory(main_directory, EXIF)
     if turn >= 5:
-        main_directory = tags.directory(tags.first)
         _exchange(data, tags, main_directory, _IMAGE_WIDTH, _IMAGE_LENGTH)
-        if (photo := tags.subdirectory(main_directory, EXIF)) is not None:
+        if photo is not None:
             _exchange(data, tags, photo, _PIXEL_X, _PIXEL_Y)
+    if turn > 1 and photo is not None:
+        for tag in (_SUBJECT_AREA, _SUBJECT_LOCATION):
+            _turn_subject(data, tags, photo.entries.get(tag), turn, size)
     return bytes(data)
 
 
@@ -371,3 +377,19 @@ def _exchange(data: bytearray, tags: Tags, directory: Directory, first: int, sec
     if all(value <= 0xFFFF or entry.type == LONG for entry, value in zip(plain, values[::-1], strict=True)):
         for entry, value in zip(plain, values[::-1], strict=True):
             _put(data, tags.order, entry, value)
+
+
+def _turn_subject(data: bytearray, tags: Tags, entry: Entry | None, turn: int, size: tuple[int, int]) -> None:
+    """Turn a place in the image: x, y of its center, and perhaps a diameter, or a width and a height."""
+    if entry is None or entry.type != SHORT or entry.count not in (2, 3, 4):
+        return
+    x, y, *extent = tags.integers(entry)
+    W, H = size
+    if turn >= 5:
+        x, y, W, H = y, x, H, W
+        extent.reverse()
+    if turn in (3, 4, 7, 8):
+        y = max(0, H - 1 - y)
+    if turn in (2, 3, 6, 7):
+        x = max(0, W - 1 - x)
+    struct.pack_into(f"{tags.order}{entry.count}H", data, entry.offset, x, y, *extent)

@@ -77,7 +77,7 @@ def read(source: Path | bytes) -> DecodedImage:
     """
     with _opened(source) as opened:
         channels = opened.decode()
-        metadata, dropped = _upright(opened.metadata, opened.orientation, opened.notes)
+        metadata, dropped = _upright(opened)
         opened.notes += [*dropped, *(opened.notes_on_tail(dropped) if opened.notes_on_tail else ())]
         turn = 1 if opened.upright else opened.orientation
         if metadata.icc and not color.fits(metadata.icc, gray=channels.ndim == 2 or channels.shape[2] == 2):
@@ -182,12 +182,15 @@ def _check_size(opened: Opened) -> None:
     limit.check(opened.width * opened.height)
 
 
-def _upright(metadata: Metadata, turn: int, notes: list[str]) -> tuple[Metadata, list[str]]:
+def _upright(opened: Opened) -> tuple[Metadata, list[str]]:
     """Metadata for the rotated image, and notes about data that XMP referred to and that is not kept."""
+    metadata, turn = opened.metadata, opened.orientation
     block, packet = metadata.exif, metadata.xmp
     dropped: list[str] = []
     if block is not None:
-        block = exif.upright(block, turn, notes)
+        turned = opened.upright and orientation.swaps_sides(turn)
+        stored = (opened.height, opened.width) if turned else (opened.width, opened.height)
+        block = exif.upright(block, turn, stored, opened.notes)
     if packet is not None:
-        packet, dropped = xmp.without_dropped_data(xmp.upright(packet, turn))
+        packet, dropped = xmp.without_dropped_data(xmp.upright(packet, turn), turn)
     return replace(metadata, exif=block, xmp=packet or None), dropped

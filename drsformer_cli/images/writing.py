@@ -56,6 +56,8 @@ def encode(image: DecodedImage, image_format: str, *, quality: int = DEFAULT_QUA
         if encoder is not None:
             return encoder(pixels, metadata, quality)
         options = _options(row, metadata, quality)
+        if image_format == "AVIF" and image.gray:
+            options["subsampling"] = "4:0:0"
         if image.lossless and image_format == "WEBP" and quality == DEFAULT_QUALITY:
             options |= {"lossless": True, "exact": True}  # exact: colors where alpha is 0, too
         return _finished(_saved(pixels, image_format, options), image_format, metadata)
@@ -69,6 +71,10 @@ def losses(image: DecodedImage, image_format: str) -> list[str]:
     lost = []
     if image.alpha is not None and Feature.ALPHA not in row.holds:
         lost.append(f"alpha dropped: {row.title} has none")
+    if image.gray and not _stays_gray(image, image_format):
+        alpha = image.alpha is not None and Feature.ALPHA in row.holds
+        deep = "16-bit gray with alpha" if Feature.GRAY in row.holds else "gray"
+        lost.append(f"{deep} written as RGB{'A' if alpha else ''} in {row.title}")
     bits = row.deep_bits if Feature.DEEP in row.holds else 8
     if image.pixels.dtype == np.uint16 and bits < 16 and image.format != row.name:
         lost.append(f"16 bits reduced to {bits}: {row.title} is written with {bits}")

@@ -25,7 +25,13 @@ _GONE = {
     "http://ns.adobe.com/xmp/note/": re.compile(r"HasExtendedXMP"),
     "http://ns.adobe.com/xap/1.0/": re.compile(r"Thumbnails"),
 }
+# Likewise in an image that was turned: areas of it, as fractions of the sides before the turn.
+_GONE_WHEN_TURNED = {
+    "http://www.metadataworkinggroup.com/schemas/regions/": re.compile(r"Regions"),
+    "http://ns.microsoft.com/photo/1.2/": re.compile(r"RegionInfo"),
+}
 _NOTES = {
+    **dict.fromkeys(_GONE_WHEN_TURNED, "marked regions (faces) dropped: the image was turned"),
     "http://ns.adobe.com/hdr-gain-map/1.0/": GAIN_MAP_DROPPED,
     "http://ns.apple.com/HDRGainMap/1.0/": GAIN_MAP_DROPPED,
     "http://ns.google.com/photos/1.0/camera/": VIDEO_DROPPED,
@@ -58,13 +64,17 @@ def upright(packet: bytes, turn: int) -> bytes:
     return packet
 
 
-def without_dropped_data(packet: bytes) -> tuple[bytes, list[str]]:
+def without_dropped_data(packet: bytes, turn: int) -> tuple[bytes, list[str]]:
     """The packet without references to data that is not written, and notes about that data.
 
     A packet that is not well-formed is returned as it is.
+
+    Args:
+        packet: The packet.
+        turn: The orientation 1..8 that was applied to the image.
     """
     try:
-        found = _References(packet)
+        found = _References(packet, _GONE if turn == 1 else _GONE | _GONE_WHEN_TURNED)
     except expat.ExpatError:
         return packet, []
     ends = [0, *(end for _, end in found.spans)]
@@ -79,6 +89,10 @@ def without_dropped_data(packet: bytes) -> tuple[bytes, list[str]]:
 class _References:
     """Where a packet refers to data that is not written.
 
+    Args:
+        packet: The packet.
+        gone: By namespace: names of the properties that refer to such data.
+
     Attributes:
         spans: First byte and end of each such element and attribute, in their order.
         namespaces: Their namespaces, in that order.
@@ -87,10 +101,11 @@ class _References:
         xml.parsers.expat.ExpatError: The packet is not well-formed.
     """
 
-    def __init__(self, packet: bytes) -> None:
+    def __init__(self, packet: bytes, gone: Mapping[str, re.Pattern[str]]) -> None:
         self.spans: list[tuple[int, int]] = []
         self.namespaces: list[str] = []
         self._packet = packet
+        self._gone = gone
         self._declared: dict[str, list[str]] = {}  # the namespaces of a prefix, the innermost last
         self._prefixes: dict[str, set[bytes]] = {}  # all prefixes of a namespace
         self._depth = 0
@@ -120,14 +135,14 @@ class _References:
         if self._outermost:
             return
         start = self._parser.CurrentByteIndex
-        if _is_gone(name):
+        if self._is_gone(name):
             self._start, self._outermost = start, self._depth
             self.namespaces.append(name.rpartition(" ")[0])
-        elif any(map(_is_gone, attributes)):
+        elif any(map(self._is_gone, attributes)):
             for attribute in _ATTRIBUTE.finditer(self._packet, start, self._end_of_tag(start)):
                 prefix, _, local = attribute[1].decode(errors="replace").rpartition(":")
                 namespace = self._declared[prefix][-1] if self._declared.get(prefix) else ""
-                if _is_gone(f"{namespace} {local}"):
+                if self._is_gone(f"{namespace} {local}"):
                     self.spans.append(attribute.span())
                     self.namespaces.append(namespace)
 
@@ -146,11 +161,10 @@ class _References:
             raise expat.ExpatError("the encoding is not one of single bytes")
         return tag.end()
 
-
-def _is_gone(name: str) -> bool:
-    """Whether a property, given by its namespace and name, refers to data that is not written."""
-    namespace, _, local = name.rpartition(" ")
-    return namespace in _GONE and _GONE[namespace].fullmatch(local) is not None
+    def _is_gone(self, name: str) -> bool:
+        """Whether a property, given by its namespace and name, refers to data that is not written."""
+        namespace, _, local = name.rpartition(" ")
+        return namespace in self._gone and self._gone[namespace].fullmatch(local) is not None
 
 
 def _exchanged(packet: bytes, one: bytes, other: bytes) -> bytes:

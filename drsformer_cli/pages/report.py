@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from drsformer.files import atomic_write
 from drsformer_cli import console
-from drsformer_cli.errors import IMAGE_ERRORS, reason
+from drsformer_cli.errors import IMAGE_ERRORS, UsageError, reason
 from drsformer_cli.pages.compare import comparison, preview
 from drsformer_cli.pages.page import assemble, escape
 from drsformer_cli.pages.spool import Spool
@@ -127,14 +127,17 @@ class Report:
         number: Expected number of images: of many, smaller versions are kept, so that a browser can show the page.
 
     Raises:
-        OSError: The folder cannot be created or written to.
+        UsageError: The folder cannot be created or written to.
     """
 
     def __init__(self, path: Path, number: int) -> None:
         self.path = path
         self._side = max(_SMALLEST_SIDE, round(_LARGEST_SIDE * math.sqrt(min(1.0, _LARGE_IMAGES / max(1, number)))))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._cards = Spool(path.parent)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._cards = Spool(path.parent)
+        except OSError as error:
+            raise UsageError(f"--report {path}: cannot be written: {reason(error)}") from None
         self._problem: str | None = None
 
     def __len__(self) -> int:

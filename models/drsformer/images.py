@@ -25,7 +25,7 @@ _FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
 
 _SUBFILE_TYPE, _DNG_VERSION = 254, 50706
 
-_CONVERTED = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "YCbCr": "RGB", "CMYK": "RGB", "LAB": "RGB"}
+_CONVERTED = {"1": "L", "La": "LA", "RGBa": "RGBA", "YCbCr": "RGB", "CMYK": "RGB", "LAB": "RGB"}
 
 # Exceptions of Pillow's decoders for damaged files.
 _DECODER_ERRORS = (
@@ -51,7 +51,8 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
 
     Raises:
         ImageError: The file is not such an image, is damaged, has several frames or pages, is a camera's raw file, is
-            larger than Pillow allows, has pixels that these types cannot hold, or needs an extra.
+            larger than Pillow allows, has pixels or channels that these types cannot hold, is a TIFF that Pillow cannot
+            read, or needs an extra.
         OSError: The file cannot be opened.
     """
     path = Path(path)
@@ -60,6 +61,9 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     except UnsupportedError as error:
         raise UnsupportedError(f"{path}: {error}") from None
     except UnidentifiedImageError:
+        kind = _begins_as(path)
+        if kind is not None:  # Pillow does not say which
+            raise UnsupportedError(f"{path}: damaged, or {kind} of a kind that is not supported") from None
         raise UnsupportedError(f"{path}: not an image; expected JPEG, PNG, TIFF, WebP, BMP, AVIF or HEIC") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{path}: larger than PIL.Image.MAX_IMAGE_PIXELS allows") from None
@@ -109,6 +113,14 @@ def _read(path: Path) -> ImageArray:
         return _array(opened, path)
 
 
+def _begins_as(path: Path) -> str | None:
+    """The format that a file has by its first bytes, or None."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    formats = ((name, Image.OPEN[name][1]) for name in _FORMATS if name in Image.OPEN)
+    return next((name for name, accepts in formats if accepts is not None and accepts(start)), None)
+
+
 def _heic(path: Path) -> ImageArray:
     opened = open_heic(path.read_bytes())
     if Image.MAX_IMAGE_PIXELS is not None and opened.size[0] * opened.size[1] > 2 * Image.MAX_IMAGE_PIXELS:
@@ -127,6 +139,9 @@ def _array(opened: Image.Image, path: Path) -> ImageArray:
         is_preview = tags.get(_SUBFILE_TYPE, 0) & 1  # the image itself is in another directory
         if is_preview or _DNG_VERSION in tags or path.suffix.lower() in RAW_ENDINGS:
             raise UnsupportedError(RAW_MESSAGE)
+        held = 3 if opened.mode == "RGBX" else len(opened.getbands())
+        if tags.get(ExifTags.Base.SamplesPerPixel, 1) > held:
+            raise UnsupportedError("has channels beside color and alpha, which are not supported")
     opened.load()  # applies the orientation of TIFF; PNG may have EXIF after the pixels
     orientation = 1 if is_tiff else opened.getexif().get(ExifTags.Base.Orientation, 1)
     if opened.mode.startswith("I;16"):
