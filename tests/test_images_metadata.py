@@ -300,6 +300,8 @@ def test_only_references_of_xmp_are_removed():
     assert notes == [images.xmp.VIDEO_DROPPED]
     assert images.xmp.without_dropped_data(packet[:-40], 1) == (packet[:-40], [])  # not well-formed
     assert images.xmp.without_dropped_data(packet[10:-40].decode().encode("utf-16"), 1)[1] == []
+    declared = b'<?xml version="1.0" encoding="utf-7"?>' + packet[packet.index(b"<x") :]
+    assert images.xmp.without_dropped_data(declared, 1)[1] == notes
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ class _References:
         self._prefixes: dict[str, set[bytes]] = {}  # all prefixes of a namespace
         self._depth = 0
         self._start, self._outermost = 0, 0  # first byte and depth of the element that goes; 0: none
-        self._parser = expat.ParserCreate(namespace_separator=" ")
+        self._parser = expat.ParserCreate("utf-8", namespace_separator=" ")  # whatever it declares
         self._parser.StartNamespaceDeclHandler = self._declare
         self._parser.EndNamespaceDeclHandler = lambda prefix: self._declared[prefix].pop()
         self._parser.StartElementHandler = self._begin
