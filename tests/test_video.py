@@ -120,6 +120,13 @@ def test_known_colors():
     assert color.to_rgb(tuple(white), Coding(9, full_range=False, bits=10))[0, 0].tolist() == [65535] * 3
 
 
+def test_a_name_with_colons_is_no_address(derain):
+    Clip(frames=2).write(Path("a.mp4"))
+    Path("a.mp4").rename("rec-12:30:05.mp4")
+    assert derain("rec-12:30:05.mp4", "-o", "b:1.mp4").code == 0
+    assert names() == ["b:1.mp4", "rec-12:30:05.mp4"]
+
+
 def test_variable_frame_rate(derain):
     times = [0, 40, 200, 210, 333, 500, 501, 900]
     Clip(times=times).write(Path("a.mp4"))

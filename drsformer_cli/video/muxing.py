@@ -16,7 +16,7 @@ from av.stream import AttachmentStream, Discard, Disposition
 
 from drsformer_cli.errors import VideoError
 from drsformer_cli.video.output import open_output
-from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_input
+from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_file, open_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +90,7 @@ def join(
         others = open_input(source) if source is not None else None
         try:
             with open_output(file, container.format, _muxer_options(container, others)) as output:
-                with av.open(str(work.path(0, track)), "r", format="nut") as first:
+                with open_file(work.path(0, track), "nut") as first:
                     video: Any = output.add_stream_from_template(first.streams.video[0], opaque=True)
                 _describe(video, encoding, stream, notes)
                 packets = [_video_packets(work, track, stream, video)]
@@ -141,7 +141,7 @@ def _video_packets(work: Work, track: str, stream: Stream, video: Any) -> Iterat
     shown: deque[int] = deque()
     header = None
     for number, segment in enumerate(work.segments):
-        with av.open(str(work.path(number, track)), "r", format="nut") as part:
+        with open_file(work.path(number, track), "nut") as part:
             row = part.streams.video[0]
             if header is None:
                 header = row.codec_context.extradata

@@ -353,14 +353,25 @@ class Reader:
 
 
 def open_input(path: Path) -> InputContainer:
-    """Open a file with FFmpeg, which may open no other one and no address.
+    """Open a video; see `open_file`.
 
     Raises:
         VideoError: It is not a video, or it is damaged.
     """
     what = "its index is missing, so it was cut off or never finished" if _lacks_index(path) else "not a video"
     with ffmpeg_errors(what):
-        return av.open(f"file:{path}", "r", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        return open_file(path)
+
+
+def open_file(path: Path, container_format: str | None = None) -> InputContainer:
+    """Open a file with FFmpeg, whatever its name, which may open no other one and no address.
+
+    Args:
+        path: The file.
+        container_format: FFmpeg's name of the demuxer. None: it is found by the content.
+    """
+    options = {"protocol_whitelist": "file"}
+    return av.open(f"file:{path}", "r", format=container_format, options=options, metadata_errors="replace")
 
 
 def _lacks_index(path: Path) -> bool:
