@@ -127,6 +127,27 @@ def test_a_name_with_colons_is_no_address(derain):
     assert names() == ["b:1.mp4", "rec-12:30:05.mp4"]
 
 
+def covers(path):
+    with av.open(str(path)) as file:
+        rows = [row.index for row in file.streams.video if row.disposition & av.stream.Disposition.attached_pic]
+        assert len(file.streams.video) == 1 + len(rows)
+        return [bytes(packet) for packet in file.demux() if packet.stream.index in rows and packet.size]
+
+
+def test_covers(derain):
+    """In Matroska they are attachments, in MP4 packets without a time."""
+    Image.new("RGB", (16, 16), "red").save("cover.png")
+    cover = Path("cover.png").read_bytes()
+    Clip(frames=2, cover=cover).write(Path("a.mkv"))
+    assert derain("a.mkv", "-o", "b.mp4").err == ""
+    assert derain("b.mp4", "-o", "c.mp4").err == ""
+    assert derain("c.mp4", "-o", "d.mkv").err == ""
+    assert derain("d.mkv", "-o", "e.mkv").err == ""
+    assert [covers(name) for name in ("b.mp4", "c.mp4", "d.mkv", "e.mkv")] == [[cover]] * 4
+    assert derain("c.mp4", "-o", "f.mov").err == "c.mp4: cover 1 (png) dropped: MOV cannot hold it\n"
+    assert covers("f.mov") == []
+
+
 def test_variable_frame_rate(derain):
     times = [0, 40, 200, 210, 333, 500, 501, 900]
     Clip(times=times).write(Path("a.mp4"))

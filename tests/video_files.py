@@ -31,6 +31,7 @@ class Clip:
     metadata: dict[str, str] = field(default_factory=dict)
     chapters: bool = False
     attachment: bytes | None = None
+    cover: bytes | None = None  # a PNG
     aspect: Fraction | None = None
     options: dict[str, str] = field(default_factory=dict)
 
@@ -41,6 +42,8 @@ class Clip:
             sound = output.add_stream(self.sound, rate=48_000, layout=self.layout) if self.sound else None
             if self.attachment is not None:
                 output.add_attachment("note.txt", "text/plain", self.attachment)
+            if self.cover is not None:
+                output.add_attachment("cover.png", "image/png", self.cover)
             if self.chapters:
                 names = {"one": (0, 100), "two": (100, 320)}
                 output.set_chapters(

@@ -35,6 +35,14 @@ _NOT_KEPT = (
     *("alpha_mode", "bps", "number_of_frames", "number_of_bytes", "_statistics"),
 )
 
+_COVERS = {
+    "gif": ("image/gif", "gif"),
+    "mjpeg": ("image/jpeg", "jpg"),
+    "png": ("image/png", "png"),
+    "tiff": ("image/tiff", "tif"),
+}
+"""Media types and file endings of the covers that FFmpeg finds in Matroska, by codec."""
+
 _LAYOUTS = {"1 channels": "mono", "2 channels": "stereo"}
 _SAMPLES = 8
 _MOST_SEARCHED = 1000  # packets, where a stream begins late
@@ -182,16 +190,30 @@ def _copied(
             continue
         if row.type == "video" and not row.disposition & Disposition.attached_pic:
             continue  # said when the file was opened
-        if not _fits(row, container, samples.get(row.index, [])):
-            name = row.name or row.type
-            title = "stream" if row.type in ("data", "unknown") else row.type
-            notes.append(f"{title} {row.index} ({name}) dropped: {container.title} cannot hold it")
+        packets = samples.get(row.index, [])
+        if row.type == "video" and container.format == "matroska":
+            if _attached(row, output, packets):
+                continue
+        elif _fits(row, container, packets):
+            copy = _added(row, output)
+            copy.metadata.update(_kept(row.metadata))
+            copy.disposition = row.disposition
+            copied[row.index] = copy
             continue
-        copy = _added(row, output)
-        copy.metadata.update(_kept(row.metadata))
-        copy.disposition = row.disposition
-        copied[row.index] = copy
+        name = row.name or row.type
+        title = {"data": "stream", "unknown": "stream", "video": "cover"}.get(row.type, row.type)
+        notes.append(f"{title} {row.index} ({name}) dropped: {container.title} cannot hold it")
     return copied
+
+
+def _attached(row: Any, output: OutputContainer, packets: list[Any]) -> bool:  # noqa: ANN401
+    """Add a cover as the attachment that Matroska wants; whether it is an image of a kind that is recognized there."""
+    kind = _COVERS.get(row.name)
+    if kind is None or not packets:
+        return False
+    copy = output.add_attachment(f"cover.{kind[1]}", kind[0], bytes(packets[0]))
+    copy.metadata.update(_kept(row.metadata))
+    return True
 
 
 def _added(row: Any, output: OutputContainer) -> Any:  # noqa: ANN401
@@ -203,14 +225,18 @@ def _added(row: Any, output: OutputContainer) -> Any:  # noqa: ANN401
 
 
 def _first_packets(source: Path) -> dict[int, list[Any]]:
-    """The first packets of sound and subtitles, by index of the stream."""
+    """The first packets of sound, subtitles and covers, by index of the stream."""
     found: dict[int, list[Any]] = {}
     with open_input(source) as file, contextlib.suppress(FFmpegError):
-        wanted = {row.index for row in file.streams if row.type in ("audio", "subtitle")}
+        covers = {row.index for row in file.streams.video if row.disposition & Disposition.attached_pic}
+        wanted = {row.index for row in file.streams if row.type in ("audio", "subtitle")} | covers
         for packet in itertools.islice(file.demux(), _MOST_SEARCHED if wanted else 0):
-            if packet.stream.index in wanted and packet.dts is not None:
+            is_cover = packet.stream.index in covers
+            if is_cover:
+                packet.pts = packet.dts = 0  # MP4 has none
+            if packet.stream.index in wanted and packet.dts is not None and packet.size:
                 found.setdefault(packet.stream.index, []).append(packet)
-                if len(found[packet.stream.index]) == _SAMPLES:
+                if is_cover or len(found[packet.stream.index]) == _SAMPLES:
                     wanted.remove(packet.stream.index)
             if not wanted:
                 break
@@ -224,6 +250,7 @@ def _fits(row: Any, container: Container, packets: list[Any]) -> bool:  # noqa: 
         with av.open(file, "w", format=container.format) as trial:
             copy = _added(row, trial)
             copy.metadata.update(row.metadata)
+            copy.disposition = row.disposition
             trial.start_encoding()
             for packet in packets:
                 packet.stream = copy
@@ -253,10 +280,12 @@ def _other_packets(others: InputContainer, copied: dict[int, Any], window: Windo
             return
         if packet is None:
             return
+        is_cover = packet.stream.type == "video" and packet.size
+        if is_cover:
+            packet.pts = packet.dts = 0  # MP4 has none
         time = packet.pts if packet.pts is not None else packet.dts
         if time is None:
             continue
-        is_cover = packet.stream.type == "video"
         if not is_cover and not _moved(packet, time, window):
             continue
         moment = (
