@@ -148,6 +148,27 @@ def test_covers(derain):
     assert covers("f.mov") == []
 
 
+def test_time_code(derain):
+    Clip(frames=2, metadata={"timecode": "01:02:03:04"}).write(Path("a.mov"))  # FFmpeg makes a stream of it
+    assert found("a.mov").streams["data"]
+    for name in ("b.mov", "b.mp4", "b.mkv"):
+        answer = derain("a.mov", "-o", name)
+        assert (answer.code, answer.err) == (0, "")
+    assert derain("b.mkv", "-o", "c.mov").err == ""
+    for name in ("b.mov", "b.mp4", "b.mkv", "c.mov"):
+        with av.open(name) as file:
+            metadata = {key.lower(): text for key, text in file.streams.video[0].metadata.items()}
+            assert metadata["timecode"] == "01:02:03:04"
+
+
+def test_a_muxer_that_refuses_does_not_cost_the_video(derain, monkeypatch):
+    monkeypatch.setattr("drsformer_cli.video.muxing._is_written_anyway", lambda *_: False)
+    Clip(frames=2, metadata={"timecode": "01:02:03:04", "title": "Rain"}).write(Path("a.mov"))
+    answer = derain("a.mov", "-o", "b.mov")
+    assert (answer.code, answer.err) == (0, "a.mov: data streams dropped: MOV cannot hold them together\n")
+    assert found("b.mov").metadata["title"] == "Rain"
+
+
 def test_variable_frame_rate(derain):
     times = [0, 40, 200, 210, 333, 500, 501, 900]
     Clip(times=times).write(Path("a.mp4"))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from av.container import InputContainer, OutputContainer
+    from av.video.stream import VideoStream
 
     from drsformer_cli.video.encoding import Encoding
     from drsformer_cli.video.formats import Container
@@ -34,6 +35,8 @@ _NOT_KEPT = (
     *("encoder", "major_brand", "minor_version", "compatible_brands", "duration", "software", "vendor_id"),
     *("alpha_mode", "bps", "number_of_frames", "number_of_bytes", "_statistics"),
 )
+
+_TIME_CODE = "timecode"
 
 _COVERS = {
     "gif": ("image/gif", "gif"),
@@ -93,25 +96,46 @@ def join(
     container = encoding.container
     if container is None or not work.segments:
         raise VideoError("has no frames")
-    notes: list[str] = []
     with ffmpeg_errors(f"{container.title} cannot be written"):
-        others = open_input(source) if source is not None else None
         try:
-            with open_output(file, container.format, _muxer_options(container, others)) as output:
-                with open_file(work.path(0, track), "nut") as first:
-                    video: Any = output.add_stream_from_template(first.streams.video[0], opaque=True)
-                _describe(video, encoding, stream, notes)
-                packets = [_video_packets(work, track, stream, video)]
-                if others is not None and source is not None:
-                    samples = _first_packets(source)
-                    copied = _copied(others, output, video, container, samples, notes)
-                    packets.append(_other_packets(others, copied, window))
-                    _copy_metadata(others, output, window, notes, container)
-                for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
-                    output.mux(packet)
-        finally:
-            if others is not None:
-                others.close()
+            return _written(file, work, track, encoding, container, stream, source, window, with_data=True)
+        except FFmpegError as error:
+            if isinstance(error, OSError) or source is None:
+                raise
+        file.seek(0)
+        file.truncate()
+        notes = _written(file, work, track, encoding, container, stream, source, window, with_data=False)
+        return [*notes, f"data streams dropped: {container.title} cannot hold them together"]
+
+
+def _written(
+    file: IO[bytes],
+    work: Work,
+    track: str,
+    encoding: Encoding,
+    container: Container,
+    stream: Stream,
+    source: Path | None,
+    window: Window,
+    *,
+    with_data: bool,
+) -> list[str]:
+    """Write a video, with or without the data streams, which a muxer may refuse at last; see `join`."""
+    notes: list[str] = []
+    with contextlib.ExitStack() as stack:
+        others = stack.enter_context(open_input(source)) if source is not None else None
+        output = stack.enter_context(open_output(file, container.format, _muxer_options(container, others)))
+        with open_file(work.path(0, track), "nut") as first:
+            video: Any = output.add_stream_from_template(first.streams.video[0], opaque=True)
+        _describe(video, encoding, stream, notes)
+        packets = [_video_packets(work, track, stream, video)]
+        if others is not None and source is not None:
+            samples = _first_packets(source)
+            copied = _copied(others, output, video, container, samples, notes, with_data=with_data)
+            packets.append(_other_packets(others, copied, window))
+            _copy_metadata(others, output, window, notes, container)
+        for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
+            output.mux(packet)
     return notes
 
 
@@ -180,6 +204,8 @@ def _copied(
     container: Container,
     samples: dict[int, list[Any]],
     notes: list[str],
+    *,
+    with_data: bool,
 ) -> dict[int, Any]:
     """Streams of the output by index of the stream of the input that is copied into it."""
     copied: dict[int, Any] = {}
@@ -190,6 +216,8 @@ def _copied(
             continue
         if row.type == "video" and not row.disposition & Disposition.attached_pic:
             continue  # said when the file was opened
+        if row.type == "data" and (not with_data or _is_written_anyway(row, main, container)):
+            continue
         packets = samples.get(row.index, [])
         if row.type == "video" and container.format == "matroska":
             if _attached(row, output, packets):
@@ -204,6 +232,12 @@ def _copied(
         title = {"data": "stream", "unknown": "stream", "video": "cover"}.get(row.type, row.type)
         notes.append(f"{title} {row.index} ({name}) dropped: {container.title} cannot hold it")
     return copied
+
+
+def _is_written_anyway(row: Any, main: VideoStream, container: Container) -> bool:  # noqa: ANN401
+    """Whether a data stream is a time code that is kept as metadata of the video; MP4 and MOV get a stream from them."""
+    code = row.metadata.get(_TIME_CODE)
+    return code is not None and code == main.metadata.get(_TIME_CODE) and container.rotation
 
 
 def _attached(row: Any, output: OutputContainer, packets: list[Any]) -> bool:  # noqa: ANN401
