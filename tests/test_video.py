@@ -20,8 +20,9 @@ from test_pages import Page
 from video_files import Clip, flashes, found, planes
 
 from drsformer_cli import images
-from drsformer_cli.video import color, formats, segments
+from drsformer_cli.video import color, encoding, formats, reading, segments
 from drsformer_cli.video.color import Coding
+from drsformer_cli.video.reading import Stream, Tags
 from drsformer_cli.video.threads import Behind, ahead
 
 TURNED = [0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30]  # a phone held upright
@@ -93,6 +94,18 @@ def test_without_a_change_every_value_stays(derain):
             assert (y.color_primaries, y.color_trc) == (x.color_primaries, x.color_trc), name
             for a, b in zip(planes(x), planes(y), strict=True):
                 assert np.array_equal(a, b), name
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", ["gray", "ya8", "monow", "gray9le", "gray10le", "gray12le", "gray16le", "ya16le"])
+def test_gray_has_no_tint(name, full):
+    frame = av.VideoFrame(48, 32, name)
+    for plane in frame.planes:
+        np.frombuffer(plane, np.uint8)[:] = np.arange(plane.buffer_size) % 7
+    frame.color_range = 1 + full
+    wanted = encoding.choose_encoding(Stream(48, 32, name, Tags(1, 1 + full, 1, 1), 1, 1, 1), None, None).pixel_format
+    _, *chroma = reading.planes_of(frame, wanted, Tags(1, 1 + full, 1, 1))
+    assert {value for plane in chroma for value in plane.ravel().tolist()} == {1 << (wanted.bits - 1)}
 
 
 @pytest.mark.parametrize("coding", [Coding(1, False, 8), Coding(6, True, 8), Coding(9, False, 10)])

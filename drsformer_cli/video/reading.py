@@ -443,24 +443,28 @@ def turned_back(pixels: Rgb, orientation: int) -> Rgb:
 
 def planes_of(frame: VideoFrame, pixel_format: PixelFormat, tags: Tags) -> Planes:
     """The planes of a frame in another pixel format, with the same matrix and range."""
-    if frame.format.name.replace("yuvj", "yuv") != pixel_format.name:
-        is_rgb = frame.format.is_rgb or frame.format.has_palette
+    source = frame.format
+    if source.name.replace("yuvj", "yuv") != pixel_format.name:
         matrix = {2: 5, 6: 5, 10: 9}.get(tags.matrix, tags.matrix)
         span = tags.range or 1
         frame = frame.reformat(
             format=pixel_format.name,
             src_colorspace=matrix,
             dst_colorspace=matrix,
-            src_color_range=2 if is_rgb else span,
+            src_color_range=2 if source.is_rgb or source.has_palette else span,
             dst_color_range=span,
             interpolation="BICUBIC",
             threads=1,
         )
+    is_gray = len(source.components) < 3 and not source.is_rgb and not source.has_palette
     kind = np.dtype(np.uint8 if pixel_format.bits == 8 else "<u2")
     planes = []
     for plane in frame.planes[:3]:
         rows = np.frombuffer(plane, kind).reshape(plane.height, plane.line_size // kind.itemsize)  # type: ignore[call-overload]
         planes.append(rows[:, : plane.width].copy())
+    if is_gray:
+        for plane in planes[1:]:
+            plane[:] = 1 << (pixel_format.bits - 1)  # FFmpeg's is one less in the full range
     return tuple(planes)
 
 
