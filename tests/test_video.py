@@ -182,6 +182,25 @@ def test_a_muxer_that_refuses_does_not_cost_the_video(derain, monkeypatch):
     assert found("b.mov").metadata["title"] == "Rain"
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "kept"),
+    [
+        ("b.mp4", "vp9", True),
+        ("b.mov", "hevc", True),
+        ("b.mkv", "h264", True),
+        ("b.mkv", "ffv1", False),
+        ("b.avi", "ffv1", False),
+        ("b.webm", "vp9", False),
+    ],
+)
+def test_a_pixel_aspect_is_kept_or_its_loss_is_said(derain, name, codec, kept):
+    Clip(frames=2, aspect=Fraction(4, 3)).write(Path("a.mp4"))
+    answer = derain("a.mp4", "-o", name, "--codec", codec)
+    assert answer.code == 0
+    assert ("pixel aspect 4:3 dropped: it cannot be written with" in answer.err) != kept
+    assert (found(name).aspect == Fraction(4, 3)) == kept
+
+
 def test_variable_frame_rate(derain):
     times = [0, 40, 200, 210, 333, 500, 501, 900]
     Clip(times=times).write(Path("a.mp4"))

@@ -151,6 +151,11 @@ def _describe(video: Any, encoding: Encoding, stream: Stream, notes: list[str]) 
     context.color_primaries, context.color_trc = stream.tags.primaries, stream.tags.transfer
     if stream.aspect:
         context.sample_aspect_ratio = stream.aspect
+    if stream.aspect not in (None, 1) and not _holds_aspect(encoding):
+        notes.append(
+            f"pixel aspect {stream.aspect.numerator}:{stream.aspect.denominator} dropped: "  # type: ignore[union-attr]
+            f"it cannot be written with {encoding.codec.title} in {encoding.container.title}"
+        )  # type: ignore[union-attr]
     context.framerate = stream.rate.limit_denominator(1001)
     video.time_base = stream.time_base
     if encoding.codec is not None and encoding.codec.name == "hevc" and encoding.container.format in ("mp4", "mov"):  # type: ignore[union-attr]
@@ -161,6 +166,12 @@ def _describe(video: Any, encoding: Encoding, stream: Stream, notes: list[str]) 
         video.set_display_matrix(stream.matrix)
     else:
         notes.append(f"rotation dropped: {encoding.container.title} has none")  # type: ignore[union-attr]
+
+
+def _holds_aspect(encoding: Encoding) -> bool:
+    """Whether the pixel aspect can be written: by the codec, or by the container with what PyAV tells its muxer."""
+    assert encoding.codec is not None and encoding.container is not None  # noqa: S101, PT018
+    return encoding.codec.name in ("h264", "hevc") or encoding.container.format in ("mp4", "mov")
 
 
 def _video_packets(work: Work, track: str, stream: Stream, video: Any) -> Iterator[tuple[float, Any]]:  # noqa: ANN401
