@@ -317,6 +317,22 @@ def test_avi_of_a_video_that_begins_after_its_sound(derain, late, repeated):
         assert file.streams.video[0].frames == 6 + repeated
 
 
+def test_sound_whose_packets_have_no_durations_is_not_cut_off(derain):
+    """A packet of WavPack may be one second long."""
+    Clip(frames=15, sound="wavpack").write(Path("sound.mkv"))
+    with av.open("sound.mkv") as source, av.open("a.mkv", "w") as output:
+        rows = [output.add_stream_from_template(row, opaque=True) for row in source.streams]
+        for packet in source.demux():
+            if packet.size and (packet.stream.type == "audio" or packet.pts < 40):
+                packet.duration = packet.duration or 600  # for the header, not for the packet
+                packet.stream = rows[packet.stream.index]
+                output.mux(packet)
+    with av.open("a.mkv") as file:
+        assert [packet.duration for packet in file.demux(file.streams.audio[0]) if packet.size] == [0]
+    answer = derain("a.mkv", "-o", "b.mkv")
+    assert (answer.code, answer.err) == (0, "")
+
+
 def test_a_video_that_begins_late_is_not_cut_off(derain):
     Clip(times=[1300 + 40 * i for i in range(6)]).write(Path("a.mkv"))
     answer = derain("a.mkv", "-o", "b.mkv")

@@ -262,7 +262,7 @@ class Reader:
                     break
                 continue
             if packet.pts is not None:
-                end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                end = max(end, packet.pts * packet.time_base + self._length(packet))
             for frame in frames:
                 if frame.pts is None:
                     frame.pts = following
@@ -284,6 +284,17 @@ class Reader:
             decoded: list[VideoFrame] = packet.decode()
             return decoded
         return []
+
+    def _length(self, packet: Any) -> Fraction:  # noqa: ANN401
+        """Seconds that a packet lasts."""
+        if packet.duration:
+            return Fraction(packet.duration * packet.time_base)
+        if packet.stream.index == self._video.index and self._video.guessed_rate:
+            return 1 / self._video.guessed_rate
+        if packet.stream.type == "audio" and packet.stream.codec_context is not None:  # as WavPack's in Matroska
+            with contextlib.suppress(FFmpegError):
+                return sum((Fraction(row.samples, row.sample_rate) for row in packet.decode()), Fraction(0))
+        return Fraction(0)
 
     def _missing_after(self, end: Fraction) -> Fraction:
         """Seconds between the last packet and the end according to the header."""
