@@ -295,6 +295,35 @@ def test_attachments_and_a_part_of_a_video(derain):
         assert np.abs(after.planes(i)[1] - before.planes(i + 3)[1]).mean() < 4
 
 
+class Unsearchable:
+    """A file in which a search fails and leaves another position, as FLV may."""
+
+    def __init__(self, path):
+        self.file = reading.open_file(path)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def seek(self, _):
+        self.file.seek(10**9)
+        raise av.error.PermissionError(1, "Operation not permitted")
+
+
+def test_a_part_of_a_file_that_cannot_be_searched_has_sound(derain, monkeypatch):
+    monkeypatch.setattr("drsformer_cli.video.muxing.open_input", Unsearchable)
+    Clip(frames=30, sound="aac", options={"g": "10"}).write(Path("a.flv"))
+    assert derain("a.flv", "-o", "b.mkv", "--start", "0.4", "--strength", 0).code == 0
+    after = found("b.mkv")
+    assert after.clicks == pytest.approx(flashes(after), abs=0.02)
+    assert len(after.clicks) == 5
+
+
 def test_avi_has_no_times_and_stays_in_sync(derain):
     Clip(frames=12, sound="pcm_s16le").write(Path("a.mkv"))
     assert derain("a.mkv", "-o", "b.avi", "--strength", 0).code == 0

@@ -132,7 +132,7 @@ def _written(
         if others is not None and source is not None:
             samples = _first_packets(source)
             copied = _copied(others, output, video, container, samples, notes, with_data=with_data)
-            packets.append(_other_packets(others, copied, window))
+            packets.append(_other_packets(source, copied, window))
             _copy_metadata(others, output, window, notes, container)
         for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
             output.mux(packet)
@@ -309,15 +309,22 @@ def _fits(row: Any, container: Container, packets: list[Any]) -> bool:  # noqa: 
         return False
 
 
-def _other_packets(others: InputContainer, copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:
+def _other_packets(source: Path, copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:
     """The packets of the copied streams, cut to the window and moved to its beginning."""
-    rows = [row for row in others.streams if row.index in copied and not isinstance(row, AttachmentStream)]
-    if not rows:
-        return
-    if window.begin is not None and any(row.type != "video" for row in rows):
-        with contextlib.suppress(FFmpegError):
-            others.seek(max(0, int((window.begin - 10) * av.time_base)))  # subtitles may have begun before
-    packets = others.demux(*rows)
+    with contextlib.ExitStack() as stack:
+        others = stack.enter_context(open_input(source))
+        if window.begin is not None:
+            try:
+                others.seek(max(0, int((window.begin - 10) * av.time_base)))  # subtitles may have begun before
+            except FFmpegError:  # FLV: it is somewhere else now
+                others = stack.enter_context(open_input(source))
+        rows = [row for row in others.streams if row.index in copied and not isinstance(row, AttachmentStream)]
+        if rows:
+            yield from _moved_packets(others.demux(*rows), copied, window)
+
+
+def _moved_packets(packets: Iterator[Any], copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:
+    """Packets that are in the window, moved to its beginning."""
     while True:
         try:
             packet = next(packets, None)
