@@ -336,6 +336,21 @@ def test_avi_has_no_times_and_stays_in_sync(derain):
         assert file.duration == pytest.approx(480_000, abs=50_000)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_avi_whose_frames_are_stored_in_another_order(derain, codec):
+    Clip(frames=12, codec=codec, sound="mp3", options={"bf": "2", "b": "1000000"}).write(Path("a.avi"))
+    assert derain("a.avi", "-o", "b.mkv", "--strength", 0).err == ""
+    after = found("b.mkv")
+    assert np.diff(after.times) == pytest.approx([0.04] * 11, abs=1e-3)
+    assert len(after.clicks) == 3
+    assert after.clicks == pytest.approx(flashes(after), abs=0.06)
+    assert derain("a.avi", "-o", "c.avi", "--strength", 0).err == ""
+    with av.open("c.avi") as file:
+        assert file.streams.video[0].frames == 12
+    assert derain("a.avi", "-o", "d.mkv", "--start", "0.2", "--strength", 0).err == ""
+    assert len(found("d.mkv").frames) == 7
+
+
 @pytest.mark.parametrize(("late", "repeated"), [(23, 0), (143, 3)])
 def test_avi_of_a_video_that_begins_after_its_sound(derain, late, repeated):
     Clip(times=[late + 40 * i for i in range(6)], sound="pcm_s16le").write(Path("a.mkv"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -155,7 +156,6 @@ class Reader:
             pass  # errors of the system, in Python's words
         self.is_irregular = False
         self.late = 0
-        self._late = Fraction(0)
         self._open()
         try:
             self.stream = self._facts()
@@ -164,11 +164,17 @@ class Reader:
         self._open()  # at the first frame again, in formats that cannot be searched too
 
     def _open(self) -> None:
+        """Open the file.
+
+        AVI has no times of display, and FFmpeg's guesses may be late, or those of other frames. Its frames come out in
+        the order of display, so they get the times at which they are stored, `_slots`, in order.
+        """
         self.container = open_input(self.path)
         self._video = best_stream(self.container)
         if self._video.codec_context is not None:
             self._video.codec_context.thread_type = "AUTO"
         self._start = Fraction(self.container.start_time or 0, av.time_base)
+        self._slots: list[int] | None = [] if self.container.format.name == "avi" else None
         self.problem = None
 
     def close(self) -> None:
@@ -211,7 +217,7 @@ class Reader:
         return self.settings.start > 0 or self.settings.end is not None
 
     def _seconds(self, frame: VideoFrame) -> Fraction:
-        return (frame.pts or 0) * (frame.time_base or self.stream.time_base) - self._late
+        return (frame.pts or 0) * (frame.time_base or self.stream.time_base)
 
     def _ticks(self, frame: VideoFrame) -> int:
         """How long a frame is shown, in the stream's time base; a nominal time if the file does not say."""
@@ -232,8 +238,12 @@ class Reader:
                 yield frame
 
     def _from(self, begin: Fraction) -> Iterator[VideoFrame]:
-        """The frames from the last key frame before a time; from the beginning if the file cannot be searched."""
-        if self.settings.start > 0:
+        """The frames from the last key frame before a time; from the beginning if the file cannot be searched.
+
+        Nor can AVI whose frames are stored in another order: key frames may be followed by frames shown before them.
+        """
+        is_reordered = self._video.codec_context is not None and self._video.codec_context.has_b_frames
+        if self.settings.start > 0 and (self._slots is None or not is_reordered):
             with contextlib.suppress(FFmpegError):
                 self.container.seek(int(begin / (self._video.time_base or 1)), stream=self._video)
                 frames = self._decoded()
@@ -264,6 +274,8 @@ class Reader:
             if packet.pts is not None:
                 end = max(end, packet.pts * packet.time_base + self._length(packet))
             for frame in frames:
+                if self._slots:
+                    frame.pts = heapq.heappop(self._slots)
                 if frame.pts is None:
                     frame.pts = following
                 following = frame.pts + (frame.duration or 1)
@@ -280,8 +292,16 @@ class Reader:
             return []
         if packet.has_sidedata("encryption_info"):
             raise VideoError("is encrypted")
+        has_slot = self._slots is not None and packet.dts is not None and packet.size
+        if has_slot:
+            heapq.heappush(self._slots, packet.dts)  # type: ignore[arg-type]
         with contextlib.suppress(EOFError):
-            decoded: list[VideoFrame] = packet.decode()
+            try:
+                decoded: list[VideoFrame] = packet.decode()
+            except FFmpegError:
+                if has_slot:
+                    self._slots.remove(packet.dts)  # type: ignore[union-attr]
+                raise
             return decoded
         return []
 
@@ -308,8 +328,6 @@ class Reader:
         if context is None:
             raise VideoError("FFmpeg has no decoder for its codec")
         first = self._first_frame()
-        if self.container.format.name == "avi":  # its packets have no times of display; FFmpeg guesses too late ones
-            self._late = (first.pts or 0) * (video.time_base or 0) - self._start
         tags = _tags(first, context)
         rate = video.guessed_rate or video.average_rate or Fraction(25)
         matrix = _display_matrix(first)
