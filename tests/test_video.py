@@ -377,6 +377,27 @@ def test_sound_whose_packets_have_no_durations_is_not_cut_off(derain):
     assert (answer.code, answer.err) == (0, "")
 
 
+def test_a_truncated_avi_is_cut_off(derain):
+    whole = Clip(frames=25, codec="ffv1").write(Path("a.avi")).read_bytes()
+    Path("a.avi").write_bytes(whole[: len(whole) * 4 // 10])
+    answer = derain("a.avi", "-o", "b.mkv")
+    assert answer.code == 3
+    assert "a.avi: cut off: the last 0." in answer.err
+    assert 5 < len(found("b.mkv").frames) < 12
+
+
+def test_a_damaged_ts_is_not_complete(derain):
+    """Where a TS packet is lost, FFmpeg decodes what is there."""
+    data = bytearray(Clip(frames=8, size=(96, 64)).write(Path("a.ts")).read_bytes())
+    assert derain("a.ts", "-o", "b.mkv").code == 0
+    video = [at for at in range(0, len(data), 188) if data[at + 1] & 0x5F == 0x01 and data[at + 2] == 0x00]
+    data[video[12] + 1] = 0x1F  # another stream
+    Path("a.ts").write_bytes(data)
+    answer = derain("a.ts", "-o", "c.mkv")
+    assert answer.code == 3
+    assert "a.ts: damaged: some frames are incomplete" in answer.err
+
+
 def test_a_video_that_begins_late_is_not_cut_off(derain):
     Clip(times=[1300 + 40 * i for i in range(6)]).write(Path("a.mkv"))
     answer = derain("a.mkv", "-o", "b.mkv")

@@ -176,6 +176,7 @@ class Reader:
         self._start = Fraction(self.container.start_time or 0, av.time_base)
         self._slots: list[int] | None = [] if self.container.format.name == "avi" else None
         self.problem = None
+        self._is_broken = False
 
     def close(self) -> None:
         """Close the file."""
@@ -235,6 +236,7 @@ class Reader:
             if end is not None and time >= end - tolerance:
                 return
             if time >= begin - tolerance or self.settings.start == 0:
+                self._is_broken |= frame.is_corrupt
                 yield frame
 
     def _from(self, begin: Fraction) -> Iterator[VideoFrame]:
@@ -271,6 +273,7 @@ class Reader:
                 if isinstance(error, OSError) or damaged > _MOST_DAMAGED:
                     break
                 continue
+            self._is_broken |= packet.is_corrupt and packet.stream.index == self._video.index
             if packet.pts is not None:
                 end = max(end, packet.pts * packet.time_base + self._length(packet))
             for frame in frames:
@@ -285,6 +288,8 @@ class Reader:
             self.problem = f"cut off: the last {float(missing):.1f} seconds are missing"
         elif damaged:
             self.problem = f"damaged: {damaged} packet{'s' * (damaged != 1)} could not be decoded"
+        elif self._is_broken:
+            self.problem = "damaged: some frames are incomplete"
 
     def _frames_of(self, packet: Any) -> list[VideoFrame]:  # noqa: ANN401
         """The frames that a packet completes; none if it is that of another stream."""
@@ -320,7 +325,10 @@ class Reader:
         """Seconds between the last packet and the end according to the header."""
         if not self.container.duration or not self.container.format.name.startswith(_EXACT_DURATIONS):
             return Fraction(0)
-        return Fraction(self.container.duration, av.time_base) - end
+        seconds = Fraction(self.container.duration, av.time_base)
+        if self.container.format.name == "avi":  # FFmpeg's shrinks with the file
+            seconds = max(seconds, self._video.frames * (self._video.time_base or Fraction(0)))
+        return seconds - end
 
     def _facts(self) -> Stream:
         video = self._video
