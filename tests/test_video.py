@@ -126,6 +126,14 @@ def test_a_change_of_rgb_is_the_same_change_of_the_planes(coding, shape):
         assert np.abs(a.astype(int) - b).max() <= unit
 
 
+def test_av1_of_more_frames_per_second_than_its_encoder_takes(derain):
+    Clip(frames=2, rate=Fraction(250)).write(Path("a.mp4"))
+    answer = derain("a.mp4", "-o", "b.webm", "--codec", "av1")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err == "drsformer: a.mp4: has 250 frames/s; AV1 is written with at most 240\n"
+    assert names() == ["a.mp4"]
+
+
 def test_known_colors():
     red = [np.full((2, 2), value, np.uint8) for value in (63, 102, 240)]  # BT.709, limited
     assert color.to_rgb(tuple(red), Coding(1, full_range=False, bits=8))[0, 0].tolist() == [255, 1, 0]
