@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from conftest import documented_keys
 from PIL import Image
 from test_pages import Page
@@ -150,7 +151,7 @@ def test_a_name_with_colons_is_no_address(derain):
 
 def covers(path):
     with av.open(str(path)) as file:
-        rows = [row.index for row in file.streams.video if row.disposition & av.stream.Disposition.attached_pic]
+        rows = [row.index for row in file.streams.video if row.disposition & Disposition.attached_pic]
         assert len(file.streams.video) == 1 + len(rows)
         return [bytes(packet) for packet in file.demux() if packet.stream.index in rows and packet.size]
 
@@ -207,6 +208,17 @@ def test_a_pixel_aspect_is_kept_or_its_loss_is_said(derain, name, codec, kept):
     assert answer.code == 0
     assert ("pixel aspect 4:3 dropped: it cannot be written with" in answer.err) != kept
     assert (found(name).aspect == Fraction(4, 3)) == kept
+
+
+@pytest.mark.parametrize("wanted", [Disposition.default, Disposition.default | Disposition.forced])
+def test_disposition(derain, wanted):
+    Clip(frames=2, disposition=wanted).write(Path("a.mkv"))
+    for name in ("b.mkv", "b.mov"):
+        assert derain("a.mkv", "-o", name).code == 0
+    with av.open("b.mkv") as file:
+        assert file.streams.video[0].disposition == wanted
+    with av.open("b.mov") as file:
+        assert file.streams.video[0].disposition & Disposition.default
 
 
 def test_variable_frame_rate(derain):

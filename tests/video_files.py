@@ -32,6 +32,7 @@ class Clip:
     chapters: bool = False
     attachment: bytes | None = None
     cover: bytes | None = None  # a PNG
+    disposition: int = 0
     aspect: Fraction | None = None
     options: dict[str, str] = field(default_factory=dict)
 
@@ -63,7 +64,7 @@ class Clip:
     def _video(self, output):
         video = output.add_stream(self.codec, rate=self.rate, options={"threads": "1", **self.options})
         video.width, video.height = self.size
-        video.pix_fmt = self.pixel_format
+        video.pix_fmt, video.disposition = self.pixel_format, self.disposition
         context = video.codec_context
         context.time_base = Fraction(1, 1000)
         context.colorspace, context.color_range, context.color_primaries, context.color_trc = self.tags

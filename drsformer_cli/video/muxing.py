@@ -222,6 +222,7 @@ def _copied(
     copied: dict[int, Any] = {}
     main = best_stream(others)
     video.metadata.update(_kept(main.metadata))
+    video.disposition = main.disposition
     for row in others.streams:
         if row.index == main.index or row.discard == Discard.all:
             continue
