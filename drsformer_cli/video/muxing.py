@@ -146,32 +146,28 @@ def _muxer_options(container: Container, others: InputContainer | None) -> dict[
 
 def _describe(video: Any, encoding: Encoding, stream: Stream, notes: list[str]) -> None:  # noqa: ANN401
     """Say how the video is to be shown."""
+    codec, container = encoding.codec, encoding.container
+    assert codec is not None  # noqa: S101 - a video is written
+    assert container is not None  # noqa: S101
     context = video.codec_context
     context.colorspace, context.color_range = stream.tags.matrix, stream.tags.range
     context.color_primaries, context.color_trc = stream.tags.primaries, stream.tags.transfer
     if stream.aspect:
         context.sample_aspect_ratio = stream.aspect
-    if stream.aspect not in (None, 1) and not _holds_aspect(encoding):
-        notes.append(
-            f"pixel aspect {stream.aspect.numerator}:{stream.aspect.denominator} dropped: "  # type: ignore[union-attr]
-            f"it cannot be written with {encoding.codec.title} in {encoding.container.title}"
-        )  # type: ignore[union-attr]
+        # FFmpeg's other muxers want it from the stream, where PyAV cannot set it.
+        if stream.aspect != 1 and codec.name not in ("h264", "hevc") and container.format not in ("mp4", "mov"):
+            ratio = f"{stream.aspect.numerator}:{stream.aspect.denominator}"
+            notes.append(f"pixel aspect {ratio} dropped: it cannot be written with {codec.title} in {container.title}")
     context.framerate = stream.rate.limit_denominator(1001)
     video.time_base = stream.time_base
-    if encoding.codec is not None and encoding.codec.name == "hevc" and encoding.container.format in ("mp4", "mov"):  # type: ignore[union-attr]
+    if codec.name == "hevc" and container.format in ("mp4", "mov"):
         context.codec_tag = "hvc1"  # the one that Apple's players take
     if stream.matrix is None or stream.orientation == 1:
         return
-    if encoding.container is not None and encoding.container.rotation:
+    if container.rotation:
         video.set_display_matrix(stream.matrix)
     else:
-        notes.append(f"rotation dropped: {encoding.container.title} has none")  # type: ignore[union-attr]
-
-
-def _holds_aspect(encoding: Encoding) -> bool:
-    """Whether the pixel aspect can be written: by the codec, or by the container with what PyAV tells its muxer."""
-    assert encoding.codec is not None and encoding.container is not None  # noqa: S101, PT018
-    return encoding.codec.name in ("h264", "hevc") or encoding.container.format in ("mp4", "mov")
+        notes.append(f"rotation dropped: {container.title} has none")
 
 
 def _video_packets(work: Work, track: str, stream: Stream, video: Any) -> Iterator[tuple[float, Any]]:  # noqa: ANN401
@@ -247,7 +243,7 @@ def _copied(
 
 
 def _is_written_anyway(row: Any, main: VideoStream, container: Container) -> bool:  # noqa: ANN401
-    """Whether a data stream is a time code that is kept as metadata of the video; MP4 and MOV get a stream from them."""
+    """Whether a data stream is a time code that stays as metadata of the video; MP4 and MOV get a stream from them."""
     code = row.metadata.get(_TIME_CODE)
     return code is not None and code == main.metadata.get(_TIME_CODE) and container.rotation
 

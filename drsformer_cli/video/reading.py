@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
+from collections import deque
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -174,7 +174,7 @@ class Reader:
         if self._video.codec_context is not None:
             self._video.codec_context.thread_type = "AUTO"
         self._start = Fraction(self.container.start_time or 0, av.time_base)
-        self._slots: list[int] | None = [] if self.container.format.name == "avi" else None
+        self._slots: deque[int] | None = deque() if self.container.format.name == "avi" else None
         self.problem = None
         self._is_broken = False
 
@@ -277,19 +277,20 @@ class Reader:
             if packet.pts is not None:
                 end = max(end, packet.pts * packet.time_base + self._length(packet))
             for frame in frames:
-                if self._slots:
-                    frame.pts = heapq.heappop(self._slots)
                 if frame.pts is None:
                     frame.pts = following
                 following = frame.pts + (frame.duration or 1)
                 yield frame
+        self.problem = self._problem(damaged, end)
+
+    def _problem(self, damaged: int, end: Fraction) -> str | None:
+        """Why the video that ended after some damaged packets is not complete; None: it is."""
         missing = self._missing_after(end)
         if missing > _MISSING_SECONDS:
-            self.problem = f"cut off: the last {float(missing):.1f} seconds are missing"
-        elif damaged:
-            self.problem = f"damaged: {damaged} packet{'s' * (damaged != 1)} could not be decoded"
-        elif self._is_broken:
-            self.problem = "damaged: some frames are incomplete"
+            return f"cut off: the last {float(missing):.1f} seconds are missing"
+        if damaged:
+            return f"damaged: {damaged} packet{'s' * (damaged != 1)} could not be decoded"
+        return "damaged: some frames are incomplete" if self._is_broken else None
 
     def _frames_of(self, packet: Any) -> list[VideoFrame]:  # noqa: ANN401
         """The frames that a packet completes; none if it is that of another stream."""
@@ -299,16 +300,19 @@ class Reader:
             raise VideoError("is encrypted")
         has_slot = self._slots is not None and packet.dts is not None and packet.size
         if has_slot:
-            heapq.heappush(self._slots, packet.dts)  # type: ignore[arg-type]
-        with contextlib.suppress(EOFError):
-            try:
-                decoded: list[VideoFrame] = packet.decode()
-            except FFmpegError:
-                if has_slot:
-                    self._slots.remove(packet.dts)  # type: ignore[union-attr]
-                raise
-            return decoded
-        return []
+            self._slots.append(packet.dts)  # type: ignore[union-attr]
+        decoded: list[VideoFrame] = []
+        try:
+            with contextlib.suppress(EOFError):
+                decoded = packet.decode()
+        except FFmpegError:
+            if has_slot:
+                self._slots.remove(packet.dts)  # type: ignore[union-attr]
+            raise
+        for frame in decoded:
+            if self._slots:
+                frame.pts = self._slots.popleft()
+        return decoded
 
     def _length(self, packet: Any) -> Fraction:  # noqa: ANN401
         """Seconds that a packet lasts."""
