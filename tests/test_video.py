@@ -298,6 +298,17 @@ def test_sound_without_names_of_channels_stays(derain):
     assert found("b.mp4").streams == {"video": ["h264"], "audio": ["pcm_s16le"]}
 
 
+@pytest.mark.parametrize("codec", ["adpcm_ms", "adpcm_ima_wav", "pcm_mulaw"])
+def test_sound_that_avi_holds_stays_in_avi(derain, codec):
+    Clip(frames=12, sound=codec).write(Path("a.avi"))
+    answer = derain("a.avi", "-o", "b.avi", "--strength", 0)
+    assert (answer.code, answer.err) == (0, "")
+    before, after = found("a.avi"), found("b.avi")
+    assert after.streams == before.streams
+    assert after.clicks == pytest.approx(before.clicks, abs=1e-3)
+    assert len(after.clicks) >= 2
+
+
 def test_attachments_and_a_part_of_a_video(derain):
     clip = Clip(frames=12, sound="aac", attachment=b"drops", chapters=True, options={"g": "3"})
     clip.write(Path("a.mkv"))

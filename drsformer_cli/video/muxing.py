@@ -231,7 +231,7 @@ def _copied(
             if _attached(row, output, packets):
                 continue
         elif _fits(row, container, packets):
-            copy = _added(row, output)
+            copy = _added(row, output, packets)
             copy.metadata.update(_kept(row.metadata))
             copy.disposition = row.disposition
             copied[row.index] = copy
@@ -258,11 +258,14 @@ def _attached(row: Any, output: OutputContainer, packets: list[Any]) -> bool:  #
     return True
 
 
-def _added(row: Any, output: OutputContainer) -> Any:  # noqa: ANN401
-    """A stream of the output that is as one of the input."""
+def _added(row: Any, output: OutputContainer, packets: list[Any]) -> Any:  # noqa: ANN401
+    """A stream of the output that is as one of the input, whose first packets are known."""
     copy: Any = output.add_stream_from_template(row, opaque=True)
     if row.type == "audio" and row.codec_context.layout.name in _LAYOUTS:  # AVI and Matroska only count channels
         copy.codec_context.layout = _LAYOUTS[row.codec_context.layout.name]
+    if row.type == "audio" and row.name.startswith("adpcm") and packets and packets[0].duration:
+        length = packets[0].duration * packets[0].time_base
+        copy.codec_context.bit_rate = round(8 * packets[0].size / length)  # unknown in AVI, whose muxer counts by it
     return copy
 
 
@@ -290,7 +293,7 @@ def _fits(row: Any, container: Container, packets: list[Any]) -> bool:  # noqa: 
     file = io.BytesIO()
     try:
         with av.open(file, "w", format=container.format) as trial:
-            copy = _added(row, trial)
+            copy = _added(row, trial, packets)
             copy.metadata.update(row.metadata)
             copy.disposition = row.disposition
             trial.start_encoding()
