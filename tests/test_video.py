@@ -102,7 +102,7 @@ def test_without_a_change_every_value_stays(derain):
 def test_gray_has_no_tint(name, full):
     frame = av.VideoFrame(48, 32, name)
     for plane in frame.planes:
-        np.frombuffer(plane, np.uint8)[:] = np.arange(plane.buffer_size) % 7
+        np.frombuffer(plane, np.uint8)[:] = np.arange(plane.buffer_size) % 2
     frame.color_range = 1 + full
     wanted = encoding.choose_encoding(Stream(48, 32, name, Tags(1, 1 + full, 1, 1), 1, 1, 1), None, None).pixel_format
     _, *chroma = reading.planes_of(frame, wanted, Tags(1, 1 + full, 1, 1))
@@ -195,7 +195,7 @@ def test_a_muxer_that_refuses_does_not_cost_the_video(derain, monkeypatch):
     ("name", "codec", "kept"),
     [
         ("b.mp4", "vp9", True),
-        ("b.mov", "hevc", True),
+        ("b.mov", "h264", True),
         ("b.mkv", "h264", True),
         ("b.mkv", "ffv1", False),
         ("b.avi", "ffv1", False),
