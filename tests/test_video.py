@@ -14,14 +14,16 @@ from urllib.parse import unquote
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from conftest import documented_keys
 from PIL import Image
 from test_pages import Page
 from video_files import Clip, flashes, found, planes
 
 from drsformer_cli import images
-from drsformer_cli.video import color, formats, segments
+from drsformer_cli.video import color, encoding, formats, reading, segments
 from drsformer_cli.video.color import Coding
+from drsformer_cli.video.reading import Stream, Tags
 from drsformer_cli.video.threads import Behind, ahead
 
 TURNED = [0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30]  # a phone held upright
@@ -95,6 +97,18 @@ def test_without_a_change_every_value_stays(derain):
                 assert np.array_equal(a, b), name
 
 
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", ["gray", "ya8", "monow", "gray9le", "gray10le", "gray12le", "gray16le", "ya16le"])
+def test_gray_has_no_tint(name, full):
+    frame = av.VideoFrame(48, 32, name)
+    for plane in frame.planes:
+        np.frombuffer(plane, np.uint8)[:] = np.arange(plane.buffer_size) % 2
+    frame.color_range = 1 + full
+    wanted = encoding.choose_encoding(Stream(48, 32, name, Tags(1, 1 + full, 1, 1), 1, 1, 1), None, None).pixel_format
+    _, *chroma = reading.planes_of(frame, wanted, Tags(1, 1 + full, 1, 1))
+    assert {value for plane in chroma for value in plane.ravel().tolist()} == {1 << (wanted.bits - 1)}
+
+
 @pytest.mark.parametrize("coding", [Coding(1, False, 8), Coding(6, True, 8), Coding(9, False, 10)])
 @pytest.mark.parametrize("shape", [(16, 24), (32, 24), (32, 48)])
 def test_a_change_of_rgb_is_the_same_change_of_the_planes(coding, shape):
@@ -113,11 +127,98 @@ def test_a_change_of_rgb_is_the_same_change_of_the_planes(coding, shape):
         assert np.abs(a.astype(int) - b).max() <= unit
 
 
+def test_av1_of_more_frames_per_second_than_its_encoder_takes(derain):
+    Clip(frames=2, rate=Fraction(250)).write(Path("a.mp4"))
+    answer = derain("a.mp4", "-o", "b.webm", "--codec", "av1")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err == "drsformer: a.mp4: has 250 frames/s; AV1 is written with at most 240\n"
+    assert names() == ["a.mp4"]
+
+
 def test_known_colors():
     red = [np.full((2, 2), value, np.uint8) for value in (63, 102, 240)]  # BT.709, limited
     assert color.to_rgb(tuple(red), Coding(1, full_range=False, bits=8))[0, 0].tolist() == [255, 1, 0]
     white = [np.full((2, 2), value, np.uint16) for value in (940, 512, 512)]
     assert color.to_rgb(tuple(white), Coding(9, full_range=False, bits=10))[0, 0].tolist() == [65535] * 3
+
+
+def test_a_name_with_colons_is_no_address(derain):
+    Clip(frames=2).write(Path("a.mp4"))
+    Path("a.mp4").rename("rec-12:30:05.mp4")
+    assert derain("rec-12:30:05.mp4", "-o", "b:1.mp4").code == 0
+    assert names() == ["b:1.mp4", "rec-12:30:05.mp4"]
+
+
+def covers(path):
+    with av.open(str(path)) as file:
+        rows = [row.index for row in file.streams.video if row.disposition & Disposition.attached_pic]
+        assert len(file.streams.video) == 1 + len(rows)
+        return [bytes(packet) for packet in file.demux() if packet.stream.index in rows and packet.size]
+
+
+def test_covers(derain):
+    """In Matroska they are attachments, in MP4 packets without a time."""
+    Image.new("RGB", (16, 16), "red").save("cover.png")
+    cover = Path("cover.png").read_bytes()
+    Clip(frames=2, cover=cover).write(Path("a.mkv"))
+    assert derain("a.mkv", "-o", "b.mp4").err == ""
+    assert derain("b.mp4", "-o", "c.mp4").err == ""
+    assert derain("c.mp4", "-o", "d.mkv").err == ""
+    assert derain("d.mkv", "-o", "e.mkv").err == ""
+    assert [covers(name) for name in ("b.mp4", "c.mp4", "d.mkv", "e.mkv")] == [[cover]] * 4
+    assert derain("c.mp4", "-o", "f.mov").err == "c.mp4: cover 1 (png) dropped: MOV cannot hold it\n"
+    assert covers("f.mov") == []
+
+
+def test_time_code(derain):
+    Clip(frames=2, metadata={"timecode": "01:02:03:04"}).write(Path("a.mov"))  # FFmpeg makes a stream of it
+    assert found("a.mov").streams["data"]
+    for name in ("b.mov", "b.mp4", "b.mkv"):
+        answer = derain("a.mov", "-o", name)
+        assert (answer.code, answer.err) == (0, "")
+    assert derain("b.mkv", "-o", "c.mov").err == ""
+    for name in ("b.mov", "b.mp4", "b.mkv", "c.mov"):
+        with av.open(name) as file:
+            metadata = {key.lower(): text for key, text in file.streams.video[0].metadata.items()}
+            assert metadata["timecode"] == "01:02:03:04"
+
+
+def test_a_muxer_that_refuses_does_not_cost_the_video(derain, monkeypatch):
+    monkeypatch.setattr("drsformer_cli.video.muxing._is_written_anyway", lambda *_: False)
+    Clip(frames=2, metadata={"timecode": "01:02:03:04", "title": "Rain"}).write(Path("a.mov"))
+    answer = derain("a.mov", "-o", "b.mov")
+    assert (answer.code, answer.err) == (0, "a.mov: data streams dropped: MOV cannot hold them together\n")
+    assert found("b.mov").metadata["title"] == "Rain"
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "kept"),
+    [
+        ("b.mp4", "vp9", True),
+        ("b.mov", "h264", True),
+        ("b.mkv", "h264", True),
+        ("b.mkv", "ffv1", False),
+        ("b.avi", "ffv1", False),
+        ("b.webm", "vp9", False),
+    ],
+)
+def test_a_pixel_aspect_is_kept_or_its_loss_is_said(derain, name, codec, kept):
+    Clip(frames=2, aspect=Fraction(4, 3)).write(Path("a.mp4"))
+    answer = derain("a.mp4", "-o", name, "--codec", codec)
+    assert answer.code == 0
+    assert ("pixel aspect 4:3 dropped: it cannot be written with" in answer.err) != kept
+    assert (found(name).aspect == Fraction(4, 3)) == kept
+
+
+@pytest.mark.parametrize("wanted", [Disposition.default, Disposition.default | Disposition.forced])
+def test_disposition(derain, wanted):
+    Clip(frames=2, disposition=wanted).write(Path("a.mkv"))
+    for name in ("b.mkv", "b.mov"):
+        assert derain("a.mkv", "-o", name).code == 0
+    with av.open("b.mkv") as file:
+        assert file.streams.video[0].disposition == wanted
+    with av.open("b.mov") as file:
+        assert file.streams.video[0].disposition & Disposition.default
 
 
 def test_variable_frame_rate(derain):
@@ -197,6 +298,17 @@ def test_sound_without_names_of_channels_stays(derain):
     assert found("b.mp4").streams == {"video": ["h264"], "audio": ["pcm_s16le"]}
 
 
+@pytest.mark.parametrize("codec", ["adpcm_ms", "adpcm_ima_wav", "pcm_mulaw"])
+def test_sound_that_avi_holds_stays_in_avi(derain, codec):
+    Clip(frames=12, sound=codec).write(Path("a.avi"))
+    answer = derain("a.avi", "-o", "b.avi", "--strength", 0)
+    assert (answer.code, answer.err) == (0, "")
+    before, after = found("a.avi"), found("b.avi")
+    assert after.streams == before.streams
+    assert after.clicks == pytest.approx(before.clicks, abs=1e-3)
+    assert len(after.clicks) >= 2
+
+
 def test_attachments_and_a_part_of_a_video(derain):
     clip = Clip(frames=12, sound="aac", attachment=b"drops", chapters=True, options={"g": "3"})
     clip.write(Path("a.mkv"))
@@ -214,6 +326,35 @@ def test_attachments_and_a_part_of_a_video(derain):
         assert np.abs(after.planes(i)[1] - before.planes(i + 3)[1]).mean() < 4
 
 
+class Unsearchable:
+    """A file in which a search fails and leaves another position, as FLV may."""
+
+    def __init__(self, path):
+        self.file = reading.open_file(path)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def seek(self, _):
+        self.file.seek(10**9)
+        raise av.error.PermissionError(1, "Operation not permitted")
+
+
+def test_a_part_of_a_file_that_cannot_be_searched_has_sound(derain, monkeypatch):
+    monkeypatch.setattr("drsformer_cli.video.muxing.open_input", Unsearchable)
+    Clip(frames=30, sound="aac", options={"g": "10"}).write(Path("a.flv"))
+    assert derain("a.flv", "-o", "b.mkv", "--start", "0.4", "--strength", 0).code == 0
+    after = found("b.mkv")
+    assert after.clicks == pytest.approx(flashes(after), abs=0.02)
+    assert len(after.clicks) == 5
+
+
 def test_avi_has_no_times_and_stays_in_sync(derain):
     Clip(frames=12, sound="pcm_s16le").write(Path("a.mkv"))
     assert derain("a.mkv", "-o", "b.avi", "--strength", 0).code == 0
@@ -226,6 +367,21 @@ def test_avi_has_no_times_and_stays_in_sync(derain):
         assert file.duration == pytest.approx(480_000, abs=50_000)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_avi_whose_frames_are_stored_in_another_order(derain, codec):
+    Clip(frames=12, codec=codec, sound="mp3", options={"bf": "2", "b": "1000000"}).write(Path("a.avi"))
+    assert derain("a.avi", "-o", "b.mkv", "--strength", 0).err == ""
+    after = found("b.mkv")
+    assert np.diff(after.times) == pytest.approx([0.04] * 11, abs=1e-3)
+    assert len(after.clicks) == 3
+    assert after.clicks == pytest.approx(flashes(after), abs=0.06)
+    assert derain("a.avi", "-o", "c.avi", "--strength", 0).err == ""
+    with av.open("c.avi") as file:
+        assert file.streams.video[0].frames == 12
+    assert derain("a.avi", "-o", "d.mkv", "--start", "0.2", "--strength", 0).err == ""
+    assert len(found("d.mkv").frames) == 7
+
+
 @pytest.mark.parametrize(("late", "repeated"), [(23, 0), (143, 3)])
 def test_avi_of_a_video_that_begins_after_its_sound(derain, late, repeated):
     Clip(times=[late + 40 * i for i in range(6)], sound="pcm_s16le").write(Path("a.mkv"))
@@ -234,6 +390,43 @@ def test_avi_of_a_video_that_begins_after_its_sound(derain, late, repeated):
     assert (answer.code, answer.err) == (0, note if repeated else "")
     with av.open("b.avi") as file:
         assert file.streams.video[0].frames == 6 + repeated
+
+
+def test_sound_whose_packets_have_no_durations_is_not_cut_off(derain):
+    """A packet of WavPack may be one second long."""
+    Clip(frames=15, sound="wavpack").write(Path("sound.mkv"))
+    with av.open("sound.mkv") as source, av.open("a.mkv", "w") as output:
+        rows = [output.add_stream_from_template(row, opaque=True) for row in source.streams]
+        for packet in source.demux():
+            if packet.size and (packet.stream.type == "audio" or packet.pts < 40):
+                packet.duration = packet.duration or 600  # for the header, not for the packet
+                packet.stream = rows[packet.stream.index]
+                output.mux(packet)
+    with av.open("a.mkv") as file:
+        assert [packet.duration for packet in file.demux(file.streams.audio[0]) if packet.size] == [0]
+    answer = derain("a.mkv", "-o", "b.mkv")
+    assert (answer.code, answer.err) == (0, "")
+
+
+def test_a_truncated_avi_is_cut_off(derain):
+    whole = Clip(frames=25, codec="ffv1").write(Path("a.avi")).read_bytes()
+    Path("a.avi").write_bytes(whole[: len(whole) * 4 // 10])
+    answer = derain("a.avi", "-o", "b.mkv")
+    assert answer.code == 3
+    assert "a.avi: cut off: the last 0." in answer.err
+    assert 5 < len(found("b.mkv").frames) < 12
+
+
+def test_a_damaged_ts_is_not_complete(derain):
+    """Where a TS packet is lost, FFmpeg decodes what is there."""
+    data = bytearray(Clip(frames=8, size=(96, 64)).write(Path("a.ts")).read_bytes())
+    assert derain("a.ts", "-o", "b.mkv").code == 0
+    video = [at for at in range(0, len(data), 188) if data[at + 1] & 0x5F == 0x01 and data[at + 2] == 0x00]
+    data[video[12] + 1] = 0x1F  # another stream
+    Path("a.ts").write_bytes(data)
+    answer = derain("a.ts", "-o", "c.mkv")
+    assert answer.code == 3
+    assert "a.ts: damaged: some frames are incomplete" in answer.err
 
 
 def test_a_video_that_begins_late_is_not_cut_off(derain):

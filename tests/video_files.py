@@ -31,6 +31,8 @@ class Clip:
     metadata: dict[str, str] = field(default_factory=dict)
     chapters: bool = False
     attachment: bytes | None = None
+    cover: bytes | None = None  # a PNG
+    disposition: int = 0
     aspect: Fraction | None = None
     options: dict[str, str] = field(default_factory=dict)
 
@@ -41,6 +43,8 @@ class Clip:
             sound = output.add_stream(self.sound, rate=48_000, layout=self.layout) if self.sound else None
             if self.attachment is not None:
                 output.add_attachment("note.txt", "text/plain", self.attachment)
+            if self.cover is not None:
+                output.add_attachment("cover.png", "image/png", self.cover)
             if self.chapters:
                 names = {"one": (0, 100), "two": (100, 320)}
                 output.set_chapters(
@@ -60,7 +64,7 @@ class Clip:
     def _video(self, output):
         video = output.add_stream(self.codec, rate=self.rate, options={"threads": "1", **self.options})
         video.width, video.height = self.size
-        video.pix_fmt = self.pixel_format
+        video.pix_fmt, video.disposition = self.pixel_format, self.disposition
         context = video.codec_context
         context.time_base = Fraction(1, 1000)
         context.colorspace, context.color_range, context.color_primaries, context.color_trc = self.tags

@@ -73,7 +73,7 @@ def choose_encoding(stream: Stream, container: Container | None, settings: Video
     """Choose codec, pixel format and options for a video; without a container for images.
 
     Raises:
-        VideoError: The encoder is missing, or cannot store such a size.
+        VideoError: The encoder is missing, or cannot store such a size or frame rate.
     """
     wanted = _native(stream.pixel_format)
     if container is None:
@@ -83,6 +83,8 @@ def choose_encoding(stream: Stream, container: Container | None, settings: Video
         encoder = av.Codec(codec.encoder, "w")
     except av.codec.codec.UnknownCodecError:
         raise VideoError(f"this PyAV was built without {codec.encoder}, the encoder of {codec.title}") from None
+    if codec.fastest is not None and stream.rate > codec.fastest:
+        raise VideoError(f"has {float(stream.rate):g} frames/s; {codec.title} is written with at most {codec.fastest}")
     names = {row.name for row in encoder.video_formats or ()}
     fitting = [row for row in _FORMATS if row.name in names and (codec.odd or row.fits(stream.width, stream.height))]
     if not fitting:

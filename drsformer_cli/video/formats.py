@@ -30,6 +30,7 @@ class Codec:
         crf: Default and largest value of --crf. None: the codec has none.
         odd: Whether it stores odd sizes with fewer samples of color than of brightness.
         options: Options of the encoder.
+        fastest: The most frames per second that the encoder takes. None: any number.
     """
 
     name: CodecName
@@ -38,6 +39,7 @@ class Codec:
     crf: tuple[int, int] | None
     odd: bool
     options: tuple[tuple[str, str], ...] = ()
+    fastest: int | None = None
 
 
 CODECS: dict[str, Codec] = {
@@ -45,7 +47,7 @@ CODECS: dict[str, Codec] = {
     for row in (
         Codec("h264", "H.264", "libx264", (17, 51), odd=False),
         Codec("hevc", "HEVC", "libx265", (19, 51), odd=False, options=(("x265-params", "log-level=error"),)),
-        Codec("av1", "AV1", "libsvtav1", (22, 63), odd=True, options=(("preset", "6"),)),
+        Codec("av1", "AV1", "libsvtav1", (22, 63), odd=True, options=(("preset", "6"),), fastest=240),
         Codec("vp9", "VP9", "libvpx-vp9", (22, 63), odd=True, options=(("b", "0"), ("row-mt", "1"), ("cpu-used", "3"))),
         Codec("ffv1", "FFV1", "ffv1", None, odd=True, options=(("level", "3"),)),
     )

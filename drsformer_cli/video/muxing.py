@@ -16,13 +16,14 @@ from av.stream import AttachmentStream, Discard, Disposition
 
 from drsformer_cli.errors import VideoError
 from drsformer_cli.video.output import open_output
-from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_input
+from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_file, open_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from av.container import InputContainer, OutputContainer
+    from av.video.stream import VideoStream
 
     from drsformer_cli.video.encoding import Encoding
     from drsformer_cli.video.formats import Container
@@ -34,6 +35,16 @@ _NOT_KEPT = (
     *("encoder", "major_brand", "minor_version", "compatible_brands", "duration", "software", "vendor_id"),
     *("alpha_mode", "bps", "number_of_frames", "number_of_bytes", "_statistics"),
 )
+
+_TIME_CODE = "timecode"
+
+_COVERS = {
+    "gif": ("image/gif", "gif"),
+    "mjpeg": ("image/jpeg", "jpg"),
+    "png": ("image/png", "png"),
+    "tiff": ("image/tiff", "tif"),
+}
+"""Media types and file endings of the covers that FFmpeg finds in Matroska, by codec."""
 
 _LAYOUTS = {"1 channels": "mono", "2 channels": "stereo"}
 _SAMPLES = 8
@@ -85,25 +96,46 @@ def join(
     container = encoding.container
     if container is None or not work.segments:
         raise VideoError("has no frames")
-    notes: list[str] = []
     with ffmpeg_errors(f"{container.title} cannot be written"):
-        others = open_input(source) if source is not None else None
         try:
-            with open_output(file, container.format, _muxer_options(container, others)) as output:
-                with av.open(str(work.path(0, track)), "r", format="nut") as first:
-                    video: Any = output.add_stream_from_template(first.streams.video[0], opaque=True)
-                _describe(video, encoding, stream, notes)
-                packets = [_video_packets(work, track, stream, video)]
-                if others is not None and source is not None:
-                    samples = _first_packets(source)
-                    copied = _copied(others, output, video, container, samples, notes)
-                    packets.append(_other_packets(others, copied, window))
-                    _copy_metadata(others, output, window, notes, container)
-                for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
-                    output.mux(packet)
-        finally:
-            if others is not None:
-                others.close()
+            return _written(file, work, track, encoding, container, stream, source, window, with_data=True)
+        except FFmpegError as error:
+            if isinstance(error, OSError) or source is None:
+                raise
+        file.seek(0)
+        file.truncate()
+        notes = _written(file, work, track, encoding, container, stream, source, window, with_data=False)
+        return [*notes, f"data streams dropped: {container.title} cannot hold them together"]
+
+
+def _written(
+    file: IO[bytes],
+    work: Work,
+    track: str,
+    encoding: Encoding,
+    container: Container,
+    stream: Stream,
+    source: Path | None,
+    window: Window,
+    *,
+    with_data: bool,
+) -> list[str]:
+    """Write a video, with or without the data streams, which a muxer may refuse at last; see `join`."""
+    notes: list[str] = []
+    with contextlib.ExitStack() as stack:
+        others = stack.enter_context(open_input(source)) if source is not None else None
+        output = stack.enter_context(open_output(file, container.format, _muxer_options(container, others)))
+        with open_file(work.path(0, track), "nut") as first:
+            video: Any = output.add_stream_from_template(first.streams.video[0], opaque=True)
+        _describe(video, encoding, stream, notes)
+        packets = [_video_packets(work, track, stream, video)]
+        if others is not None and source is not None:
+            samples = _first_packets(source)
+            copied = _copied(others, output, video, container, samples, notes, with_data=with_data)
+            packets.append(_other_packets(source, copied, window))
+            _copy_metadata(others, output, window, notes, container)
+        for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
+            output.mux(packet)
     return notes
 
 
@@ -114,21 +146,28 @@ def _muxer_options(container: Container, others: InputContainer | None) -> dict[
 
 def _describe(video: Any, encoding: Encoding, stream: Stream, notes: list[str]) -> None:  # noqa: ANN401
     """Say how the video is to be shown."""
+    codec, container = encoding.codec, encoding.container
+    assert codec is not None  # noqa: S101 - a video is written
+    assert container is not None  # noqa: S101
     context = video.codec_context
     context.colorspace, context.color_range = stream.tags.matrix, stream.tags.range
     context.color_primaries, context.color_trc = stream.tags.primaries, stream.tags.transfer
     if stream.aspect:
         context.sample_aspect_ratio = stream.aspect
+        # FFmpeg's other muxers want it from the stream, where PyAV cannot set it.
+        if stream.aspect != 1 and codec.name not in ("h264", "hevc") and container.format not in ("mp4", "mov"):
+            ratio = f"{stream.aspect.numerator}:{stream.aspect.denominator}"
+            notes.append(f"pixel aspect {ratio} dropped: it cannot be written with {codec.title} in {container.title}")
     context.framerate = stream.rate.limit_denominator(1001)
     video.time_base = stream.time_base
-    if encoding.codec is not None and encoding.codec.name == "hevc" and encoding.container.format in ("mp4", "mov"):  # type: ignore[union-attr]
+    if codec.name == "hevc" and container.format in ("mp4", "mov"):
         context.codec_tag = "hvc1"  # the one that Apple's players take
     if stream.matrix is None or stream.orientation == 1:
         return
-    if encoding.container is not None and encoding.container.rotation:
+    if container.rotation:
         video.set_display_matrix(stream.matrix)
     else:
-        notes.append(f"rotation dropped: {encoding.container.title} has none")  # type: ignore[union-attr]
+        notes.append(f"rotation dropped: {container.title} has none")
 
 
 def _video_packets(work: Work, track: str, stream: Stream, video: Any) -> Iterator[tuple[float, Any]]:  # noqa: ANN401
@@ -141,7 +180,7 @@ def _video_packets(work: Work, track: str, stream: Stream, video: Any) -> Iterat
     shown: deque[int] = deque()
     header = None
     for number, segment in enumerate(work.segments):
-        with av.open(str(work.path(number, track)), "r", format="nut") as part:
+        with open_file(work.path(number, track), "nut") as part:
             row = part.streams.video[0]
             if header is None:
                 header = row.codec_context.extradata
@@ -172,45 +211,77 @@ def _copied(
     container: Container,
     samples: dict[int, list[Any]],
     notes: list[str],
+    *,
+    with_data: bool,
 ) -> dict[int, Any]:
     """Streams of the output by index of the stream of the input that is copied into it."""
     copied: dict[int, Any] = {}
     main = best_stream(others)
     video.metadata.update(_kept(main.metadata))
+    video.disposition = main.disposition
     for row in others.streams:
         if row.index == main.index or row.discard == Discard.all:
             continue
         if row.type == "video" and not row.disposition & Disposition.attached_pic:
             continue  # said when the file was opened
-        if not _fits(row, container, samples.get(row.index, [])):
-            name = row.name or row.type
-            title = "stream" if row.type in ("data", "unknown") else row.type
-            notes.append(f"{title} {row.index} ({name}) dropped: {container.title} cannot hold it")
+        if row.type == "data" and (not with_data or _is_written_anyway(row, main, container)):
             continue
-        copy = _added(row, output)
-        copy.metadata.update(_kept(row.metadata))
-        copy.disposition = row.disposition
-        copied[row.index] = copy
+        packets = samples.get(row.index, [])
+        if row.type == "video" and container.format == "matroska":
+            if _attached(row, output, packets):
+                continue
+        elif _fits(row, container, packets):
+            copy = _added(row, output, packets)
+            copy.metadata.update(_kept(row.metadata))
+            copy.disposition = row.disposition
+            copied[row.index] = copy
+            continue
+        name = row.name or row.type
+        title = {"data": "stream", "unknown": "stream", "video": "cover"}.get(row.type, row.type)
+        notes.append(f"{title} {row.index} ({name}) dropped: {container.title} cannot hold it")
     return copied
 
 
-def _added(row: Any, output: OutputContainer) -> Any:  # noqa: ANN401
-    """A stream of the output that is as one of the input."""
+def _is_written_anyway(row: Any, main: VideoStream, container: Container) -> bool:  # noqa: ANN401
+    """Whether a data stream is a time code that stays as metadata of the video; MP4 and MOV get a stream from them."""
+    code = row.metadata.get(_TIME_CODE)
+    return code is not None and code == main.metadata.get(_TIME_CODE) and container.rotation
+
+
+def _attached(row: Any, output: OutputContainer, packets: list[Any]) -> bool:  # noqa: ANN401
+    """Add a cover as the attachment that Matroska wants; whether it is an image of a kind that is recognized there."""
+    kind = _COVERS.get(row.name)
+    if kind is None or not packets:
+        return False
+    copy = output.add_attachment(f"cover.{kind[1]}", kind[0], bytes(packets[0]))
+    copy.metadata.update(_kept(row.metadata))
+    return True
+
+
+def _added(row: Any, output: OutputContainer, packets: list[Any]) -> Any:  # noqa: ANN401
+    """A stream of the output that is as one of the input, whose first packets are known."""
     copy: Any = output.add_stream_from_template(row, opaque=True)
     if row.type == "audio" and row.codec_context.layout.name in _LAYOUTS:  # AVI and Matroska only count channels
         copy.codec_context.layout = _LAYOUTS[row.codec_context.layout.name]
+    if row.type == "audio" and row.name.startswith("adpcm") and packets and packets[0].duration:
+        length = packets[0].duration * packets[0].time_base
+        copy.codec_context.bit_rate = round(8 * packets[0].size / length)  # unknown in AVI, whose muxer counts by it
     return copy
 
 
 def _first_packets(source: Path) -> dict[int, list[Any]]:
-    """The first packets of sound and subtitles, by index of the stream."""
+    """The first packets of sound, subtitles and covers, by index of the stream."""
     found: dict[int, list[Any]] = {}
     with open_input(source) as file, contextlib.suppress(FFmpegError):
-        wanted = {row.index for row in file.streams if row.type in ("audio", "subtitle")}
+        covers = {row.index for row in file.streams.video if row.disposition & Disposition.attached_pic}
+        wanted = {row.index for row in file.streams if row.type in ("audio", "subtitle")} | covers
         for packet in itertools.islice(file.demux(), _MOST_SEARCHED if wanted else 0):
-            if packet.stream.index in wanted and packet.dts is not None:
+            is_cover = packet.stream.index in covers
+            if is_cover:
+                packet.pts = packet.dts = 0  # MP4 has none
+            if packet.stream.index in wanted and packet.dts is not None and packet.size:
                 found.setdefault(packet.stream.index, []).append(packet)
-                if len(found[packet.stream.index]) == _SAMPLES:
+                if is_cover or len(found[packet.stream.index]) == _SAMPLES:
                     wanted.remove(packet.stream.index)
             if not wanted:
                 break
@@ -222,8 +293,9 @@ def _fits(row: Any, container: Container, packets: list[Any]) -> bool:  # noqa: 
     file = io.BytesIO()
     try:
         with av.open(file, "w", format=container.format) as trial:
-            copy = _added(row, trial)
+            copy = _added(row, trial, packets)
             copy.metadata.update(row.metadata)
+            copy.disposition = row.disposition
             trial.start_encoding()
             for packet in packets:
                 packet.stream = copy
@@ -237,15 +309,22 @@ def _fits(row: Any, container: Container, packets: list[Any]) -> bool:  # noqa: 
         return False
 
 
-def _other_packets(others: InputContainer, copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:
+def _other_packets(source: Path, copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:
     """The packets of the copied streams, cut to the window and moved to its beginning."""
-    rows = [row for row in others.streams if row.index in copied and not isinstance(row, AttachmentStream)]
-    if not rows:
-        return
-    if window.begin is not None and any(row.type != "video" for row in rows):
-        with contextlib.suppress(FFmpegError):
-            others.seek(max(0, int((window.begin - 10) * av.time_base)))  # subtitles may have begun before
-    packets = others.demux(*rows)
+    with contextlib.ExitStack() as stack:
+        others = stack.enter_context(open_input(source))
+        if window.begin is not None:
+            try:
+                others.seek(max(0, int((window.begin - 10) * av.time_base)))  # subtitles may have begun before
+            except FFmpegError:  # FLV: it is somewhere else now
+                others = stack.enter_context(open_input(source))
+        rows = [row for row in others.streams if row.index in copied and not isinstance(row, AttachmentStream)]
+        if rows:
+            yield from _moved_packets(others.demux(*rows), copied, window)
+
+
+def _moved_packets(packets: Iterator[Any], copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:
+    """Packets that are in the window, moved to its beginning."""
     while True:
         try:
             packet = next(packets, None)
@@ -253,10 +332,12 @@ def _other_packets(others: InputContainer, copied: dict[int, Any], window: Windo
             return
         if packet is None:
             return
+        is_cover = packet.stream.type == "video" and packet.size
+        if is_cover:
+            packet.pts = packet.dts = 0  # MP4 has none
         time = packet.pts if packet.pts is not None else packet.dts
         if time is None:
             continue
-        is_cover = packet.stream.type == "video"
         if not is_cover and not _moved(packet, time, window):
             continue
         moment = (

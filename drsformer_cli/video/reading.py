@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -155,7 +156,6 @@ class Reader:
             pass  # errors of the system, in Python's words
         self.is_irregular = False
         self.late = 0
-        self._late = Fraction(0)
         self._open()
         try:
             self.stream = self._facts()
@@ -164,12 +164,19 @@ class Reader:
         self._open()  # at the first frame again, in formats that cannot be searched too
 
     def _open(self) -> None:
+        """Open the file.
+
+        AVI has no times of display, and FFmpeg's guesses may be late, or those of other frames. Its frames come out in
+        the order of display, so they get the times at which they are stored, `_slots`, in order.
+        """
         self.container = open_input(self.path)
         self._video = best_stream(self.container)
         if self._video.codec_context is not None:
             self._video.codec_context.thread_type = "AUTO"
         self._start = Fraction(self.container.start_time or 0, av.time_base)
+        self._slots: deque[int] | None = deque() if self.container.format.name == "avi" else None
         self.problem = None
+        self._is_broken = False
 
     def close(self) -> None:
         """Close the file."""
@@ -211,7 +218,7 @@ class Reader:
         return self.settings.start > 0 or self.settings.end is not None
 
     def _seconds(self, frame: VideoFrame) -> Fraction:
-        return (frame.pts or 0) * (frame.time_base or self.stream.time_base) - self._late
+        return (frame.pts or 0) * (frame.time_base or self.stream.time_base)
 
     def _ticks(self, frame: VideoFrame) -> int:
         """How long a frame is shown, in the stream's time base; a nominal time if the file does not say."""
@@ -229,11 +236,16 @@ class Reader:
             if end is not None and time >= end - tolerance:
                 return
             if time >= begin - tolerance or self.settings.start == 0:
+                self._is_broken |= frame.is_corrupt
                 yield frame
 
     def _from(self, begin: Fraction) -> Iterator[VideoFrame]:
-        """The frames from the last key frame before a time; from the beginning if the file cannot be searched."""
-        if self.settings.start > 0:
+        """The frames from the last key frame before a time; from the beginning if the file cannot be searched.
+
+        Nor can AVI whose frames are stored in another order: key frames may be followed by frames shown before them.
+        """
+        is_reordered = self._video.codec_context is not None and self._video.codec_context.has_b_frames
+        if self.settings.start > 0 and (self._slots is None or not is_reordered):
             with contextlib.suppress(FFmpegError):
                 self.container.seek(int(begin / (self._video.time_base or 1)), stream=self._video)
                 frames = self._decoded()
@@ -261,18 +273,24 @@ class Reader:
                 if isinstance(error, OSError) or damaged > _MOST_DAMAGED:
                     break
                 continue
+            self._is_broken |= packet.is_corrupt and packet.stream.index == self._video.index
             if packet.pts is not None:
-                end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                end = max(end, packet.pts * packet.time_base + self._length(packet))
             for frame in frames:
                 if frame.pts is None:
                     frame.pts = following
                 following = frame.pts + (frame.duration or 1)
                 yield frame
+        self.problem = self._problem(damaged, end)
+
+    def _problem(self, damaged: int, end: Fraction) -> str | None:
+        """Why the video that ended after some damaged packets is not complete; None: it is."""
         missing = self._missing_after(end)
         if missing > _MISSING_SECONDS:
-            self.problem = f"cut off: the last {float(missing):.1f} seconds are missing"
-        elif damaged:
-            self.problem = f"damaged: {damaged} packet{'s' * (damaged != 1)} could not be decoded"
+            return f"cut off: the last {float(missing):.1f} seconds are missing"
+        if damaged:
+            return f"damaged: {damaged} packet{'s' * (damaged != 1)} could not be decoded"
+        return "damaged: some frames are incomplete" if self._is_broken else None
 
     def _frames_of(self, packet: Any) -> list[VideoFrame]:  # noqa: ANN401
         """The frames that a packet completes; none if it is that of another stream."""
@@ -280,16 +298,41 @@ class Reader:
             return []
         if packet.has_sidedata("encryption_info"):
             raise VideoError("is encrypted")
-        with contextlib.suppress(EOFError):
-            decoded: list[VideoFrame] = packet.decode()
-            return decoded
-        return []
+        has_slot = self._slots is not None and packet.dts is not None and packet.size
+        if has_slot:
+            self._slots.append(packet.dts)  # type: ignore[union-attr]
+        decoded: list[VideoFrame] = []
+        try:
+            with contextlib.suppress(EOFError):
+                decoded = packet.decode()
+        except FFmpegError:
+            if has_slot:
+                self._slots.remove(packet.dts)  # type: ignore[union-attr]
+            raise
+        for frame in decoded:
+            if self._slots:
+                frame.pts = self._slots.popleft()
+        return decoded
+
+    def _length(self, packet: Any) -> Fraction:  # noqa: ANN401
+        """Seconds that a packet lasts."""
+        if packet.duration:
+            return Fraction(packet.duration * packet.time_base)
+        if packet.stream.index == self._video.index and self._video.guessed_rate:
+            return 1 / self._video.guessed_rate
+        if packet.stream.type == "audio" and packet.stream.codec_context is not None:  # as WavPack's in Matroska
+            with contextlib.suppress(FFmpegError):
+                return sum((Fraction(row.samples, row.sample_rate) for row in packet.decode()), Fraction(0))
+        return Fraction(0)
 
     def _missing_after(self, end: Fraction) -> Fraction:
         """Seconds between the last packet and the end according to the header."""
         if not self.container.duration or not self.container.format.name.startswith(_EXACT_DURATIONS):
             return Fraction(0)
-        return Fraction(self.container.duration, av.time_base) - end
+        seconds = Fraction(self.container.duration, av.time_base)
+        if self.container.format.name == "avi":  # FFmpeg's shrinks with the file
+            seconds = max(seconds, self._video.frames * (self._video.time_base or Fraction(0)))
+        return seconds - end
 
     def _facts(self) -> Stream:
         video = self._video
@@ -297,8 +340,6 @@ class Reader:
         if context is None:
             raise VideoError("FFmpeg has no decoder for its codec")
         first = self._first_frame()
-        if self.container.format.name == "avi":  # its packets have no times of display; FFmpeg guesses too late ones
-            self._late = (first.pts or 0) * (video.time_base or 0) - self._start
         tags = _tags(first, context)
         rate = video.guessed_rate or video.average_rate or Fraction(25)
         matrix = _display_matrix(first)
@@ -353,14 +394,25 @@ class Reader:
 
 
 def open_input(path: Path) -> InputContainer:
-    """Open a file with FFmpeg, which may open no other one and no address.
+    """Open a video; see `open_file`.
 
     Raises:
         VideoError: It is not a video, or it is damaged.
     """
     what = "its index is missing, so it was cut off or never finished" if _lacks_index(path) else "not a video"
     with ffmpeg_errors(what):
-        return av.open(f"file:{path}", "r", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        return open_file(path)
+
+
+def open_file(path: Path, container_format: str | None = None) -> InputContainer:
+    """Open a file with FFmpeg, whatever its name, which may open no other one and no address.
+
+    Args:
+        path: The file.
+        container_format: FFmpeg's name of the demuxer. None: it is found by the content.
+    """
+    options = {"protocol_whitelist": "file"}
+    return av.open(f"file:{path}", "r", format=container_format, options=options, metadata_errors="replace")
 
 
 def _lacks_index(path: Path) -> bool:
@@ -432,24 +484,28 @@ def turned_back(pixels: Rgb, orientation: int) -> Rgb:
 
 def planes_of(frame: VideoFrame, pixel_format: PixelFormat, tags: Tags) -> Planes:
     """The planes of a frame in another pixel format, with the same matrix and range."""
-    if frame.format.name.replace("yuvj", "yuv") != pixel_format.name:
-        is_rgb = frame.format.is_rgb or frame.format.has_palette
+    source = frame.format
+    if source.name.replace("yuvj", "yuv") != pixel_format.name:
         matrix = {2: 5, 6: 5, 10: 9}.get(tags.matrix, tags.matrix)
         span = tags.range or 1
         frame = frame.reformat(
             format=pixel_format.name,
             src_colorspace=matrix,
             dst_colorspace=matrix,
-            src_color_range=2 if is_rgb else span,
+            src_color_range=2 if source.is_rgb or source.has_palette else span,
             dst_color_range=span,
             interpolation="BICUBIC",
             threads=1,
         )
+    is_gray = len(source.components) < 3 and not source.is_rgb and not source.has_palette
     kind = np.dtype(np.uint8 if pixel_format.bits == 8 else "<u2")
     planes = []
     for plane in frame.planes[:3]:
         rows = np.frombuffer(plane, kind).reshape(plane.height, plane.line_size // kind.itemsize)  # type: ignore[call-overload]
         planes.append(rows[:, : plane.width].copy())
+    if is_gray:
+        for plane in planes[1:]:
+            plane[:] = 1 << (pixel_format.bits - 1)  # FFmpeg's is one less in the full range
     return tuple(planes)
 
 
