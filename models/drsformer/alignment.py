@@ -108,7 +108,7 @@ class Motion:
     @property
     def is_translation(self) -> bool:
         """Whether the camera moves all pixels alike."""
-        return self.camera is None or bool((self.camera[:, :2] == np.eye(2)).all())
+        return _is_translation(self.camera)
 
     def reversed(self) -> Motion:
         """The motion of the other frame to this one."""
@@ -159,10 +159,18 @@ class Warp:
     def __init__(self, alignment: Alignment, height: int, width: int) -> None:
         self.alignment = alignment
         self.height, self.width = height, width
-        self.apart: list[tuple[slice, slice]] = []  # the parts of a frame that do not follow the camera
-        if alignment.motion is not None:
-            apart: Any = cv2.bitwise_and(alignment.apart, alignment.known)  # nobody looks at the unknown pixels
-            self.apart = _parts(apart, alignment.factor, height, width)
+        self.shift = 0.0, 0.0
+        self.apart: list[tuple[slice, slice]] = []  # the parts of a frame that do not follow the shift
+        if alignment.motion is None:
+            return
+        if not _is_translation(alignment.camera):
+            self.apart = [(slice(0, height), slice(0, width))]
+            return
+        if alignment.camera is not None:
+            x, y = alignment.camera[:, 2].tolist()
+            self.shift = x * alignment.factor, y * alignment.factor
+        apart: Any = cv2.bitwise_and(alignment.apart, alignment.known)  # nobody looks at the unknown pixels
+        self.apart = _parts(apart, alignment.factor, height, width)
 
     def __call__(self, image: Any, *, cubic: bool = False) -> Any:  # noqa: ANN401 - of the type of the image
         """An image, moved, (H, W) or (H, W, 3); interpolated by linear or by cubic polynomials.
@@ -173,7 +181,7 @@ class Warp:
             image = _exposed(image, self.alignment.gains)
         if self.alignment.motion is None:
             return image
-        moved = _followed(image, self._camera, cubic=cubic)
+        moved = _translated(image, *self.shift, cubic=cubic)
         interpolation = cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR
         for part, there in zip(self.apart, self._there, strict=True):
             moved[part] = warped(image, there, interpolation)
@@ -194,31 +202,18 @@ class Warp:
         moved: Any = _as_mask((motion[..., 0] != 0) | (motion[..., 1] != 0))
         return _as_mask(np.asarray(cv2.resize(moved, (self.width, self.height), interpolation=cv2.INTER_LINEAR)) > 0)
 
-    def _place(self, left: int, top: int) -> Matrix:
-        """From positions in a part of the frame that begins at (left, top) to those in the view."""
-        h, w = self.alignment.known.shape
-        right, down = w / self.width, h / self.height
-        return np.array([[right, 0, (left + 0.5) * right - 0.5], [0, down, (top + 0.5) * down - 0.5]])
-
-    @cached_property
-    def _camera(self) -> Matrix:
-        """From positions in the frame to those in the other one, as the camera moves."""
-        still = np.eye(2, 3)
-        if self.alignment.camera is None:
-            return still
-        place = np.vstack([self._place(0, 0), [0, 0, 1]])
-        return still + self.alignment.factor * (self.alignment.camera - still) @ place
-
     @cached_property
     def _there(self) -> list[Flow]:
         """Positions in the other frame for the pixels of each part, (H', W', 2)."""
         small: Any = self.alignment.motion
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        h, w = small.shape[:2]
+        down, right = h / self.height, w / self.width
         there = []
         for rows, columns in self.apart:
             top, left = rows.start, columns.start
+            place = np.array([[right, 0, (left + 0.5) * right - 0.5], [0, down, (top + 0.5) * down - 0.5]])
             size = (columns.stop - left, rows.stop - top)
-            place = self._place(left, top)
+            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
             motion = cv2.warpAffine(small, place, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
             there.append(positions(np.asarray(motion, np.float32) * np.float32(self.alignment.factor), left, top))
         return there
@@ -425,7 +420,15 @@ def warped(image: Any, there: Flow, interpolation: int = cv2.INTER_LINEAR) -> An
 
 
 def _shifted(image: Any, camera: Matrix | None) -> Any:  # noqa: ANN401 - of the type of the image
-    return image if camera is None else _followed(image, camera, cubic=False)
+    if camera is None:
+        return image
+    h, w = image.shape[:2]
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(image, camera, (w, h), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _is_translation(camera: Matrix | None) -> bool:
+    return camera is None or bool((camera[:, :2] == np.eye(2)).all())
 
 
 def _parts(mask: Mask, factor: float, height: int, width: int) -> list[tuple[slice, slice]]:
@@ -442,16 +445,6 @@ def _parts(mask: Mask, factor: float, height: int, width: int) -> list[tuple[sli
         for first, end in zip(edges[::2], edges[1::2], strict=True):
             parts.append((of_frame(row, row + 1, height), of_frame(first, end, width)))
     return parts
-
-
-def _followed(image: Any, camera: Matrix, *, cubic: bool) -> Any:  # noqa: ANN401 - of the type of the image
-    """An image with the pixels that the camera moves to where they are; those at the edge are repeated."""
-    if (camera[:, :2] == np.eye(2)).all():
-        x, y = camera[:, 2].tolist()
-        return _translated(image, x, y, cubic=cubic)
-    H, W = image.shape[:2]
-    flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_CUBIC if cubic else cv2.INTER_LINEAR)
-    return cv2.warpAffine(image, camera, (W, H), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _translated(image: Any, x: float, y: float, *, cubic: bool) -> Any:  # noqa: ANN401 - of the type of the image
