@@ -638,6 +638,22 @@ def test_segments_join_to_what_one_segment_gives(derain, short_segments):
         assert np.abs(after.planes(i)[1] - before.planes(i)[1]).mean() < 4
 
 
+@pytest.mark.parametrize(("ending", "codec"), [(".h264", "libx264"), (".hevc", "libx265"), (".ivf", "libvpx-vp9")])
+def test_streams_without_a_container_are_videos(derain, ending, codec):
+    Path("folder").mkdir()
+    Clip(frames=3, size=(64, 64), codec=codec).write(Path(f"folder/a{ending}"))
+    assert derain("folder").code == 0
+    assert len(found("folder/a_derained.mkv").frames) == 3
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1])
+def test_boxes_beyond_any_file(derain, length):
+    Path("a.mp4").write_bytes(b"\0\0\0\x10ftypisom\0\0\0\0\0\0\0\1free" + length.to_bytes(8) + bytes(99))
+    answer = derain("a.mp4")
+    assert answer.code == 1
+    assert "never finished" in answer.err
+
+
 def test_an_interrupted_video_is_resumed(derain, short_segments, monkeypatch):
     Clip(frames=12).write(Path("a.mp4"))
     assert derain("a.mp4", "-o", "whole.mp4").code == 0

@@ -93,6 +93,7 @@ CONTAINER_OF_ENDING = {ending: row for row in CONTAINERS for ending in row.endin
 VIDEO_ENDINGS = {
     *CONTAINER_OF_ENDING,
     *(".3g2", ".3gp", ".asf", ".divx", ".dv", ".f4v", ".flv", ".mpeg", ".mpg", ".mxf", ".ogv", ".vob", ".wmv", ".y4m"),
+    *(".264", ".265", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2v", ".nut"),  # without a container, or a bare one
 }
 """In a folder, files with these endings are taken as videos."""
 

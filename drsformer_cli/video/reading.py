@@ -418,7 +418,7 @@ def open_file(path: Path, container_format: str | None = None) -> InputContainer
 def _lacks_index(path: Path) -> bool:
     """Whether an MP4 or MOV file has no box `moov`."""
     boxes: list[bytes] = []
-    at = 0
+    at, end = 0, path.stat().st_size
     with path.open("rb") as file:
         while len(head := file.read(16)) >= 8 and len(boxes) < 1000:
             length, name = int.from_bytes(head[:4]), head[4:8]
@@ -428,6 +428,8 @@ def _lacks_index(path: Path) -> bool:
             if length < 8:
                 break
             at += length
+            if at > end:  # of no use, and perhaps too far for a seek
+                break
             file.seek(at)
     return boxes[:1] == [b"ftyp"] and b"moov" not in boxes
 
