@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from drsformer.images import ImageArray
 
+    FloatArray = NDArray[np.float32]
     Flow = NDArray[np.float32]  # (h, w, 2), in pixels of the views
     Mask = NDArray[np.uint8]  # (h, w)
     Matrix = NDArray[np.float64]  # (2, 3)
@@ -44,9 +45,13 @@ _TILE = 16  # side of the parts of a view that are moved as one or pixel by pixe
 _RETURNS = 0.7  # how far from itself a pixel may be after the motion to the other frame and back
 _CAP = 24  # the largest difference of a pixel that counts, when means are compared
 _DARKEST, _BRIGHTEST = 8, 247  # of the values that tell the exposure
+_FAIR = 0.75  # share of the largest of them, up to which rain hardly saturates the brighter frame
 _FEWEST_VALUES = 64
 _SAME_DARKNESS = 1.0  # difference of the means of frames that are too dark for it
 _MOST_LEFT = 24.0  # levels by which the rain that the network left may make a frame brighter than another one
+_LARGE_GAIN = 1.25  # beyond which the rain that is left must not ...
+_ROUGH = 18.0  # ... make a difference of more, summed over the channels, as the gain is too inexact then
+_SATURATED = 0.98  # share of the largest value above which values are not known
 _ALIKE = 8.0  # values that differ by no more tell it, too
 _STEADILY = 2.5  # how much more areas change steadily than to and fro in a dissolve
 _LEAST_STEP = 1.5  # the mean change of areas in it, from frame to frame of those compared
@@ -311,7 +316,7 @@ def _gains(color: ImageArray, other: ImageArray) -> tuple[Gains | None, bool]:
     Rain and haze that the network left make a frame brighter, too, but by a sum. The second value: whether the
     exposures are alike after that, as far as that can be told.
     """
-    gains, offsets = [], []
+    gains, offsets, values = [], [], []
     color, other = color[::3, ::3].copy(), other[::3, ::3].copy()
     for channel in range(3):
         here, there = (image[..., channel].astype(np.float32) for image in (color, other))
@@ -319,6 +324,12 @@ def _gains(color: ImageArray, other: ImageArray) -> tuple[Gains | None, bool]:
         here, there = here[told], there[told]
         if len(here) < _FEWEST_VALUES:
             return None, abs(float(color.mean()) - float(other.mean())) <= _SAME_DARKNESS
+        # No more of the brighter frame, of which rain that is left would decide what is saturated.
+        root = float(np.sqrt(np.median(here / there)))
+        fair = (here / root + there * root) / 2 * max(root, 1 / root) <= _FAIR * _BRIGHTEST
+        if np.count_nonzero(fair) >= _FEWEST_VALUES:
+            here, there = here[fair], there[fair]
+        values.append((here, there))
         # The median is robust, and the mean of those that agree with it is exact.
         alike = np.abs(here - np.median(here / there) * there) <= _ALIKE
         gains.append(float(here[alike].sum() / max(there[alike].sum(), 1)))
@@ -328,28 +339,33 @@ def _gains(color: ImageArray, other: ImageArray) -> tuple[Gains | None, bool]:
     if left >= _BETTER * min(_difference(color, other), _difference(color, brightened)):
         return None, abs(float(np.median(offsets))) <= _MOST_LEFT
     red, green, blue = gains
-    gain, offset = _gain_and_offset(color, other)
+    gain, offset = _gain_and_offset(*map(np.concatenate, zip(*values, strict=True)))
     both: Any = np.rint(np.clip(gain * other.astype(np.float32) + offset, 0, 255)).astype(np.uint8)
     needs_both = max(abs(offset), abs(offset) / gain) > _MOST_LEFT and _difference(color, both) < _MUCH_BETTER * left
-    return (red, green, blue), not needs_both
+    is_rough = max(green, 1 / green) > _LARGE_GAIN and left > _ROUGH
+    return (red, green, blue), not (needs_both or is_rough)
 
 
-def _gain_and_offset(color: ImageArray, other: ImageArray) -> tuple[float, float]:
-    """What makes an aligned view that of another one, by the medians of its darker and its brighter half."""
-    is_bright = other > np.median(other)
+def _gain_and_offset(here: FloatArray, there: FloatArray) -> tuple[float, float]:
+    """What makes the values of a view those of an aligned one, by the medians of the darker and the brighter half."""
+    is_bright = there > np.median(there)
     if not is_bright.any():
         return 1.0, 0.0
     (dark, bright), (other_dark, other_bright) = (
-        (float(np.median(image[~is_bright])), float(np.median(image[is_bright]))) for image in (color, other)
+        (float(np.median(values[~is_bright])), float(np.median(values[is_bright]))) for values in (here, there)
     )
     gain = max(bright - dark, 1.0) / max(other_bright - other_dark, 1.0)
     return gain, dark - gain * other_dark
 
 
 def _exposed(image: Any, gains: Sequence[float]) -> Any:  # noqa: ANN401 - of the type of the image
-    """An image whose channels are multiplied, (H, W, 3)."""
+    """An image whose channels are multiplied, (H, W, 3); what is saturated stays so, since nobody knows its value."""
     of_channels: Any = (*gains, 0.0)
-    return cv2.multiply(image, of_channels, dtype=cv2.CV_8U if image.dtype == np.uint8 else cv2.CV_16U)
+    exposed = cv2.multiply(image, of_channels, dtype=cv2.CV_8U if image.dtype == np.uint8 else cv2.CV_16U)
+    if min(gains) < 1:
+        peak = np.iinfo(image.dtype).max
+        exposed = cv2.max(exposed, cv2.threshold(image, int(_SATURATED * peak), peak, cv2.THRESH_BINARY)[1])
+    return exposed
 
 
 def _areas(color: ImageArray) -> NDArray[np.float32]:
