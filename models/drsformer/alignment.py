@@ -324,7 +324,7 @@ def _gains(color: ImageArray, other: ImageArray) -> tuple[Gains | None, bool]:
         here, there = here[told], there[told]
         if len(here) < _FEWEST_VALUES:
             return None, abs(float(color.mean()) - float(other.mean())) <= _SAME_DARKNESS
-        # No more of the brighter frame, of which rain that is left would decide what is saturated.
+        # Not near saturation, where the rain that is left would decide which values are told.
         root = float(np.sqrt(np.median(here / there)))
         fair = (here / root + there * root) / 2 * max(root, 1 / root) <= _FAIR * _BRIGHTEST
         if np.count_nonzero(fair) >= _FEWEST_VALUES:
