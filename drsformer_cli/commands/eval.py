@@ -22,7 +22,7 @@ from drsformer_cli.paths import identity
 from drsformer_cli.ranks import Ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from drsformer_cli.evaluation.evaluator import Candidate, ImageScores, Scored, SetScores
     from drsformer_cli.evaluation.image_sets import ImageSet
@@ -144,10 +144,12 @@ def evaluate(
         limit=limit,
         models=models,
     )
-    _check_outputs(sheet, csv, report_page, overwrite=overwrite)
+    given = {"--sheet": sheet, "--csv": csv, "--report": report_page}
+    outputs = {option: path for option, path in given.items() if path is not None}
+    _check_outputs(outputs, overwrite=overwrite)
     ranks = Ranks()
     image_sets = _gather(request, ranks)
-    ranks.on_rank_0(lambda: _refuse_inputs(sheet, csv, report_page, image_sets, models))
+    ranks.on_rank_0(lambda: _refuse_inputs(outputs, image_sets, models))
     console.show_log(verbose=verbose, quiet=quiet)
 
     from drsformer_cli.evaluation import report, run  # torch is imported when there is work
@@ -189,14 +191,14 @@ def evaluate(
     raise typer.Exit(_exit_code(all_scores, written=written))
 
 
-def _check_outputs(sheet: Path | None, csv: Path | None, report: Path | None, *, overwrite: bool) -> None:
-    """Refuse outputs that could not be written, before any work is done."""
-    outputs = _given(sheet, csv, report)
+def _check_outputs(outputs: Mapping[str, Path], *, overwrite: bool) -> None:
+    """Refuse outputs, by their options, that could not be written, before any work is done."""
     for path in outputs.values():
         _check_output(path, overwrite=overwrite)
     for (option, path), (other_option, other) in combinations(outputs.items(), 2):
         if identity(path) == identity(other):
             raise UsageError(f"{option} and {other_option} are the same file: {path}")
+    report, sheet = outputs.get("--report"), outputs.get("--sheet")
     if report is not None:
         check_report_name(report)
     if sheet is not None and sheet.suffix.lower() not in FORMAT_OF_ENDING:
@@ -205,22 +207,14 @@ def _check_outputs(sheet: Path | None, csv: Path | None, report: Path | None, *,
         raise UsageError(missing)
 
 
-def _given(sheet: Path | None, csv: Path | None, report: Path | None) -> dict[str, Path]:
-    """The outputs by their options."""
-    outputs = {"--sheet": sheet, "--csv": csv, "--report": report}
-    return {option: path for option, path in outputs.items() if path is not None}
-
-
-def _refuse_inputs(
-    sheet: Path | None, csv: Path | None, report: Path | None, image_sets: Sequence[ImageSet], models: Sequence[str]
-) -> None:
-    """Refuse outputs that would replace an image of the folders, scored or not, or a model."""
+def _refuse_inputs(outputs: Mapping[str, Path], image_sets: Sequence[ImageSet], models: Sequence[str]) -> None:
+    """Refuse outputs, by their options, that would replace an image of the folders, scored or not, or a model."""
     inputs = [
         *(file for image_set in image_sets for file in image_set.files),
         *(Path(model) for model in models if model not in zoo.MODELS),
     ]
     taken = {identity(file) for file in inputs}
-    for option, path in _given(sheet, csv, report).items():
+    for option, path in outputs.items():
         if identity(path) in taken:
             raise UsageError(f"{option} {path} would be overwritten, but it is an input; choose another name")
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from drsformer.fusion import SATURATED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -51,7 +53,6 @@ _SAME_DARKNESS = 1.0  # difference of the means of frames that are too dark for 
 _MOST_LEFT = 24.0  # levels by which the rain that the network left may make a frame brighter than another one
 _LARGE_GAIN = 1.25  # beyond which the rain that is left must not ...
 _ROUGH = 18.0  # ... make a difference of more, summed over the channels, as the gain is too inexact then
-_SATURATED = 0.98  # share of the largest value above which values are not known
 _ALIKE = 8.0  # values that differ by no more tell it, too
 _STEADILY = 2.5  # how much more areas change steadily than to and fro in a dissolve
 _LEAST_STEP = 1.5  # the mean change of areas in it, from frame to frame of those compared
@@ -258,10 +259,10 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
     gray, color = _with_gains(other, gains)
     if gains is not None:
         followed = _shifted(color, motion.camera)
-    following = cv2.absdiff(view.gray, _shifted(gray, motion.camera))
     if not exposed_alike:
         unknown: Any = np.zeros((h, w), np.uint8)
         return Alignment(None, unknown, view.factor, None, unknown, followed)
+    following = cv2.absdiff(view.gray, _shifted(gray, motion.camera))
     if motion.forth is None or motion.back is None:
         combined = _field(motion.camera, h, w)
         apart: Any = np.zeros((h, w), np.uint8)
@@ -364,7 +365,7 @@ def _exposed(image: Any, gains: Sequence[float]) -> Any:  # noqa: ANN401 - of th
     exposed = cv2.multiply(image, of_channels, dtype=cv2.CV_8U if image.dtype == np.uint8 else cv2.CV_16U)
     if min(gains) < 1:
         peak = np.iinfo(image.dtype).max
-        exposed = cv2.max(exposed, cv2.threshold(image, int(_SATURATED * peak), peak, cv2.THRESH_BINARY)[1])
+        exposed = cv2.max(exposed, cv2.threshold(image, int(SATURATED * peak), peak, cv2.THRESH_BINARY)[1])
     return exposed
 
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _ROWS = 64  # rows fused at a time, so that they stay in cache; only pixel by pixel, so that no seams appear
 
+SATURATED = 0.98
+"""Share of the largest value above which values are equal whatever a frame shows."""
+
 # In levels of 255; chosen on the sequences of tests/benchmarks/video.py.
 _LITTLE_RAIN = 4.0  # a removal at which a frame counts half
 _UNLIKE = 8.0  # a difference from the present frame, beyond the rain removed from that, at which a frame counts half
@@ -41,7 +44,6 @@ _QUIETEST, _NOISIEST = 3.0, 12.0  # limits of the difference that noise makes
 _NOISE = 2.5  # that difference, in standard deviations
 _SHARPNESS = 0.5  # error of the interpolation between pixels, as a share of the local contrast
 _AGREED = 0.3  # share of the frames that are not equally dark by chance
-_SATURATED = 0.98  # share of the largest value above which frames are equal whatever they show
 _DRY, _WET = 0.5, 1.5  # mean removal in an area up to which it is dry, and from which on it is not
 _AREA = 8  # such areas are means of so many pixels a side, blurred by ...
 _BLUR = 2.0  # ... so many of them
@@ -122,7 +124,7 @@ def fuse(
         mean[rows] = _mean(images, [own, *(weight[rows] for weight in weights)])
         frames = [rainy[rows], *(_brightened(neighbor.rainy[rows], neighbor.known[rows]) for neighbor in neighbors)]
         floor[rows], alike = _floor(frames, tolerance * peak / 255)
-        saturated = _over_channels(cv2.max, floor[rows]) >= _SATURATED * peak
+        saturated = _over_channels(cv2.max, floor[rows]) >= SATURATED * peak
         agreed[rows] = np.clip((alike.astype(np.float32) - 1) / (_AGREED * count), 0, 1) * 255 * ~saturated
 
     _over_rows(fuse_rows, len(rainy), pool)
