@@ -44,6 +44,7 @@ _STEP = 12  # one pixel in so many rows and columns is tracked, ...
 _WINDOW = (21, 21)  # by the pixels around it
 _FEWEST_POINTS = 12  # that tell the camera's motion
 _TILE = 16  # side of the parts of a view that are moved as one or pixel by pixel
+_SCATTERED = 0.5  # share of such a part up to which pixels that move otherwise are unknown instead: most are not real
 _RETURNS = 0.7  # how far from itself a pixel may be after the motion to the other frame and back
 _CAP = 24  # the largest difference of a pixel that counts, when means are compared
 _DARKEST, _BRIGHTEST = 8, 247  # of the values that tell the exposure
@@ -287,7 +288,8 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
         back = cv2.add(combined, warped(motion.back, there))
         away = _square(back) > _RETURNS**2 + 0.02 * _square(combined)
         unknown[(away & (apart > 0)) | _outside(there)] = 255
-    known = cv2.erode(cv2.bitwise_not(unknown), np.ones((3, 3), np.uint8))
+    known: Any = cv2.erode(cv2.bitwise_not(unknown), np.ones((3, 3), np.uint8))
+    known = cv2.subtract(known, _scattered(cv2.bitwise_and(apart, known)))
     moved = None if motion.camera is None and not combined.any() else combined
     return Alignment(moved, np.asarray(known, np.uint8), view.factor, motion.camera, apart, aligned, gains)
 
@@ -450,18 +452,31 @@ def _is_translation(camera: Matrix | None) -> bool:
 
 def _parts(mask: Mask, factor: float, height: int, width: int) -> list[tuple[slice, slice]]:
     """Rectangles of a frame of this size that hold everything in a mask of the view, and the pixels around it."""
-    h, w = mask.shape
-    tiles = np.pad(mask, ((0, -h % _TILE), (0, -w % _TILE))).reshape(-(-h // _TILE), _TILE, -1, _TILE).any(axis=(1, 3))
 
     def of_frame(first: int, end: int, size: int) -> slice:
         return slice(max(0, int((first * _TILE - 1) * factor)), min(size, math.ceil((end * _TILE + 1) * factor)))
 
     parts = []
-    for row, line in enumerate(np.asarray(tiles)):
+    for row, line in enumerate(np.any(_tiles(mask), axis=(1, 3))):
         edges = np.flatnonzero(np.diff(line, prepend=False, append=False)).tolist()  # where runs begin and end
         for first, end in zip(edges[::2], edges[1::2], strict=True):
             parts.append((of_frame(row, row + 1, height), of_frame(first, end, width)))
     return parts
+
+
+def _scattered(mask: Mask) -> Mask:
+    """What is in a mask of the view, but not where it covers most of a tile."""
+    few = np.count_nonzero(_tiles(mask), axis=(1, 3)) <= _SCATTERED * _TILE**2
+    h, w = mask.shape
+    return mask & _as_mask(few.repeat(_TILE, axis=0).repeat(_TILE, axis=1)[:h, :w])
+
+
+def _tiles(mask: Mask) -> Mask:
+    """A mask of the view in tiles, filled up by 0: (h, w) -> (rows, _TILE, columns, _TILE)."""
+    h, w = mask.shape
+    rows, columns = -(-h // _TILE), -(-w // _TILE)
+    padded = np.pad(mask, ((0, rows * _TILE - h), (0, columns * _TILE - w)))
+    return padded.reshape(rows, _TILE, columns, _TILE)
 
 
 def _translated(image: Any, x: float, y: float, *, cubic: bool) -> Any:  # noqa: ANN401 - of the type of the image
