@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import photo
 
-from drsformer.alignment import Alignment, Motion, View, Warp, align, estimate_motion
+from drsformer.alignment import Alignment, Motion, View, Warp, align, estimate_motion, is_confirmed
 
 H, W = 90, 140
 NOWHERE, EVERYWHERE = np.zeros((H, W), np.uint8), np.full((H, W), 255, np.uint8)
@@ -129,6 +129,32 @@ def test_motions_of_the_camera_follow_each_other():
     assert shift.then(shift).camera.tolist() == [[1, 0, 7], [0, 1, -4.5]]  # a translation, exactly
     assert stands.then(turn).camera is turn.camera is turn.then(stands).camera
     assert stands.then(stands).camera is None
+
+
+@pytest.mark.parametrize(("side", "shift", "is_followed"), [(14, 1, False), (40, 2, True)])
+def test_what_covers_little_of_its_surroundings_is_unknown_rather_than_moved(side, shift, is_followed):
+    def drawn(seed):
+        coarse = np.random.default_rng(seed).integers(20, 230, (12, 18, 3)).astype(np.uint8)
+        return cv2.resize(coarse, (144, 96), interpolation=cv2.INTER_CUBIC)
+
+    frame, thing = drawn(1), drawn(2)
+    other = frame.copy()
+    here, there = slice(20, 20 + side), slice(20 + shift, 20 + shift + side)
+    frame[here, here] = other[here, there] = thing[here, here]
+    view, of_other = View(frame), View(other)
+    known = align(view, of_other, estimate_motion(view, of_other)).known > 0
+    assert known.mean() > 0.8
+    share = known[here, here].mean()
+    assert share > 0.5 if is_followed else share == 0
+
+
+def test_motion_is_confirmed_by_another_way():
+    motion = Motion(translation(3, 1), None, None)
+    about_the_same, none, turned = (Motion(camera, None, None) for camera in (translation(3.5, 0.5), None, TURN))
+    assert is_confirmed(motion, [none, about_the_same], H, W)
+    assert not is_confirmed(motion, [none, turned], H, W)
+    assert not is_confirmed(motion, [], H, W)
+    assert is_confirmed(Motion(TURN, None, None), [none, turned], H, W)
 
 
 def test_what_moves_is_unknown_in_frames_without_a_flow():

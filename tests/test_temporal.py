@@ -1,5 +1,6 @@
 """Videos: what the frames before and after a frame add to the network's answer."""
 
+import dataclasses
 import types
 
 import cv2
@@ -140,6 +141,22 @@ def test_rows_are_fused_without_seams(monkeypatch):
     whole = images(rainy, Stand())
     monkeypatch.setattr(fusion, "_ROWS", 5)
     assert all(map(np.array_equal, whole, images(rainy, Stand())))
+
+
+def test_motion_that_only_one_pair_of_frames_shows_is_not_followed_where_the_camera_stands(monkeypatch):
+    rainy = [with_streaks(scene(), seed) for seed in range(FRAMES)]
+    expected = images(rainy, Stand())
+    estimate, pairs = temporal.estimate_motion, []
+
+    def sometimes_wrong(view, other):
+        pairs.append((view, other))
+        motion = estimate(view, other)
+        shift = np.array([[1, 0, 5 + len(pairs)], [0, 1, -4]], np.float64)
+        return dataclasses.replace(motion, camera=shift) if len(pairs) % 3 == 0 else motion
+
+    monkeypatch.setattr(temporal, "estimate_motion", sometimes_wrong)
+    assert np.array_equal(images(rainy, Stand()), expected)
+    assert len(pairs) > FRAMES
 
 
 @pytest.mark.parametrize("brightness", [0, 235])

@@ -46,6 +46,7 @@ _FEWEST_POINTS = 12  # that tell the camera's motion
 _TILE = 16  # side of the parts of a view that are moved as one or pixel by pixel
 _SCATTERED = 0.5  # share of such a part up to which pixels that move otherwise are unknown instead: most are not real
 _RETURNS = 0.7  # how far from itself a pixel may be after the motion to the other frame and back
+_SAME_PLACE = 1.5  # how far apart two motions may take the corners of a view, if they are the same
 _CAP = 24  # the largest difference of a pixel that counts, when means are compared
 _DARKEST, _BRIGHTEST = 8, 247  # of the values that tell the exposure
 _FAIR = 0.75  # share of the largest of them, up to which rain hardly saturates the brighter frame
@@ -247,6 +248,21 @@ def estimate_motion(view: View, other: View) -> Motion:
     costs = [_cost(view, gray, camera) for camera in candidates]
     simplest = next(i for i, cost in enumerate(costs) if cost <= 1.02 * min(costs) + 0.05)
     return Motion(candidates[simplest], forth, back)
+
+
+def is_confirmed(motion: Motion, ways: Sequence[Motion], height: int, width: int) -> bool:
+    """Whether the camera's motion between two frames is about the same on one of the ways by another frame.
+
+    Args:
+        motion: That from the one to the other.
+        ways: The same by way of other frames.
+        height: That of the views.
+        width: That of the views.
+    """
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64)
+    places = [corners if camera is None else corners @ camera[:, :2].T + camera[:, 2]
+              for camera in (motion.camera, *(way.camera for way in ways))]  # fmt: skip
+    return any(float(np.hypot(*(place - places[0]).T).mean()) <= _SAME_PLACE for place in places[1:])
 
 
 def align(view: View, other: View, motion: Motion) -> Alignment:

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 
-from drsformer.alignment import View, Warp, align, estimate_motion, is_dissolving, positions, shrunk, warped
+from drsformer.alignment import (
+    View,
+    Warp,
+    align,
+    estimate_motion,
+    is_confirmed,
+    is_dissolving,
+    positions,
+    shrunk,
+    warped,
+)
 from drsformer.config import MOST_NEIGHBORS
 from drsformer.errors import ConfigError, ImageError
 from drsformer.fusion import Fused, Neighbor, at_full_strength, dryness, fuse, steadied
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
 _FIRST_FRAMES = 3  # frames of a shot of which the scale is chosen
 
 _NEAR = 3  # frames on each side to which the motion of each pixel is estimated; beyond, only the camera's is followed
+_STANDS = 1 / 3  # share of the motions over so many frames that are none, from which on the camera mostly stands
 _FEW = 4  # frames on each side that help where the camera's motion is not a translation, which takes longer
 _STEADY = 3  # fused frames on each side that are averaged with one
 
@@ -268,9 +279,11 @@ class _Video:
             others = self._others(number)
             for n in sorted((number, *others)):
                 self._answer(n)  # in the order of the video
-            list(self.pool.map(lambda pair: self._motion(*pair), self._unknown_motions(number, others)))
-            cheap = [n for n in others if abs(n - number) <= _FEW or self._motion(number, n).is_translation]
-            alignments = dict(zip(cheap, self.pool.map(lambda n: self._align(number, n), cheap), strict=True))
+            motions = self._motions(number, others)
+            cheap = [n for n in others if abs(n - number) <= _FEW or motions[n].is_translation]
+            alignments = dict(
+                zip(cheap, self.pool.map(lambda n: self._align(number, n, motions[n]), cheap), strict=True)
+            )
             if self._is_dissolving(number, alignments):
                 nothing = np.zeros_like(self._answer(number).view.gray)
                 alignments = {n: replace(alignment, known=nothing) for n, alignment in alignments.items()}
@@ -279,8 +292,8 @@ class _Video:
             frame.fused = fuse(frame.rainy, self._answer(number).unblended, neighbors, pool=self.pool)
         return frame.fused
 
-    def _align(self, number: int, other: int) -> Alignment:
-        return align(self._answer(number).view, self._answer(other).view, self._motion(number, other))
+    def _align(self, number: int, other: int, motion: Motion) -> Alignment:
+        return align(self._answer(number).view, self._answer(other).view, motion)
 
     def _is_dissolving(self, number: int, alignments: Mapping[int, Alignment]) -> bool:
         """Whether a frame is part of a dissolve, as near frames on both sides show."""
@@ -294,25 +307,45 @@ class _Video:
         rainy, answer = self._frame(number).rainy, self._answer(number)
         return aligned(rainy, answer.unblended, answer.dryness, Warp(alignment, *rainy.shape[:2]))
 
-    def _unknown_motions(self, number: int, others: Sequence[int]) -> list[tuple[int, int]]:
-        """The pairs of near frames whose motion is still to be estimated for those of a frame to others."""
-        pairs = set()
-        for other in others:
-            first, last = sorted((number, other))
-            for step in range(first, last, _NEAR):
-                pairs.add((step, min(step + _NEAR, last)))
-        return [(a, b) for a, b in sorted(pairs) if b - a not in self._frame(a).motions]
-
-    def _motion(self, number: int, other: int) -> Motion:
-        """The motion of a frame to another one, in steps if that is far; each is estimated once for both directions."""
+    def _estimate(self, number: int, other: int) -> Motion:
+        """The motion of a frame to a near one; it is estimated once for both directions."""
         if other < number:
-            return self._motion(other, number).reversed()
-        if other - number > _NEAR:
-            return self._motion(number, number + _NEAR).then(self._motion(number + _NEAR, other))
+            return self._estimate(other, number).reversed()
         motions = self._frame(number).motions
         if other - number not in motions:
             motions[other - number] = estimate_motion(self._answer(number).view, self._answer(other).view)
         return motions[other - number]
+
+    def _motions(self, number: int, others: Sequence[int]) -> dict[int, Motion]:
+        """The motions of a frame to others, in steps to those that are far."""
+        first, last = min(number, *others), max(number, *others)
+        near = min(_NEAR, last - first)
+        pairs = [(a, b) for a in range(first, last) for b in range(a + 1, min(a + near, last) + 1)]
+        estimates = dict(zip(pairs, self.pool.map(lambda pair: self._estimate(*pair), pairs), strict=True))
+        far = [motion.camera is None for (a, b), motion in estimates.items() if b - a == near]
+        stands = sum(far) >= _STANDS * len(far)
+        motions: dict[int, Motion] = {}
+        for other in others:  # the nearest first
+            if abs(other - number) > near:
+                between = other - near if other > number else other + near
+                motions[other] = motions[between].then(self._motion(between, other, first, last, stands))
+            else:
+                motions[other] = self._motion(number, other, first, last, stands)
+        return motions
+
+    def _motion(self, number: int, other: int, first: int, last: int, stands: bool) -> Motion:
+        """The motion of a frame to a near one; where nothing confirms it and the camera mostly stands, it does here."""
+        motion = self._estimate(number, other)
+        if motion.camera is None or not stands:
+            return motion
+        a, b = sorted((number, other))
+        ways = [
+            self._estimate(number, n).then(self._estimate(n, other))
+            for n in range(max(first, a - 1), min(last, b + 1) + 1)
+            if n not in (a, b) and max(abs(n - a), abs(n - b)) <= _NEAR
+        ]
+        confirmed = is_confirmed(motion, ways, *self._answer(number).view.gray.shape)
+        return motion if confirmed else replace(motion, camera=None)
 
 
 def aligned(rainy: ImageArray, restored: ImageArray, dry: ImageArray, warp: Warp) -> Neighbor:
