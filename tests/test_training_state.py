@@ -92,6 +92,23 @@ def test_wide_matrices_are_orthogonalized_by_the_same_iterations(shape):
         assert (result - (U * expected @ V)).norm() < bound * expected.norm()
 
 
+def test_ranks_share_the_orthogonalization(monkeypatch):
+    kernels = [torch.randn(24, 6).chunk(3), [torch.randn(9, 20)], [torch.randn(5, 5)]]
+    expected = [[optimizers._orthogonal(matrix) for matrix in matrices] for matrices in kernels]
+    sent = []
+    monkeypatch.setattr(optimizers.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(optimizers.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(optimizers.dist, "all_reduce", lambda flat: sent.append(flat.clone()))
+    for rank in (0, 1):
+        monkeypatch.setattr(optimizers.dist, "get_rank", lambda rank=rank: rank)
+        optimizers._orthogonalized(kernels)
+    assert all(0 < flat.count_nonzero() < len(flat) for flat in sent)
+    monkeypatch.setattr(optimizers.dist, "all_reduce", lambda flat: flat.copy_(sent[0] + sent[1]))
+    for matrices, results in zip(expected, optimizers._orthogonalized(kernels), strict=True):
+        for matrix, result in zip(matrices, results, strict=True):
+            assert torch.equal(matrix, result)
+
+
 def test_all_optimizers_wait_where_one_overflows():
     config = configuration(TINY, optimizer="muon", lr=0.01)
     begun = make_state(config, CPU)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from drsformer.model import TKSA
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -69,6 +70,7 @@ class Muon(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update the kernels; the closure is ignored."""
         del closure
+        kernels, matrices = [], []
         for group in self.param_groups:
             for kernel in group["params"]:
                 if kernel.grad is None:
@@ -78,10 +80,27 @@ class Muon(Optimizer):
                     state["momentum"] = torch.zeros_like(kernel)
                 momentum = state["momentum"].lerp_(kernel.grad, 1 - MOMENTUM)
                 ahead = kernel.grad.lerp(momentum, MOMENTUM)  # Nesterov's
-                steps = [_orthogonal(part.flatten(1)) for part in ahead.chunk(group["matrices"])]
-                kernel.mul_(1 - group["lr"] * group["weight_decay"])
-                size = ADAMW_RMS * max(steps[0].shape) ** 0.5
-                kernel.sub_(torch.cat(steps).view(kernel.shape), alpha=group["lr"] * size)
+                kernels.append((kernel, group))
+                matrices.append(ahead.flatten(1).chunk(group["matrices"]))
+        for (kernel, group), steps in zip(kernels, _orthogonalized(matrices), strict=True):
+            kernel.mul_(1 - group["lr"] * group["weight_decay"])
+            size = ADAMW_RMS * max(steps[0].shape) ** 0.5
+            kernel.sub_(torch.cat(steps).view(kernel.shape), alpha=group["lr"] * size)
+
+
+def _orthogonalized(kernels: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """The matrices of each kernel, orthogonalized; on CPUs each rank does its share of the kernels."""
+    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if ranks == 1 or not kernels or kernels[0][0].device.type != "cpu":
+        return [[_orthogonal(matrix) for matrix in matrices] for matrices in kernels]
+    results = [[torch.zeros_like(matrix) for matrix in matrices] for matrices in kernels]
+    costly = sorted(range(len(kernels)), key=lambda i: -kernels[i][0].numel())
+    for i in costly[dist.get_rank() :: ranks]:
+        results[i] = [_orthogonal(matrix) for matrix in kernels[i]]
+    flat = torch.cat([matrix.flatten() for matrices in results for matrix in matrices])
+    dist.all_reduce(flat)  # all but one are 0
+    pieces = iter(torch.split(flat, [matrix.numel() for matrices in kernels for matrix in matrices]))
+    return [[next(pieces).view(matrix.shape) for matrix in matrices] for matrices in kernels]
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
