@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from drsformer.fusion import SATURATED
+from drsformer.exposure import compare, difference, exposed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from drsformer.exposure import Gains
     from drsformer.images import ImageArray
 
     FloatArray = NDArray[np.float32]
     Flow = NDArray[np.float32]  # (h, w, 2), in pixels of the views
     Mask = NDArray[np.uint8]  # (h, w)
     Matrix = NDArray[np.float64]  # (2, 3)
-    Gains = tuple[float, float, float]  # of red, green and blue
 
 LONGEST_SIDE = 512
 """Longest side of a view in pixels."""
@@ -47,19 +47,8 @@ _TILE = 16  # side of the parts of a view that are moved as one or pixel by pixe
 _SCATTERED = 0.5  # share of such a part up to which pixels that move otherwise are unknown instead: most are not real
 _RETURNS = 0.7  # how far from itself a pixel may be after the motion to the other frame and back
 _SAME_PLACE = 1.5  # how far apart two motions may take the corners of a view, if they are the same
-_CAP = 24  # the largest difference of a pixel that counts, when means are compared
-_DARKEST, _BRIGHTEST = 8, 247  # of the values that tell the exposure
-_FAIR = 0.75  # share of the largest of them, up to which rain hardly saturates the brighter frame
-_FEWEST_VALUES = 64
-_SAME_DARKNESS = 1.0  # difference of the means of frames that are too dark for it
-_MOST_LEFT = 24.0  # levels by which the rain that the network left may make a frame brighter than another one
-_LARGE_GAIN = 1.25  # beyond which the rain that is left must not ...
-_ROUGH = 18.0  # ... make a difference of more, summed over the channels, as the gain is too inexact then
-_ALIKE = 8.0  # values that differ by no more tell it, too
 _STEADILY = 2.5  # how much more areas change steadily than to and fro in a dissolve
 _LEAST_STEP = 1.5  # the mean change of areas in it, from frame to frame of those compared
-_BETTER = 0.94  # share of the difference that is left at most, if the exposure has changed
-_MUCH_BETTER = 0.7  # the same, if it has changed by more than a gain
 
 
 def shrunk(image: Any, longest_side: int) -> ImageArray:  # noqa: ANN401 - for OpenCV
@@ -186,7 +175,7 @@ class Warp:
         Those of three channels also get the exposure of the frame.
         """
         if self.alignment.gains is not None and image.ndim == 3:
-            image = _exposed(image, self.alignment.gains)
+            image = exposed(image, self.alignment.gains)
         if self.alignment.motion is None:
             return image
         moved = _translated(image, *self.shift, cubic=cubic)
@@ -234,7 +223,7 @@ def estimate_motion(view: View, other: View) -> Motion:
     frames about as well as the best of them.
     """
     dense = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    gray, _ = _with_gains(other, _gains(view.color, other.color)[0])
+    gray, _ = _with_gains(other, compare(view.color, other.color).gains)
     forth, back = _flow(dense, view.gray, gray), _flow(dense, gray, view.gray)
     here, there = _tracked(view, gray, forth)
     candidates: list[Matrix | None] = [None]
@@ -272,11 +261,11 @@ def align(view: View, other: View, motion: Motion) -> Alignment:
     """
     h, w = view.gray.shape
     followed = _shifted(other.color, motion.camera)
-    gains, exposed_alike = _gains(view.color, followed)
+    gains, is_alike = compare(view.color, followed)
     gray, color = _with_gains(other, gains)
     if gains is not None:
         followed = _shifted(color, motion.camera)
-    if not exposed_alike:
+    if not is_alike:
         unknown: Any = np.zeros((h, w), np.uint8)
         return Alignment(None, unknown, view.factor, None, unknown, followed)
     following = cv2.absdiff(view.gray, _shifted(gray, motion.camera))
@@ -315,7 +304,7 @@ def is_dissolving(view: View, before: Alignment, after: Alignment) -> bool:
 
     Then areas change steadily, by much more than to and fro, as they do by the rain that the network leaves.
     """
-    now, earlier, later = (_areas(color) for color in (view.color, before.aligned, after.aligned))
+    now, earlier, later = (_mean_colors(color) for color in (view.color, before.aligned, after.aligned))
     earlier, later = earlier - now, later - now
     steadily, to_and_fro = float(np.abs(later - earlier).mean()), float(np.abs(later + earlier).mean())
     return steadily > max(_STEADILY * to_and_fro, 2 * _LEAST_STEP)
@@ -325,69 +314,11 @@ def _with_gains(view: View, gains: Gains | None) -> tuple[Any, Any]:
     """A view whose channels are multiplied, gray and in color."""
     if gains is None:
         return view.gray, view.color
-    color = _exposed(view.color, gains)
+    color = exposed(view.color, gains)
     return cv2.cvtColor(color, cv2.COLOR_RGB2GRAY), color
 
 
-def _gains(color: ImageArray, other: ImageArray) -> tuple[Gains | None, bool]:
-    """By how much the channels of an aligned view must be multiplied for the exposure of another; None: by nothing.
-
-    Rain and haze that the network left make a frame brighter, too, but by a sum. The second value: whether the
-    exposures are alike after that, as far as that can be told.
-    """
-    gains, offsets, values = [], [], []
-    color, other = color[::3, ::3].copy(), other[::3, ::3].copy()
-    for channel in range(3):
-        here, there = (image[..., channel].astype(np.float32) for image in (color, other))
-        told = (np.minimum(here, there) >= _DARKEST) & (np.maximum(here, there) <= _BRIGHTEST)
-        here, there = here[told], there[told]
-        if len(here) < _FEWEST_VALUES:
-            return None, abs(float(color.mean()) - float(other.mean())) <= _SAME_DARKNESS
-        # Not near saturation, where the rain that is left would decide which values are told.
-        root = float(np.sqrt(np.median(here / there)))
-        fair = (here / root + there * root) / 2 * max(root, 1 / root) <= _FAIR * _BRIGHTEST
-        if np.count_nonzero(fair) >= _FEWEST_VALUES:
-            here, there = here[fair], there[fair]
-        values.append((here, there))
-        # The median is robust, and the mean of those that agree with it is exact.
-        alike = np.abs(here - np.median(here / there) * there) <= _ALIKE
-        gains.append(float(here[alike].sum() / max(there[alike].sum(), 1)))
-        offsets.append(float(np.median(here - there)))
-    brightened: Any = cv2.add(other, (*offsets, 0.0), dtype=cv2.CV_8U)  # type: ignore[call-overload]
-    left = _difference(color, _exposed(other, gains))
-    if left >= _BETTER * min(_difference(color, other), _difference(color, brightened)):
-        return None, abs(float(np.median(offsets))) <= _MOST_LEFT
-    red, green, blue = gains
-    gain, offset = _gain_and_offset(*map(np.concatenate, zip(*values, strict=True)))
-    both: Any = np.rint(np.clip(gain * other.astype(np.float32) + offset, 0, 255)).astype(np.uint8)
-    needs_both = max(abs(offset), abs(offset) / gain) > _MOST_LEFT and _difference(color, both) < _MUCH_BETTER * left
-    is_rough = max(green, 1 / green) > _LARGE_GAIN and left > _ROUGH
-    return (red, green, blue), not (needs_both or is_rough)
-
-
-def _gain_and_offset(here: FloatArray, there: FloatArray) -> tuple[float, float]:
-    """What makes the values of a view those of an aligned one, by the medians of the darker and the brighter half."""
-    is_bright = there > np.median(there)
-    if not is_bright.any():
-        return 1.0, 0.0
-    (dark, bright), (other_dark, other_bright) = (
-        (float(np.median(values[~is_bright])), float(np.median(values[is_bright]))) for values in (here, there)
-    )
-    gain = max(bright - dark, 1.0) / max(other_bright - other_dark, 1.0)
-    return gain, dark - gain * other_dark
-
-
-def _exposed(image: Any, gains: Sequence[float]) -> Any:  # noqa: ANN401 - of the type of the image
-    """An image whose channels are multiplied, (H, W, 3); what is saturated stays so, since nobody knows its value."""
-    of_channels: Any = (*gains, 0.0)
-    exposed = cv2.multiply(image, of_channels, dtype=cv2.CV_8U if image.dtype == np.uint8 else cv2.CV_16U)
-    if min(gains) < 1:
-        peak = np.iinfo(image.dtype).max
-        exposed = cv2.max(exposed, cv2.threshold(image, int(SATURATED * peak), peak, cv2.THRESH_BINARY)[1])
-    return exposed
-
-
-def _areas(color: ImageArray) -> NDArray[np.float32]:
+def _mean_colors(color: ImageArray) -> NDArray[np.float32]:
     """The mean colors of squares of a view."""
     h, w = color.shape[:2]
     size = max(1, w // _TILE), max(1, h // _TILE)
@@ -529,12 +460,7 @@ def _square(motion: Any) -> Any:  # noqa: ANN401
 
 def _cost(view: View, other: ImageArray, camera: Matrix | None) -> float:
     """How badly a motion of the camera explains what has texture."""
-    return _difference(view.gray, _shifted(other, camera), view.textured)
-
-
-def _difference(image: ImageArray, other: Any, mask: Mask | None = None) -> float:  # noqa: ANN401
-    """The mean difference of two images, large ones capped; summed over the channels."""
-    return sum(cv2.mean(np.minimum(cv2.absdiff(image, other), _CAP), mask))
+    return difference(view.gray, _shifted(other, camera), view.textured)
 
 
 def _different(view: View, aligned: Any, usual: float) -> Any:  # noqa: ANN401
@@ -542,8 +468,8 @@ def _different(view: View, aligned: Any, usual: float) -> Any:  # noqa: ANN401
 
     Rain that the network left is narrow; only what is wider is counted.
     """
-    difference = _largest(cv2.absdiff(view.color, aligned))
-    wide: Any = _as_mask(difference > min(max(_DIFFERENT, _UNUSUAL * usual), _ALWAYS))
+    largest = _largest(cv2.absdiff(view.color, aligned))
+    wide: Any = _as_mask(largest > min(max(_DIFFERENT, _UNUSUAL * usual), _ALWAYS))
     wide = cv2.morphologyEx(wide, cv2.MORPH_OPEN, np.ones(_WIDEST_STREAK[::-1], np.uint8))
     wide = cv2.dilate(wide, np.ones((_MARGIN, _MARGIN), np.uint8))
     shift = _largest(cv2.absdiff(view.means, cv2.boxFilter(aligned, cv2.CV_32F, _AREA)))
