@@ -9,7 +9,8 @@ of its size, and the size at which most is removed is used, since streaks in lar
 model knows. Changes of less than FAINTEST levels are not streaks. Layers with a mean below LEAST are not written.
 
 Of videos, or folders of frames, the neighboring frames tell what is rain, also where the model leaves it: the layer is
-what `drsformer.temporal` removes from every third of the first FRAMES frames.
+what `drsformer.temporal` removes from every third of the first FRAMES frames. With `--pairs FOLDER`, these frames are
+written too, to FOLDER/rainy and FOLDER/clean; clean is the restored frame where there are streaks, else the rainy one.
 
 Guo et al., "EfficientDeRain", AAAI 2021, mix such layers; `vary` of a source scales, rotates, shears and adds them.
 """
@@ -64,11 +65,11 @@ def frames(path):
 
 
 def of_video(path, restorer):
-    """The layers of some frames of a video, with their numbers."""
+    """Some frames of a video, (number, rainy, restored)."""
     rainy = list(islice(frames(path), FRAMES))
     for number, restored in enumerate(restore_frames(rainy, restorer)):
         if number and number % EVERY == 0:
-            yield number, streaks(rainy[number], restored.image)
+            yield number, rainy[number], restored.image
 
 
 def write(layer, path, source):
@@ -79,19 +80,31 @@ def write(layer, path, source):
         cv2.imwrite(str(path), np.rint(layer).astype(np.uint8))
 
 
+def write_pair(rainy, restored, layer, folder, name):
+    """Write a frame and what is behind its streaks."""
+    clean = np.where((layer > 0)[..., None], restored, rainy)
+    for kind, image in (("rainy", rainy), ("clean", clean)):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / kind / name), image[..., ::-1])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("folders", type=Path, nargs="*")
     parser.add_argument("--video", type=Path, action="append", default=[])
+    parser.add_argument("--pairs", type=Path)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     restorer = Restorer(drsformer.load_checkpoint(drsformer.GENERAL), scale=1)
     for path in (file for folder in options.folders for file in image_files(folder)):
         write(of_photo(path, restorer), options.out / f"{path.parent.name}_{path.stem}.png", path)
     for path in options.video:
-        for number, layer in of_video(path, restorer):
-            write(layer, options.out / f"{path.stem}_{number:03}.png", f"{path}, frame {number}")
+        for number, rainy, restored in of_video(path, restorer):
+            name, layer = f"{path.stem}_{number:03}.png", streaks(rainy, restored)
+            write(layer, options.out / name, f"{path}, frame {number}")
+            if options.pairs:
+                write_pair(rainy, restored, layer, options.pairs, name)
 
 
 if __name__ == "__main__":
