@@ -125,6 +125,19 @@ def test_a_run_and_what_it_leaves_behind(run, folder, monkeypatch):
     assert run("train", "-c", "out/config.toml", "-o", "again", "--check").code == 0
 
 
+def test_the_configuration_itself_is_not_replaced(run, folder):
+    Path("mine").mkdir()
+    shutil.copy("run.toml", "mine/config.toml")
+    before = Path("mine/config.toml").read_bytes()
+    answer = run("train", "-c", "mine/config.toml", "-o", "mine")
+    assert answer.code == 2
+    assert answer.err == (
+        "drsformer: --output mine: the run would replace mine/config.toml, its configuration; expected a new folder\n"
+    )
+    assert Path("mine/config.toml").read_bytes() == before
+    assert [path.name for path in Path("mine").iterdir()] == ["config.toml"]
+
+
 def test_half_of_the_best(run, folder):
     assert train(run, "--set", "output.half=true").code == 0
     assert {tensor.dtype for tensor in content("out/best.pth")["params"].values()} == {torch.float16}

@@ -11,6 +11,7 @@ from drsformer.errors import DeviceError
 from drsformer.memory import is_out_of_memory
 from drsformer_cli import images, recipes, sheet
 from drsformer_cli.errors import ExitCode, UsageError, reason
+from drsformer_cli.paths import identity
 from drsformer_cli.training import loop, run_data, toml_config
 from drsformer_cli.training.config import Config, load
 from drsformer_cli.training.report import write_image
@@ -110,10 +111,7 @@ def plan(
                 f"training.batch: {batch} cannot be split among {processes} processes "
                 f"with training.accumulate {config.training.accumulate}; expected a multiple of {share}"
             )
-    folder = RunFolder(output or Path("runs") / Path(name).stem)
-    if folder.checkpoints() and not (resume or check):
-        raise UsageError(f"--output {folder.path}: already holds a run; --resume resumes it")
-    folder.refuse_unsuitable(CHECK_FILE)
+    folder = _run_folder(name, output, may_exist=resume or check)
     notes = []
     if config.training.constant >= config.training.steps:
         notes.append(
@@ -121,6 +119,23 @@ def plan(
             "the learning rate will not fall"
         )
     return TrainingPlan(name, config, folder, resume, notes)
+
+
+def _run_folder(name: str, output: Path | None, *, may_exist: bool) -> RunFolder:
+    """The folder of a run, after checks.
+
+    Raises:
+        UsageError: It holds a run that must not be there, the configuration itself or other files, or is not writable.
+    """
+    folder = RunFolder(output or Path("runs") / Path(name).stem)
+    if not may_exist and folder.checkpoints():
+        raise UsageError(f"--output {folder.path}: already holds a run; --resume resumes it")
+    if not may_exist and identity(Path(name)) == identity(folder.path / CONFIG_FILE):
+        raise UsageError(
+            f"--output {folder.path}: the run would replace {name}, its configuration; expected a new folder"
+        )
+    folder.refuse_unsuitable(CHECK_FILE)
+    return folder
 
 
 def read_data(plan: TrainingPlan, progress: Callable[[int, int], None]) -> Data:
