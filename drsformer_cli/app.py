@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -20,7 +19,7 @@ from drsformer_cli.commands.export import export
 from drsformer_cli.commands.serve import serve
 from drsformer_cli.commands.train import train
 from drsformer_cli.errors import ExitCode, UsageError, exit_code, reason
-from drsformer_cli.signals import SIGNALS, StopHandler
+from drsformer_cli.signals import STOPPED, handle
 
 app = typer.Typer(
     name="drsformer",
@@ -64,23 +63,13 @@ def _one_line(error: typer.TyperException) -> str:
     return f"{message[:1].lower()}{message[1:]}{hint}"
 
 
-_STOPPED: dict[object, str] = {ExitCode.INTERRUPTED: "interrupted", ExitCode.TERMINATED: "terminated"}
-
-
-def _handle_signals() -> None:
-    handler = StopHandler(sys.exit, os._exit)
-    for number in SIGNALS:
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # nohup ignores SIGHUP
-            signal.signal(number, handler)
-
-
 def main() -> NoReturn:
     """Run the command line and exit with an `ExitCode`."""
     # Threads that wait for each other soon sleep instead of spinning on: beside other work, spinning makes two threads
     # several times as slow as one. GNU OpenMP reads this when torch is imported.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    _handle_signals()
+    handle(sys.exit, os._exit)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may contain characters that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
@@ -95,8 +84,8 @@ def main() -> NoReturn:
         console.error(reason(error))
         sys.exit(exit_code(error))
     except SystemExit as stop:
-        if stop.code in _STOPPED:
-            console.error("; ".join([_STOPPED[stop.code], *getattr(stop, "__notes__", [])]))
+        if stop.code in STOPPED:
+            console.error("; ".join([STOPPED[stop.code], *getattr(stop, "__notes__", [])]))
         raise
     except OSError as error:  # such as a full disk behind stdout; errors of single images are caught earlier
         console.error(f"{error.filename or 'stdout'}: {reason(error)}")

@@ -21,6 +21,9 @@ _SAME_REQUEST = 1.0  # seconds
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """The signals."""
 
+STOPPED: dict[object, str] = {ExitCode.INTERRUPTED: "interrupted", ExitCode.TERMINATED: "terminated"}
+"""What messages say of a process that ends with these exit codes."""
+
 
 class StopHandler:
     """A handler of signals.
@@ -42,3 +45,12 @@ class StopHandler:
             self._first(code)
         elif time.monotonic() - self._since > _SAME_REQUEST:
             self._later(code)
+
+
+def handle(first: Callable[[ExitCode], None], later: Callable[[ExitCode], None]) -> None:
+    """Have a `StopHandler` with these arguments handle the signals that are not ignored."""
+    handler = StopHandler(first, later)
+    for number in SIGNALS:
+        current = signal.getsignal(number)
+        if current in (signal.SIG_DFL, signal.default_int_handler) or isinstance(current, StopHandler):
+            signal.signal(number, handler)  # nohup ignores SIGHUP

@@ -667,6 +667,32 @@ def test_a_pipe_is_read_like_a_file(tmp_path):
         pipe.unlink()
 
 
+class Endless(io.RawIOBase):
+    """A stream of zeros that counts what is read of it."""
+
+    taken = 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        self.taken += len(buffer)
+        assert self.taken < 100_000
+        buffer[:] = bytes(len(buffer))
+        return len(buffer)
+
+
+def test_a_stream_without_an_image_is_not_read_to_its_end():
+    with pytest.raises(ImageError, match="not an image"):
+        read(io.BufferedReader(Endless()))
+
+
+def test_a_stream_is_read_from_where_it_is():
+    stream = io.BytesIO(b"before" + png(PIXELS))
+    stream.seek(6)
+    assert np.array_equal(read(stream).pixels, PIXELS)
+
+
 def test_nothing_is_said_on_stderr(capfd):
     data = tiff([(pixel_tags(31, 24, compression=[5]), bytes(range(200)))])
     with pytest.raises(ImageError, match=r"^damaged image"):

@@ -468,6 +468,26 @@ def test_losses_name_what_there_is():
     assert images.read(images.encode(long, "JPEG")).metadata.xmp is None
 
 
+@pytest.mark.parametrize("length", [255 * 65_519, 255 * 65_519 + 1])
+def test_an_icc_profile_that_jpeg_cannot_hold(length):
+    image = DecodedImage(PIXELS, metadata=Metadata(icc=ICC.ljust(length, b"\0")))
+    fits = length <= 255 * 65_519
+    assert images.losses(image, "JPEG") == (
+        [] if fits else [f"ICC profile of {length} bytes dropped: too long for JPEG"]
+    )
+    back = images.read(images.encode(image, "JPEG"))
+    assert back.notes == ()
+    assert back.metadata.icc == (image.metadata.icc if fits else None)
+
+
+def test_a_gain_map_that_only_a_segment_announces_is_named():
+    announced = [b"urn:iso:std:iso:ts:21496:-1\0\0\0\0\0", b"MPF\0MM\0*" + bytes(30)]
+    plain = saved(Image.fromarray(PIXELS), "JPEG")
+    segments = b"".join(struct.pack(">HH", 0xFFE2, len(data) + 2) + data for data in announced)
+    image = images.read(plain[:2] + segments + plain[2:] + plain)
+    assert image.notes == ("gain map (HDR) dropped: the SDR image is kept",)
+
+
 def test_only_the_segments_that_are_meant_are_written():
     image = DecodedImage(PIXELS, metadata=Metadata(exif_block(), ICC, XMP, (300.0, 300.0)))
     markers = [marker for marker, _ in jpeg_segments(images.encode(image, "JPEG"))]

@@ -1,5 +1,6 @@
 """derain(): padding, tiles, blending, precision, and smaller tiles when memory runs out."""
 
+import copy
 import itertools
 import logging
 
@@ -310,12 +311,19 @@ def test_the_tile_is_part_of_the_answer():
         ({"overlap": -1}, "overlap must be"),
         ({"strength": 1.5}, "strength must be"),
         ({"strength": float("nan")}, "strength must be"),
+        ({"strength": "1"}, "strength must be between 0 and 1, not '1'"),
         ({"precision": "int8"}, "precision must be one of"),
     ],
 )
 def test_wrong_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         derain(IDENTITY, photo(), **settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_type_are_refused(general, dtype):
+    with pytest.raises(ConfigError, match=f"weights must be float32, not {str(dtype).removeprefix('torch.')}; "):
+        derain(copy.deepcopy(general).to(dtype), photo())
 
 
 @pytest.mark.parametrize(

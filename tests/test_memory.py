@@ -77,6 +77,8 @@ def test_this_machine_has_memory():
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
         (RuntimeError("MPS backend out of memory"), True),
         (MemoryError(), True),
+        (RuntimeError("could not create a primitive"), True),  # under ulimit -v
+        (RuntimeError("could not create a primitive descriptor for a convolution"), False),  # not implemented
         (RuntimeError("size mismatch"), False),
         (KeyError("x"), False),
     ],

@@ -75,6 +75,22 @@ def test_module_runs():
     assert re.fullmatch(r"drsformer \d+\.\d+\.\d+\n", answer.stdout)
 
 
+@pytest.mark.parametrize(("number", "code", "said"), [(2, 130, "interrupted"), (15, 143, "terminated")])
+def test_an_interrupt_while_modules_are_imported_is_one_line(number, code, said):
+    program = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == 'drsformer_cli.commands': os.kill(os.getpid(), {number})\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from drsformer_cli.__main__ import run\n"
+        "run()"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (answer.returncode, answer.stderr) == (code, f"drsformer: {said}\n")
+
+
 def test_library_imports_torch_only_when_needed():
     before = "drsformer.PRESETS, drsformer.__version__; print('torch' in sys.modules)"
     after = "drsformer.DRSformer; print('torch' in sys.modules)"

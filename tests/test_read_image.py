@@ -1,6 +1,7 @@
 """read_image: upright arrays with the file's own depth, or a refusal; never other values."""
 
 import io
+import os
 import re
 import struct
 import warnings
@@ -278,3 +279,10 @@ def test_library_and_command_agree(run, general, tmp_path, monkeypatch):
         read = read_image(f"{name}.png")
         assert np.array_equal(read, pixels)
         assert np.array_equal(restorer(read), read_image(f"out/{name}.png"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"a.png: is a pipe, a socket or a device; expected a file"):
+        read_image(tmp_path / "a.png")

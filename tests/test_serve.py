@@ -224,15 +224,36 @@ def test_heic_without_the_extra(client, monkeypatch):
     assert client.get("/health").json()["free_places"] == 2
 
 
-@pytest.mark.parametrize("query", ["quality=0", "quality=x", "strength=nan", "format=gif", "qualty=9", "strength=1.01"])
-def test_invalid_query(client, query):
-    status, text = error_of(
-        client.post(
-            f"/derain?{query}",
-        )
-    )
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("quality=0", "quality: Input should be greater than or equal to 1, not '0'"),
+        ("quality=x", "quality: Input should be a valid integer, unable to parse string as an integer, not 'x'"),
+        ("strength=nan", "strength: Input should be less than or equal to 1, not 'nan'"),
+        ("strength=1.01", "strength: Input should be less than or equal to 1, not '1.01'"),
+        ("qualty=9", "qualty: no such option; expected format, quality or strength"),
+    ],
+)
+def test_invalid_query(client, query, message):
+    assert error_of(client.post(f"/derain?{query}")) == (422, message)
+
+
+def test_an_unknown_format(client):
+    status, text = error_of(client.post("/derain?format=Gif"))
     assert status == 422
-    assert text.startswith(f"{query.partition('=')[0]}: ")
+    assert re.fullmatch(r"format: Input should be 'jpg'.*, not 'gif'", text)
+
+
+def test_a_format_in_capitals(client):
+    assert client.post("/derain?format=PNG", encoded("JPEG")).headers["content-type"] == "image/png"
+
+
+def test_a_form_is_not_the_bytes_of_an_image(client):
+    form = b'--x\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n' + encoded() + b"\r\n--x--\r\n"
+    answer = client.post("/derain", form, {"Content-Type": "multipart/form-data; boundary=x"})
+    assert error_of(answer) == (
+        415, "the body is a form; expected the bytes of an image file, as curl --data-binary sends them"
+    )  # fmt: skip
 
 
 def test_too_many_megapixels(client, monkeypatch):
@@ -272,6 +293,7 @@ def test_other_addresses(client):
     assert client.get("/models").json() == {"models": [{"name": "tiny", "device": "cpu", "precision": "fp32"}]}
     assert error_of(client.get("/nothing"))[0] == 404
     assert error_of(client.get("/derain"))[0] == 405
+    assert client.get("/derain").headers["allow"] == "POST"
     page = client.get("/")
     assert page.headers["content-security-policy"] == "frame-ancestors 'none'"
     assert "<title>Remove rain from an image</title>" in page.content.decode()

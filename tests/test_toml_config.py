@@ -159,6 +159,12 @@ def test_unreadable_files_get_one_line(tmp_path, content, message):
         toml_config.read(path)
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text("steps = 5\n", encoding="utf-8-sig")
+    assert toml_config.read(path) == {"steps": 5}
+
+
 def test_what_spans_fields_is_found_beside_other_mistakes(tmp_path):
     """Unless it names a field that is wrong itself."""
     config = "[training]\nsteps = 'many'\nbatch = 5\naccumulate = 2\n[data]\npatch = 33\ncrop = 'left'\n"

@@ -147,7 +147,7 @@ def derain(
 
 
 def _read(job: Job) -> DecodedImage:
-    return images.read(job.source if job.source is not None else sys.stdin.buffer.read())
+    return images.read(job.source if job.source is not None else sys.stdin.buffer)
 
 
 def make_writable(folder: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from drsformer_cli.images.image import Channels
 
 LONGEST_SEGMENT = 65_000
+LONGEST_PROFILE = 255 * 65_519  # in segments that are numbered by a byte
 
 _SOS, _EOI, _COM, _APP0, _APP1, _APP2, _APP11, _APP13, _APP14 = 0xDA, 0xD9, 0xFE, 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -24,6 +25,7 @@ _NEVER_SUPPORTED = {0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
 _LOSSLESS = 0xC3
 _XMP, _EXTENDED_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 _ICC, _MPF, _PHOTOSHOP, _EXIF = b"ICC_PROFILE\0", b"MPF\0", b"Photoshop 3.0\0", b"Exif\0\0"
+_GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
 _IPTC_RESOURCE = 0x0404
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _END = b"\xff\xd9"
@@ -103,6 +105,8 @@ def _metadata(segments: list[tuple[int, bytes]], notes: list[str]) -> tuple[Meta
         notes.append("extended XMP dropped")
     if contents(_APP11, b"JP"):
         notes.append(CREDENTIALS_DROPPED)
+    if contents(_APP2, _GAIN_MAP):
+        notes.append(xmp.GAIN_MAP_DROPPED)
     comments = b"\n".join(data for marker, data in segments if marker == _COM)
     iptc = _iptc(b"".join(contents(_APP13, _PHOTOSHOP)))
     dpi = _density(segments) or exif.resolution_of(block)
@@ -162,7 +166,8 @@ def _decode(
     )
     if end is None:
         return _decode_without_end(head, scans.removesuffix(b"\xff"), opened, complete=complete)
-    opened.notes_on_tail = partial(_notes_on_tail, scans[end:], multiple=multiple)
+    told = [note for note in opened.notes if note == xmp.GAIN_MAP_DROPPED]
+    opened.notes_on_tail = partial(_notes_on_tail, scans[end:], told, multiple=multiple)
     loaded = pillow.pixels(pillow.open_as(head + scans[:end], "JPEG"))
     return pillow.channels(loaded, opened.metadata.icc, opened.notes)
 
@@ -210,9 +215,9 @@ def _decode_without_end(head: bytes, scans: bytes, opened: Opened, *, complete: 
     return pillow.channels(found[0], opened.metadata.icc, opened.notes)
 
 
-def _notes_on_tail(tail: bytes, dropped: Sequence[str], *, multiple: bool) -> list[str]:
-    """Notes about the data after the image, if those about what XMP refers to do not cover it."""
-    rest, notes = tail.strip(b"\0\r\n\xff"), list[str]()
+def _notes_on_tail(tail: bytes, told: Sequence[str], dropped: Sequence[str], *, multiple: bool) -> list[str]:
+    """Notes about the data after the image, if those about what segments and XMP announce do not cover it."""
+    rest, notes, dropped = tail.strip(b"\0\r\n\xff"), list[str](), [*told, *dropped]
     if b"ftyp" in rest and xmp.VIDEO_DROPPED not in dropped:
         notes.append("video after the image dropped")
     if multiple and not (dropped or notes):

@@ -65,8 +65,10 @@ _NETPBM = re.compile(rb"P[1-7Ff][\s#]")
 _XML = (b"<?xml", b"\xef\xbb\xbf<", b"<!--")
 
 
-def read(source: Path | bytes) -> DecodedImage:
-    """Decode an image from a file or from the bytes of one; the format is recognized by content.
+def read(source: Path | bytes | BinaryIO) -> DecodedImage:
+    """Decode an image from a file, from the bytes of one, or from a stream; the format is recognized by content.
+
+    Of a stream that is no image, only the first bytes are read: it may be long, or never end.
 
     Raises:
         UnsupportedError: It is not an image of a known format, or is of an unsupported kind, such as raw, HDR, or with
@@ -125,12 +127,22 @@ def read_rgb8(path: Path) -> NDArray[np.uint8]:
 
 
 @contextlib.contextmanager
-def _opened(source: Path | bytes) -> Iterator[Opened]:
+def _opened(source: Path | bytes | BinaryIO) -> Iterator[Opened]:
     """Open a file and read its header; errors in the block become ImageErrors."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
-        file: BinaryIO = stream if stream.seekable() else io.BytesIO(stream.read())
+    ending = source.suffix.lower() if isinstance(source, Path) else ""
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, bytes):
+            file: BinaryIO = io.BytesIO(source)
+        elif isinstance(source, Path):
+            file = stack.enter_context(source.open("rb"))
+        else:
+            file = source
+        if file is source or not file.seekable():
+            start = file.read(LONGEST_START)
+            _format(start, ending)
+            file = io.BytesIO(start + file.read())
         try:
-            opened = _open(file, source.suffix.lower() if isinstance(source, Path) else "")
+            opened = _open(file, ending)
             _check_size(opened)
             color.refuse_hdr(color.cicp_of_icc(opened.metadata.icc), "ICC profile")
             yield opened
@@ -141,7 +153,7 @@ def _opened(source: Path | bytes) -> Iterator[Opened]:
 
 
 def _open(file: BinaryIO, ending: str) -> Opened:
-    """Open a file by its first bytes; its ending tells only what kind it is if they do not.
+    """Open a file by its first bytes.
 
     Raises:
         UnsupportedError: It is not an image of a known format, or is of an unsupported kind.
@@ -149,15 +161,25 @@ def _open(file: BinaryIO, ending: str) -> Opened:
         DamagedError: It is damaged.
     """
     file.seek(0)
-    start = file.read(LONGEST_START)
+    image_format = _format(file.read(LONGEST_START), ending)
+    reader = _READERS.get(image_format)
+    return reader(file) if reader is not None else open_plain(file, image_format)
+
+
+def _format(start: bytes, ending: str) -> str:
+    """Pillow's name of the format of a file by its first bytes; its ending tells only what kind it is if they do not.
+
+    Raises:
+        UnsupportedError: It is not an image of a known format.
+        ImageError: It is empty.
+    """
     if not start:
         raise ImageError("the file is empty")
     image_format = format_of(start)
     if is_raw(start) or (ending in RAW_ENDINGS and image_format in (None, "TIFF")):
         raise UnsupportedError(RAW_MESSAGE)
     if image_format is not None:
-        reader = _READERS.get(image_format)
-        return reader(file) if reader is not None else open_plain(file, image_format)
+        return image_format
     kind = _other_kind(start) or KIND_OF_ENDING.get(ending)
     expected = titles(last="or")
     if kind is None:

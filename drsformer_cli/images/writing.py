@@ -84,7 +84,7 @@ def losses(image: DecodedImage, image_format: str) -> list[str]:
     after = _kinds(kept)
     for kind, value in _kinds(metadata).items():
         if value and kind in row.holds and not after[kind]:
-            if kind is Feature.ICC:
+            if kind is Feature.ICC and color.is_gray(value) and not _stays_gray(image, image_format):
                 lost.append(f"gray ICC profile dropped: written as RGB in {row.title}")
             else:
                 lost.append(f"{kind} of {len(value)} bytes dropped: too long for {row.title}")
@@ -126,12 +126,13 @@ def _named(kind: Feature, metadata: Metadata) -> str:
 def _holdable(image: DecodedImage, image_format: str) -> Metadata:
     """The metadata of an image that a format can store."""
     metadata, holds = image.metadata, FORMATS[image_format].holds
-    longest = jpeg.LONGEST_SEGMENT if image_format == "JPEG" else 1 << 32
 
     def fitting(block: bytes | None, kind: Feature) -> bytes | None:
+        in_jpeg = jpeg.LONGEST_PROFILE if kind is Feature.ICC else jpeg.LONGEST_SEGMENT
+        longest = in_jpeg if image_format == "JPEG" else 1 << 32
         return block if block and kind in holds and len(block) <= longest else None
 
-    icc = metadata.icc if Feature.ICC in holds else None
+    icc = fitting(metadata.icc, Feature.ICC)
     if icc and image.gray and color.is_gray(icc) and not _stays_gray(image, image_format):
         icc = None  # a gray profile does not describe RGB
     return Metadata(

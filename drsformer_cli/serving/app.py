@@ -7,21 +7,21 @@ import json
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from drsformer.errors import DeviceError
 from drsformer_cli import __version__
 from drsformer_cli.errors import IMAGE_ERRORS, reason
-from drsformer_cli.formats import DEFAULT_QUALITY, FORMAT_OF_ENDING, FORMATS, FormatName, missing_extra
+from drsformer_cli.formats import DEFAULT_QUALITY, FORMAT_OF_ENDING, FORMATS, FormatName, listed, missing_extra
 from drsformer_cli.images import TooLargeError, UnsupportedError
 from drsformer_cli.pages.page import assemble, escape
 from drsformer_cli.serving.guard import Guard
@@ -58,7 +58,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: FormatName | None = None
+    format: Annotated[FormatName | None, BeforeValidator(str.lower)] = None
     quality: int = Field(DEFAULT_QUALITY, ge=1, le=100)
     strength: float = Field(1.0, ge=0, le=1)
 
@@ -66,10 +66,14 @@ class Options(BaseModel):
 class _Refusal(Exception):  # noqa: N818 - an answer, not an error of the program
     """A request without an image in its answer."""
 
-    def __init__(self, status: int, text: str, *, retry_after: int | None = None) -> None:
+    def __init__(
+        self, status: int, text: str, headers: Mapping[str, str] | None = None, *, retry_after: int | None = None
+    ) -> None:
         super().__init__(text)
         self.status = status
-        self.retry_after = retry_after
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
 
 
 def make_app(worker: Worker, settings: Settings) -> FastAPI:
@@ -98,13 +102,11 @@ def make_app(worker: Worker, settings: Settings) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        problem = error.errors()[0]
-        text = f"{problem['loc'][-1]}: {problem['msg']}"
-        return await _refused(request, _Refusal(422, " ".join(text.split())))
+        return await _refused(request, _Refusal(422, _in_words(error.errors()[0])))
 
     @app.exception_handler(HTTPException)
     async def not_found(request: Request, error: HTTPException) -> Response:
-        return await _refused(request, _Refusal(error.status_code, str(error.detail)))
+        return await _refused(request, _Refusal(error.status_code, str(error.detail), error.headers))
 
     @app.exception_handler(Exception)
     async def failed(_request: Request, _error: Exception) -> Response:
@@ -145,6 +147,9 @@ class _Service:
         deadline = asyncio.get_running_loop().time() + self.settings.timeout
         if options.format and (missing := missing_extra(f".{options.format}")):
             raise _Refusal(422, f"format: {missing}")
+        if request.headers.get("content-type", "").startswith("multipart/form-data"):
+            expected = "the bytes of an image file, as curl --data-binary sends them"
+            raise _Refusal(415, f"the body is a form; expected {expected}")
         self._take_place()
         job = None
         try:
@@ -244,8 +249,15 @@ async def _refused(request: Request, refusal: _Refusal) -> Response:
                 pass
     except (TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: it was read
         pass
-    headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
-    return JSONResponse({"error": str(refusal)}, refusal.status, headers)
+    return JSONResponse({"error": str(refusal)}, refusal.status, refusal.headers)
+
+
+def _in_words(problem: Mapping[str, Any]) -> str:
+    """What is wrong with a query, by what pydantic found."""
+    name = problem["loc"][-1]
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: no such option; expected {listed(list(Options.model_fields), 'or')}"
+    return " ".join(f"{name}: {problem['msg']}, not {problem['input']!r}".split())
 
 
 def _status(error: BaseException) -> int:

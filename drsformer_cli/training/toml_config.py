@@ -75,7 +75,7 @@ def read(path: Path) -> Table:
         UsageError: It cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:

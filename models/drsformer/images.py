@@ -50,9 +50,9 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
         has 16 bits, or is HEIC of 10 or 12.
 
     Raises:
-        ImageError: The file is not such an image, is damaged, has several frames or pages, is a camera's raw file, is
-            larger than Pillow allows, has pixels or channels that these types cannot hold, is a TIFF that Pillow cannot
-            read, or needs an extra.
+        ImageError: The file is not such an image, is a pipe or a device, is damaged, has several frames or pages, is a
+            camera's raw file, is larger than Pillow allows, has pixels or channels that these types cannot hold, is a
+            TIFF that Pillow cannot read, or needs an extra.
         OSError: The file cannot be opened.
     """
     path = Path(path)
@@ -103,6 +103,8 @@ def unmultiplied(colors: ImageArray, alpha: ImageArray) -> ImageArray:
 
 
 def _read(path: Path) -> ImageArray:
+    if path.exists() and not (path.is_file() or path.is_dir()):  # it is opened more than once
+        raise UnsupportedError("is a pipe, a socket or a device; expected a file")
     with path.open("rb") as file:
         start = file.read(LONGEST_START)
     if is_raw(start):

@@ -82,7 +82,7 @@ def derain(
     """Remove the rain from an image.
 
     Args:
-        model: The network, on the device that it should run on.
+        model: The network, on the device that it should run on, with float32 weights.
         image: Image of any size; uint8, uint16, or float32 in [0, 1]. (H, W, 3) RGB, (H, W, 4) RGB and alpha,
             (H, W) or (H, W, 1) gray, or (H, W, 2) gray and alpha. Gray is passed to the network as three equal
             channels, and becomes the BT.601 luma of the network's output; alpha is not changed.
@@ -145,17 +145,21 @@ class Restorer:
         strength: float = 1.0,
         tta: bool = False,
     ) -> None:
-        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        parameter = next(model.parameters(), torch.empty(0))
+        self.device = parameter.device
         config = getattr(model, "config", None)
         self._multiple = config.size_multiple if isinstance(config, DRSformerConfig) else SIZE_MULTIPLE
         self.scale = _checked_scale(scale)
         self.tile = _checked_tile(tile, self._multiple)
         self.overlap = _checked_overlap(overlap, self.tile)
-        if not 0 <= strength <= 1:
-            raise ConfigError(f"strength must be between 0 and 1, not {strength}")
+        if not isinstance(strength, int | float | np.number) or not 0 <= strength <= 1:
+            raise ConfigError(f"strength must be between 0 and 1, not {strength!r}")
         self.strength = strength
         self.tta = tta
         self._half = half_precision(precision, self.device)
+        if self._half is None and parameter.dtype != torch.float32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise ConfigError(f"the model's weights must be float32, not {kind}; 'precision' chooses how it computes")
         # The fast network is measured only on CPUs, and does not include the changes of subclasses.
         faster = type(model) is DRSformer and self.device.type == "cpu" and self._half is None
         self._network = optimize_for_inference(cast("DRSformer", model)) if faster else model

@@ -63,12 +63,13 @@ def free_memory(device: torch.device) -> float:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that a device ran out of memory."""
-    # The CPU and MPS allocators raise plain RuntimeErrors.
+    # The CPU and MPS allocators raise plain RuntimeErrors, as does oneDNN when it cannot map memory for its code.
     text = str(error)
     return (
         isinstance(error, torch.OutOfMemoryError | MemoryError)
         or "DefaultCPUAllocator" in text
         or "out of memory" in text
+        or text == "could not create a primitive"
     )
 
 
