@@ -197,6 +197,8 @@ def image_files(folder: Path) -> list[Path]:
             for path in folder.iterdir()
             if path.suffix.lower() in FORMAT_OF_ENDING and not path.name.startswith(".") and path.is_file()
         ]
+    except NotADirectoryError:
+        raise UsageError(f"{folder}: is a file; expected a folder") from None
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror}") from None
     return sorted(files, key=lambda path: _natural(path.name))

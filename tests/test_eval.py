@@ -199,6 +199,7 @@ def test_an_interrupted_run_resumes(run, data):
         (["--dataset", "Rain100L", "--csv", "none/scores.csv"], 2, "the folder none does not exist"),
         (["--dataset", "Rain100L", "--csv", "a.png", "--sheet", "a.png"], 2, "are the same file: a.png"),
         (["--dataset", "Rain100L", "--csv", "data", "--overwrite"], 2, "data is a folder"),
+        (["--inputs", "tiny.pth", "--targets", "."], 2, "tiny.pth: is a file; expected a folder"),
         (["--dataset", "Rain100L", "--save", "tiny.pth/out"], 2, "tiny.pth/out: Not a directory"),
         (["--dataset", "Rain100L", "--limit", "0"], 2, "--limit"),
         (["--dataset", "Rain100L", "--protocol", "Y"], 2, "'--protocol': 'Y' is not uint8-Y or float-Y"),

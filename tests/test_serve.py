@@ -294,6 +294,12 @@ def test_other_addresses(client):
     assert error_of(client.get("/nothing"))[0] == 404
     assert error_of(client.get("/derain"))[0] == 405
     assert client.get("/derain").headers["allow"] == "POST"
+    assert [client.request("HEAD", path).status for path in ("/", "/health", "/models", "/derain")] == [
+        200,
+        200,
+        200,
+        405,
+    ]
     page = client.get("/")
     assert page.headers["content-security-policy"] == "frame-ancestors 'none'"
     assert "<title>Remove rain from an image</title>" in page.content.decode()

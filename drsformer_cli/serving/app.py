@@ -83,14 +83,18 @@ def make_app(worker: Worker, settings: Settings) -> FastAPI:
     service = _Service(worker, settings)
     page = _page(settings)
 
+    # Monitors ask for the head alone.
+    @app.head("/", include_in_schema=False)
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index() -> HTMLResponse:
         return HTMLResponse(page, headers={"Content-Security-Policy": "frame-ancestors 'none'"})
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, object]:
         return {"status": "ok", "version": __version__, "model": settings.model, "free_places": service.free_places}
 
+    @app.head("/models", include_in_schema=False)
     @app.get("/models")
     async def models() -> dict[str, object]:
         device = str(worker.restorer.device)
