@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from conftest import documented_keys
-from PIL import Image
+from PIL import Image, ImageCms
 from test_pages import Page
 from video_files import Clip, flashes, found, planes
 
 from drsformer_cli import images
+from drsformer_cli.images import DecodedImage
 from drsformer_cli.video import color, encoding, formats, reading, segments
 from drsformer_cli.video.color import Coding
 from drsformer_cli.video.reading import Stream, Tags
@@ -585,6 +586,53 @@ def test_numbered_images(derain):
     assert names("back") == ["01.png", "02.png", "03.png"]
     pixels = images.read(Path("back/02.png")).pixels
     assert np.abs(pixels.astype(int) - (80, 90, 120)).max() <= 6
+
+
+def test_what_numbered_images_lose_is_said(derain):
+    for number in (1, 2):
+        image = Image.new("RGBA", (40, 24), (90, 90, 120, 200))
+        image.save(f"f_{number}.png", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    answer = derain("f_%d.png", "-o", "b.mp4")
+    profile = "f_%d.png: ICC profile dropped: a video has none, and its colors are taken for sRGB\n"
+    assert (answer.code, sorted(answer.err.splitlines(keepends=True))) == (
+        0,
+        [profile, "f_%d.png: transparency dropped\n"],
+    )
+    answer = derain("f_%d.png", "-o", "out/g_%d.jpg")
+    assert (answer.code, answer.err) == (0, "f_%d.png: alpha dropped: JPEG has none\n")
+    assert derain("f_%d.png", "-o", "out/g_%d.png").err == ""
+
+
+def test_numbered_images_of_several_depths(derain):
+    Image.new("RGB", (40, 24), "gray").save("f_1.png")
+    Path("f_2.png").write_bytes(images.encode(DecodedImage(np.zeros((24, 40, 3), np.uint16)), "PNG", quality=95))
+    for output in ("b.mp4", "out/g_%d.png"):
+        answer = derain("f_%d.png", "-o", output)
+        assert (answer.code, answer.err) == (1, "drsformer: f_%d.png: f_2.png has 16 bits, unlike the first image\n")
+
+
+def test_numbered_images_are_not_overwritten(derain):
+    for number in (9, 10, 12):
+        Image.new("RGB", (40, 24), "gray").save(f"f_{number:02d}.png")
+    answer = derain("f_%02d.png", "-o", "f_%d.png", "--overwrite")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "f_10.png would be overwritten, but it is an input" in answer.err
+    answer = derain("f_%02d.png", "f_10.png", "-o", "out/")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "f_%02d.png and f_10.png would both be written to out/f_10.png" in answer.err
+    answer = derain("f_%02d.png", "-o", "out/f_%d.png")
+    assert (answer.code, answer.err) == (0, "f_%02d.png: 1 number is missing; it is left out\n")
+
+
+def test_a_video_whose_size_changes(derain):
+    parts = []
+    for number, size in enumerate(((64, 48), (96, 64))):
+        Clip(frames=3, size=size).write(Path(f"{number}.h264"))
+        parts.append(Path(f"{number}.h264").read_bytes())
+    Path("a.h264").write_bytes(b"".join(parts))
+    answer = derain("a.h264", "-o", "b.mkv")
+    assert (answer.code, answer.err) == (0, "a.h264: its size changes; frames of 96x64 are scaled to 64x48\n")
+    assert [(frame.width, frame.height) for frame in found("b.mkv").frames] == [(64, 48)] * 6
 
 
 def test_full_disk(derain, monkeypatch):

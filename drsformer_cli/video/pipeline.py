@@ -220,11 +220,9 @@ class _Run:
         if self._reader.stream.tags.transfer == HLG:
             raise VideoError("is HDR (HLG), which images cannot hold; expected a name such as .mp4 for the output")
         paths = [path for path in (self._job.target, self._job.comparison) if path is not None]
-        sink = _ImagesSink(
-            [SequenceWriter(path, quality=quality, overwrite=overwrite) for path in paths], self._settings
-        )
-        self._restore(sink, done=0, scale=None)
-        return self._written(0, [])
+        writers = [SequenceWriter(path, quality=quality, overwrite=overwrite) for path in paths]
+        self._restore(_ImagesSink(writers, self._settings), done=0, scale=None)
+        return self._written(0, writers[0].notes)
 
     def into_video(self, identity: Mapping[str, Any], *, overwrite: bool) -> WrittenVideo:
         """Write a video file."""
