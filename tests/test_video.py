@@ -739,6 +739,34 @@ def test_an_interrupted_video_is_resumed(derain, short_segments, monkeypatch):
     assert (answer.code, answer.err) == (0, "1 skipped: their output exists\n")
 
 
+def test_one_process_writes_an_output(derain):
+    Clip(frames=2).write(Path("a.mp4"))
+    with segments.alone(Path("b.mp4")):
+        before = names()
+        answer = derain("a.mp4", "-o", "b.mp4")
+        assert (answer.code, answer.err) == (1, "drsformer: a.mp4: another process is writing b.mp4\n")
+        assert names() == before
+    assert names() == ["a.mp4"]
+    assert derain("a.mp4", "-o", "b.mp4").code == 0
+
+
+def test_without_locks_videos_are_written(derain, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr("drsformer_cli.lock._try_lock", none)
+    Clip(frames=2).write(Path("a.mp4"))
+    assert derain("a.mp4", "-o", "b.mp4").code == 0
+    assert names() == ["a.mp4", "b.mp4"]
+
+
+def test_parts_that_cannot_be_kept(derain):
+    Clip(frames=2).write(Path("a.mp4"))
+    Path(".b.mp4.drsformer").touch()
+    answer = derain("a.mp4", "-o", "b.mp4")
+    assert (answer.code, answer.err) == (1, "drsformer: a.mp4: .b.mp4.drsformer: cannot be written: File exists\n")
+
+
 def test_damaged_parts_are_restored_again(derain, short_segments, monkeypatch):
     Clip(frames=12).write(Path("a.mp4"))
     with monkeypatch.context() as patch:
@@ -777,7 +805,7 @@ def test_kill_and_resume(run, here, tiny_file, short_segments):
         while not Path(".b.mp4.drsformer/state.json").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    assert names() == [".b.mp4.drsformer/000000.nut", ".b.mp4.drsformer/state.json", "a.mp4"]
+    assert names() == [*(f".b.mp4.drsformer/{name}" for name in ("000000.nut", "lock", "state.json")), "a.mp4"]
     answer = run(*arguments, "--resume")
     assert answer.code == 0
     row = json.loads(answer.out)

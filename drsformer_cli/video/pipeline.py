@@ -27,7 +27,7 @@ from drsformer_cli.video.formats import CONTAINER_OF_ENDING, is_pattern, numbere
 from drsformer_cli.video.muxing import Window, join
 from drsformer_cli.video.planning import was_begun
 from drsformer_cli.video.reading import HLG, Frame, Reader, turned_back
-from drsformer_cli.video.segments import SegmentsWriter, Work
+from drsformer_cli.video.segments import SegmentsWriter, Work, alone
 from drsformer_cli.video.sequence import SequenceReader, SequenceWriter
 from drsformer_cli.video.threads import Behind, ahead
 
@@ -192,7 +192,8 @@ def derain_video(
         run = _Run(job, reader, restorer, settings, encoding, progress, say)
         if container is None:
             return run.into_images(quality=quality, overwrite=overwrite)
-        return run.into_video(identity, overwrite=overwrite)
+        with alone(job.target):
+            return run.into_video(identity, overwrite=overwrite)
 
 
 class _Run:
