@@ -257,6 +257,16 @@ def test_rotated_video_is_restored_upright(derain, monkeypatch):
     assert np.abs(both.planes(0)[0][32:] - found("a.mov").planes(0)[0]).mean() < 4
 
 
+def test_any_angle_is_kept(derain):
+    turned = [46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30]
+    Clip(frames=2, matrix=turned).write(Path("a.mov"))
+    answer = derain("a.mov", "-o", "b.mov")
+    said = "a.mov: is displayed rotated by an angle that is not a multiple of 90 degrees; it is kept\n"
+    assert (answer.code, answer.err) == (0, said)
+    assert found("b.mov").first.rotation == found("a.mov").first.rotation == -45
+    assert "rotation dropped: AVI has none" in derain("a.mov", "-o", "b.avi").err
+
+
 def test_10_bits_stay_10(derain):
     Clip(codec="libx264", pixel_format="yuv420p10le", tags=(9, 1, 9, 18), frames=2).write(Path("a.mp4"))
     answer = derain("a.mp4", "-o", "b.mp4")

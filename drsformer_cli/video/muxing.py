@@ -162,7 +162,7 @@ def _describe(video: Any, encoding: Encoding, stream: Stream, notes: list[str]) 
     video.time_base = stream.time_base
     if codec.name == "hevc" and container.format in ("mp4", "mov"):
         context.codec_tag = "hvc1"  # the one that Apple's players take
-    if stream.matrix is None or stream.orientation == 1:
+    if stream.matrix is None:
         return
     if container.rotation:
         video.set_display_matrix(stream.matrix)

@@ -343,6 +343,8 @@ class Reader:
         tags = _tags(first, context)
         rate = video.guessed_rate or video.average_rate or Fraction(25)
         matrix = _display_matrix(first)
+        if matrix is not None and _orientation(matrix) == 1:
+            matrix = None
         notes = []
         if matrix is not None and _orientation(matrix) is None:
             notes.append("is displayed rotated by an angle that is not a multiple of 90 degrees; it is kept")
