@@ -419,6 +419,28 @@ def test_sound_whose_packets_have_no_durations_is_not_cut_off(derain):
     assert (answer.code, answer.err) == (0, "")
 
 
+def test_frames_that_repeat_the_one_before_are_not_damaged(derain):
+    """Theora stores them as empty packets."""
+    Clip(frames=6).write(Path("b.mkv"))
+    with av.open("b.mkv") as source, av.open("a.mkv", "w") as output:
+        row = output.add_stream_from_template(source.streams.video[0], opaque=True)
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = row
+                output.mux(packet)
+                last = packet.pts
+        for number in (1, 2):
+            empty = av.Packet(0)
+            empty.pts = empty.dts = last + 40 * number
+            empty.stream, empty.time_base = row, Fraction(1, 1000)
+            output.mux(empty)
+    with av.open("a.mkv") as file:
+        assert [packet.size for packet in file.demux(video=0) if packet.dts is not None][-2:] == [0, 0]
+    answer = derain("a.mkv", "-o", "c.mkv")
+    assert (answer.code, answer.err) == (0, "")
+    assert len(found("c.mkv").frames) == 6
+
+
 def test_a_truncated_avi_is_cut_off(derain):
     whole = Clip(frames=25, codec="ffv1").write(Path("a.avi")).read_bytes()
     Path("a.avi").write_bytes(whole[: len(whole) * 4 // 10])

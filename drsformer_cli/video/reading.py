@@ -293,12 +293,14 @@ class Reader:
         return "damaged: some frames are incomplete" if self._is_broken else None
 
     def _frames_of(self, packet: Any) -> list[VideoFrame]:  # noqa: ANN401
-        """The frames that a packet completes; none if it is that of another stream."""
+        """The frames that a packet completes; none if it is that of another stream, or empty."""
         if packet.stream.index != self._video.index:
+            return []
+        if not packet.size and packet.dts is not None:  # the frame before it is shown for longer, as in Theora
             return []
         if packet.has_sidedata("encryption_info"):
             raise VideoError("is encrypted")
-        has_slot = self._slots is not None and packet.dts is not None and packet.size
+        has_slot = self._slots is not None and packet.dts is not None
         if has_slot:
             self._slots.append(packet.dts)  # type: ignore[union-attr]
         decoded: list[VideoFrame] = []
