@@ -15,6 +15,7 @@ from av.error import FFmpegError
 from av.stream import AttachmentStream, Discard, Disposition
 
 from drsformer_cli.errors import VideoError
+from drsformer_cli.video.formats import CONTAINERS, DEFAULT_ENDING
 from drsformer_cli.video.output import open_output
 from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_file, open_input
 
@@ -238,7 +239,7 @@ def _copied(
             continue
         name = row.name or row.type
         title = {"data": "stream", "unknown": "stream", "video": "cover"}.get(row.type, row.type)
-        notes.append(f"{title} {row.index} ({name}) dropped: {container.title} cannot hold it")
+        notes.append(f"{title} {row.index} ({name}) dropped: {_why_dropped(row, container, packets)}")
     return copied
 
 
@@ -307,6 +308,15 @@ def _fits(row: Any, container: Container, packets: list[Any]) -> bool:  # noqa: 
             return any(found.type == row.type for found in written.streams)  # MP2 may be found as MP3
     except (ValueError, FFmpegError):
         return False
+
+
+def _why_dropped(row: Any, container: Container, packets: list[Any]) -> str:  # noqa: ANN401
+    """Why a stream is not in the output, and which container keeps sound and subtitles."""
+    if row.type in ("audio", "subtitle"):
+        for other in sorted(CONTAINERS, key=lambda one: one.endings != (DEFAULT_ENDING,)):
+            if _fits(row, other, packets):
+                return f"it cannot be written into {container.title}; {other.title} keeps it"
+    return f"{container.title} cannot hold it"
 
 
 def _other_packets(source: Path, copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:
