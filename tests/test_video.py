@@ -744,6 +744,12 @@ def test_streams_without_a_container_are_videos(derain, ending, codec):
     assert len(found("folder/a_derained.mkv").frames) == 3
 
 
+@pytest.mark.parametrize("start", [b".RMF\0\0\0\x12", b"RIFF\0\0\0\0AMV LIST"])
+def test_kinds_that_only_the_content_tells(here, start):
+    Path("a.dat").write_bytes(start + bytes(100))
+    assert formats.kind_by_content(Path("a.dat")) == "video"
+
+
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1])
 def test_boxes_beyond_any_file(derain, length):
     Path("a.mp4").write_bytes(b"\0\0\0\x10ftypisom\0\0\0\0\0\0\0\1free" + length.to_bytes(8) + bytes(99))
