@@ -203,11 +203,21 @@ class Reader:
             last = max(ticks, last + 1)  # times must increase
             count += 1
             if count > skip:
-                planes = planes_of(frame, pixel_format, self.stream.tags)
+                planes = planes_of(self._of_one_size(frame), pixel_format, self.stream.tags)
                 pixels = np.ascontiguousarray(upright(color.to_rgb(planes, coding), self.stream.orientation))
                 yield Frame(pixels, last, self._ticks(frame), planes)
         if count == 0:
             raise VideoError(self.problem or "has no frames in that time" if self._is_cut() else "has no frames")
+
+    def _of_one_size(self, frame: VideoFrame) -> VideoFrame:
+        """The frame, scaled to the size of the first one of the file if it has another."""
+        width, height = self.stream.width, self.stream.height
+        if (frame.width, frame.height) == (width, height):
+            return frame
+        note = f"its size changes; frames of {frame.width}x{frame.height} are scaled to {width}x{height}"
+        if note not in self.stream.notes:
+            self.stream.notes.append(note)
+        return frame.reformat(width=width, height=height, interpolation="BICUBIC", threads=1)
 
     def coding(self, pixel_format: PixelFormat) -> Coding:
         """How the planes of a frame are coded."""
