@@ -9,6 +9,7 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import av
@@ -22,7 +23,7 @@ from video_files import Clip, flashes, found, planes
 
 from drsformer_cli import images
 from drsformer_cli.images import DecodedImage
-from drsformer_cli.video import color, encoding, formats, reading, segments
+from drsformer_cli.video import color, encoding, formats, muxing, reading, segments
 from drsformer_cli.video.color import Coding
 from drsformer_cli.video.reading import Stream, Tags
 from drsformer_cli.video.threads import Behind, ahead
@@ -478,6 +479,29 @@ def test_a_damaged_ts_is_not_complete(derain):
     answer = derain("a.ts", "-o", "c.mkv")
     assert answer.code == 3
     assert "a.ts: damaged: some frames are incomplete" in answer.err
+
+
+def test_times_that_begin_again_go_on(derain):
+    """As in recordings that were put together."""
+    Path("a.ts").write_bytes(2 * Clip(frames=20, sound="aac").write(Path("b.ts")).read_bytes())
+    answer = derain("a.ts", "-o", "c.mkv", "--strength", 0)
+    assert "a.ts: its times begin again 1 time, as in files that were put together; they go on\n" in answer.err
+    after = found("c.mkv")
+    assert len(after.frames) == 40
+    assert 0.039 < np.diff(after.times).min() < np.diff(after.times).max() < 0.2
+    assert len(after.clicks) == 10
+    assert after.clicks == pytest.approx(flashes(after), abs=0.05)
+
+
+@pytest.mark.parametrize(("kind", "moved"), [("audio", [0, 20, 21, 22, 40]), ("subtitle", [0, 20, 20, 20, 40])])
+def test_packets_that_step_back_do_not_cost_the_video(kind, moved):
+    latest = {}
+    packets = [
+        SimpleNamespace(pts=time, dts=time, stream=SimpleNamespace(index=1, type=kind)) for time in (0, 20, 10, 20, 40)
+    ]
+    for packet in packets:
+        muxing._keep_in_order(packet, latest)
+    assert [packet.dts for packet in packets] == [packet.pts for packet in packets] == moved
 
 
 def test_a_video_that_begins_late_is_not_cut_off(derain):

@@ -18,6 +18,7 @@ from drsformer_cli.errors import VideoError
 from drsformer_cli.video.formats import CONTAINERS, DEFAULT_ENDING
 from drsformer_cli.video.output import open_output
 from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_file, open_input
+from drsformer_cli.video.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -330,11 +331,12 @@ def _other_packets(source: Path, copied: dict[int, Any], window: Window) -> Iter
                 others = stack.enter_context(open_input(source))
         rows = [row for row in others.streams if row.index in copied and not isinstance(row, AttachmentStream)]
         if rows:
-            yield from _moved_packets(others.demux(*rows), copied, window)
+            yield from _moved_packets(Timeline(others).packets(others, *rows), copied, window)
 
 
 def _moved_packets(packets: Iterator[Any], copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:
     """Packets that are in the window, moved to its beginning."""
+    latest: dict[int, int] = {}
     while True:
         try:
             packet = next(packets, None)
@@ -350,11 +352,23 @@ def _moved_packets(packets: Iterator[Any], copied: dict[int, Any], window: Windo
             continue
         if not is_cover and not _moved(packet, time, window):
             continue
+        _keep_in_order(packet, latest)
         moment = (
             0.0 if is_cover else float((packet.dts if packet.dts is not None else packet.pts or 0) * packet.time_base)
         )
         packet.stream = copied[packet.stream.index]
         yield moment, packet
+
+
+def _keep_in_order(packet: Any, latest: dict[int, int]) -> None:  # noqa: ANN401
+    """Move a packet behind the one before it in its stream, as FFmpeg does: a muxer would refuse the whole video."""
+    if packet.dts is None:
+        return
+    before = latest.get(packet.stream.index)
+    if before is not None:
+        packet.dts = max(packet.dts, before if packet.stream.type == "subtitle" else before + 1)
+        packet.pts = max(packet.pts, packet.dts) if packet.pts is not None else None
+    latest[packet.stream.index] = packet.dts
 
 
 def _moved(packet: Any, time: int, window: Window) -> bool:  # noqa: ANN401

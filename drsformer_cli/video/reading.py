@@ -16,6 +16,7 @@ from drsformer.images import upright
 from drsformer_cli.errors import VideoError
 from drsformer_cli.video import color
 from drsformer_cli.video.color import Coding
+from drsformer_cli.video.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,6 +176,7 @@ class Reader:
             self._video.codec_context.thread_type = "AUTO"
         self._start = Fraction(self.container.start_time or 0, av.time_base)
         self._slots: deque[int] | None = deque() if self.container.format.name == "avi" else None
+        self._timeline = Timeline(self.container)
         self.problem = None
         self._is_broken = False
 
@@ -206,6 +208,9 @@ class Reader:
                 planes = planes_of(self._of_one_size(frame), pixel_format, self.stream.tags)
                 pixels = np.ascontiguousarray(upright(color.to_rgb(planes, coding), self.stream.orientation))
                 yield Frame(pixels, last, self._ticks(frame), planes)
+        if self._timeline.breaks:
+            times = f"{self._timeline.breaks} time{'s' * (self._timeline.breaks != 1)}"
+            self.stream.notes.append(f"its times begin again {times}, as in files that were put together; they go on")
         if count == 0:
             raise VideoError(self.problem or "has no frames in that time" if self._is_cut() else "has no frames")
 
@@ -271,7 +276,7 @@ class Reader:
     def _decoded(self) -> Iterator[VideoFrame]:
         """All frames from here on; at the end, `problem` says whether some are missing."""
         damaged, end, following = 0, Fraction(0), 0
-        packets = self.container.demux()
+        packets = self._timeline.packets(self.container)
         while True:
             try:
                 packet = next(packets, None)
