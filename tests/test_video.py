@@ -268,6 +268,36 @@ def test_any_angle_is_kept(derain):
     assert "rotation dropped: AVI has none" in derain("a.mov", "-o", "b.avi").err
 
 
+def test_side_data_that_pyav_does_not_know(derain):
+    """EXIF in the frames of a camera's Motion JPEG, which also says how they are turned."""
+    exif = Image.Exif()
+    exif[274] = 6
+    block = exif.tobytes()
+    Clip(frames=2, codec="mjpeg", pixel_format="yuvj420p").write(Path("b.avi"))
+    with av.open("b.avi") as source, av.open("a.avi", "w") as output:
+        row = output.add_stream_from_template(source.streams.video[0], opaque=True)
+        for number, packet in enumerate(source.demux()):
+            if data := bytes(packet):
+                marked = av.Packet(data[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2) + block + data[2:])
+                marked.pts = marked.dts = number
+                marked.stream, marked.time_base = row, packet.time_base
+                output.mux(marked)
+    answer = derain("a.avi", "-o", "b.mkv")
+    assert (answer.code, answer.err) == (0, "")
+    assert found("b.mkv").first.rotation == -90
+
+
+def test_closed_captions_are_said_to_be_dropped(derain):
+    caption = b"\xb5\0\x31GA94\x03\xc1\xff\xfc\x94\x20\xff"
+    data = Clip(frames=2, options={"bf": "0"}).write(Path("b.h264")).read_bytes()
+    parts = data.replace(b"\0\0\0\1", b"\0\0\1").split(b"\0\0\1")[1:]
+    marked = [b"\6\4" + bytes([len(caption)]) + caption + b"\x80" if part[0] & 31 in (1, 5) else b"" for part in parts]
+    parts = [part for pair in zip(marked, parts, strict=True) for part in pair if part]
+    Path("a.h264").write_bytes(b"".join(b"\0\0\0\1" + part for part in parts))
+    answer = derain("a.h264", "-o", "b.mkv")
+    assert (answer.code, answer.err) == (0, "a.h264: closed captions dropped\n")
+
+
 def test_10_bits_stay_10(derain):
     Clip(codec="libx264", pixel_format="yuv420p10le", tags=(9, 1, 9, 18), frames=2).write(Path("a.mp4"))
     answer = derain("a.mp4", "-o", "b.mp4")

@@ -48,6 +48,14 @@ _BY_MATRIX = {
 }
 """EXIF orientations by the signs of a display matrix: the new x and y of one step along a row, and along a column."""
 
+_LOST = {
+    "A53_CC": "closed captions",
+    "DOVI_METADATA": "Dolby Vision data",
+    "DYNAMIC_HDR_PLUS": "HDR10+ data",
+    "SPHERICAL": "360-degree projection",
+}
+"""What FFmpeg finds beside the pixels of a frame, by PyAV's names."""
+
 _BACK = {6: 8, 8: 6}
 
 HLG, _PQ = 18, 16  # transfer functions
@@ -157,6 +165,7 @@ class Reader:
             pass  # errors of the system, in Python's words
         self.is_irregular = False
         self.late = 0
+        self._lost: set[str] = set()
         self._open()
         try:
             self.stream = self._facts()
@@ -201,6 +210,7 @@ class Reader:
             ticks = round(ticks_exactly - fraction)
             if count == 0:
                 self.late = max(0, ticks)
+            self._lost |= _lost(frame)
             self.is_irregular |= count > 0 and ticks != last + 1
             last = max(ticks, last + 1)  # times must increase
             count += 1
@@ -208,6 +218,7 @@ class Reader:
                 planes = planes_of(self._of_one_size(frame), pixel_format, self.stream.tags)
                 pixels = np.ascontiguousarray(upright(color.to_rgb(planes, coding), self.stream.orientation))
                 yield Frame(pixels, last, self._ticks(frame), planes)
+        self.stream.notes.extend(f"{what} dropped" for what in sorted(self._lost))
         if self._timeline.breaks:
             times = f"{self._timeline.breaks} time{'s' * (self._timeline.breaks != 1)}"
             self.stream.notes.append(f"its times begin again {times}, as in files that were put together; they go on")
@@ -485,11 +496,24 @@ def _tags(frame: VideoFrame, context: Any) -> Tags:  # noqa: ANN401
 
 
 def _display_matrix(frame: VideoFrame) -> list[int] | None:
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        data: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know all kinds of FFmpeg: EXIF in Motion JPEG, the views of spatial videos
+        angle = np.deg2rad(frame.rotation)
+        x, y = (round(65536 * float(of(angle))) for of in (np.cos, np.sin))
+        return [x, -y, 0, y, x, 0, 0, 0, 1 << 30] if frame.rotation else None
     if data is None:
         return None
     matrix: list[int] = np.frombuffer(bytes(data), np.int32).tolist()
     return matrix
+
+
+def _lost(frame: VideoFrame) -> set[str]:
+    """What belongs to a frame and cannot be written with the restored one."""
+    try:
+        return {what for name, what in _LOST.items() if frame.side_data.get(name) is not None}
+    except ValueError:  # see `_display_matrix`
+        return set()
 
 
 def _orientation(matrix: list[int]) -> int | None:
