@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -882,6 +883,20 @@ def test_damaged_parts_are_restored_again(derain, short_segments, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("drsformer_cli.video.pipeline.join", interrupt)
         assert derain("a.mp4", "-o", "b.mp4").code == 130
+    with monkeypatch.context() as patch:  # all frames are kept
+        patch.setattr("drsformer_cli.video.pipeline.join", interrupt)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # as when it is killed
+        assert derain("a.mp4", "-o", "b.mp4", "--resume").code == 130
+    assert (
+        [name for name in names() if name.endswith(".part")]
+        == [name for name in names() if "drsformer/." in name]
+        != []
+    )
+    copy = Path(shutil.copytree(".b.mp4.drsformer", ".c.mp4.drsformer"))
+    answer = derain("a.mp4", "-o", "c.mp4", "--resume", "--json")
+    assert json.loads(answer.out)["mean_change"] > 0.2
+    assert answer.err == ""
+    assert not copy.exists()
     part = Path(".b.mp4.drsformer/000001.nut")
     part.write_bytes(part.read_bytes()[:500])
     answer = derain("a.mp4", "-o", "b.mp4", "--resume", "--end", 9)

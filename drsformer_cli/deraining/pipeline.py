@@ -198,14 +198,14 @@ def mean_change(before: Pixels, after: Pixels) -> float:
 
 
 @contextlib.contextmanager
-def output_file(target: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
-    """`atomic_write` for an output.
+def output_file(target: Path, *, overwrite: bool, folder: Path | None = None) -> Iterator[IO[bytes]]:
+    """`atomic_write` for an output; see there.
 
     Raises:
         OSError: It cannot be written; the message says so, and names it.
     """
     try:
-        with atomic_write(target, overwrite=overwrite) as file:
+        with atomic_write(target, overwrite=overwrite, folder=folder) as file:
             yield file
     except OSError as error:
         raise OSError(error.errno, f"{target}: cannot be written: {reason(error)}") from None

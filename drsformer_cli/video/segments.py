@@ -47,6 +47,7 @@ class Segment:
         end: Time of the end of its last frame, in the time base of the stream.
         shots: Frames, counted from the beginning of the video, from which on another scale is used, and that scale.
         sizes: Sizes of its files in bytes, one for each track.
+        change: Sum of the mean absolute differences of its frames from those of the input, on a scale of 255.
     """
 
     frames: int
@@ -54,6 +55,7 @@ class Segment:
     end: int
     shots: list[tuple[int, float]]
     sizes: list[int]
+    change: float
 
 
 @dataclass
@@ -243,9 +245,12 @@ class SegmentsWriter:
         self._writers: list[_TrackWriter] = []
         self._shots: list[tuple[int, float]] = []
         self._count = self._end = 0
+        self._change = 0.0
 
-    def write(self, tracks: Sequence[Planes], time: int, duration: int, shot: tuple[int, float] | None) -> None:
-        """Encode a frame of each track.
+    def write(
+        self, tracks: Sequence[Planes], time: int, duration: int, shot: tuple[int, float] | None, change: float
+    ) -> None:
+        """Encode a frame of each track; see `Segment` for the last two.
 
         Raises:
             VideoError: The encoder fails.
@@ -263,7 +268,7 @@ class SegmentsWriter:
                 writer.write(planes, time, duration)
         if shot is not None:
             self._shots.append(shot)
-        self._count, self._end = self._count + 1, time + duration
+        self._count, self._end, self._change = self._count + 1, time + duration, self._change + change
         if self._count == SEGMENT_FRAMES:
             self.finish()
 
@@ -275,8 +280,8 @@ class SegmentsWriter:
             depth = max(writer.finish() for writer in self._writers)
             self._stack.close()
             sizes = self.work.sizes(len(self.work.segments))
-            self.work.add(Segment(self._count, depth, self._end, self._shots, sizes))
-        self._writers, self._shots, self._count = [], [], 0
+            self.work.add(Segment(self._count, depth, self._end, self._shots, sizes, self._change))
+        self._writers, self._shots, self._count, self._change = [], [], 0, 0.0
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
