@@ -181,9 +181,13 @@ def _restore_burst(job: Job, rainy: DecodedImage, restorer: Restorer) -> Restore
     burst = [rainy.pixels]
     for path in job.others:
         try:
-            burst.append(images.read(path).pixels)
+            other = images.read(path)
         except IMAGE_ERRORS as error:
             raise ImageError(f"{path}: {reason(error)}") from None
+        burst.append(other.pixels)
+        if other.metadata.icc != rainy.metadata.icc:
+            note = f"{path} has another ICC profile, or none; its colors are taken as they are"
+            rainy = replace(rainy, notes=(*rainy.notes, note))
     start = time.perf_counter()
     scale = restorer.choose_scale(rainy.pixels)
     names = [job.name, *map(str, job.others)]
