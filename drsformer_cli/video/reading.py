@@ -322,7 +322,8 @@ class Reader:
         """The frames that a packet completes; none if it is that of another stream, or empty."""
         if packet.stream.index != self._video.index:
             return []
-        if not packet.size and packet.dts is not None:  # the frame before it is shown for longer, as in Theora
+        has_time = packet.pts is not None or packet.dts is not None
+        if has_time and not packet.size:  # the frame before it is shown for longer, as in Theora
             return []
         if packet.has_sidedata("encryption_info"):
             raise VideoError("is encrypted")
