@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from test_pages import Page
 from test_temporal import H, Stand, W, rmse, scene, with_streaks
 
@@ -133,6 +133,14 @@ def test_what_the_command_refuses(run, shots, arguments, message):
     assert (answer.code, answer.err.count("\n")) == (2, 1)
     assert message in answer.err
     assert not Path("b.jpg").exists()
+
+
+def test_another_profile_is_said(run, shots, tiny_file):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(with_streaks(scene(), 7)).save("other.png", icc_profile=profile)
+    answer = run("derain", "0.jpg", "1.jpg", "other.png", "--burst", "-o", "b.jpg", "--model", tiny_file)
+    said = "0.jpg: other.png has another ICC profile, or none; its colors are taken as they are\n"
+    assert (answer.code, answer.err) == (0, said)
 
 
 def test_command_names_the_image_that_does_not_fit(run, shots, tiny_file):

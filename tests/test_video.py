@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import av
@@ -16,15 +18,17 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from conftest import documented_keys
-from PIL import Image
+from PIL import Image, ImageCms
 from test_pages import Page
 from video_files import Clip, flashes, found, planes
 
 from drsformer_cli import images
-from drsformer_cli.video import color, encoding, formats, reading, segments
+from drsformer_cli.images import DecodedImage
+from drsformer_cli.video import color, encoding, formats, muxing, reading, segments
 from drsformer_cli.video.color import Coding
 from drsformer_cli.video.reading import Stream, Tags
 from drsformer_cli.video.threads import Behind, ahead
+from drsformer_cli.video.timeline import Timeline
 
 TURNED = [0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30]  # a phone held upright
 
@@ -256,6 +260,46 @@ def test_rotated_video_is_restored_upright(derain, monkeypatch):
     assert np.abs(both.planes(0)[0][32:] - found("a.mov").planes(0)[0]).mean() < 4
 
 
+def test_any_angle_is_kept(derain):
+    turned = [46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30]
+    Clip(frames=2, matrix=turned).write(Path("a.mov"))
+    answer = derain("a.mov", "-o", "b.mov")
+    said = "a.mov: is displayed rotated by an angle that is not a multiple of 90 degrees; it is kept\n"
+    assert (answer.code, answer.err) == (0, said)
+    assert found("b.mov").first.rotation == found("a.mov").first.rotation == -45
+    assert "rotation dropped: AVI has none" in derain("a.mov", "-o", "b.avi").err
+
+
+def test_side_data_that_pyav_does_not_know(derain):
+    """EXIF in the frames of a camera's Motion JPEG, which also says how they are turned."""
+    exif = Image.Exif()
+    exif[274] = 6
+    block = exif.tobytes()
+    Clip(frames=2, codec="mjpeg", pixel_format="yuvj420p").write(Path("b.avi"))
+    with av.open("b.avi") as source, av.open("a.avi", "w") as output:
+        row = output.add_stream_from_template(source.streams.video[0], opaque=True)
+        for number, packet in enumerate(source.demux()):
+            if data := bytes(packet):
+                marked = av.Packet(data[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2) + block + data[2:])
+                marked.pts = marked.dts = number
+                marked.stream, marked.time_base = row, packet.time_base
+                output.mux(marked)
+    answer = derain("a.avi", "-o", "b.mkv")
+    assert (answer.code, answer.err) == (0, "")
+    assert found("b.mkv").first.rotation == -90
+
+
+def test_closed_captions_are_said_to_be_dropped(derain):
+    caption = b"\xb5\0\x31GA94\x03\xc1\xff\xfc\x94\x20\xff"
+    data = Clip(frames=2, options={"bf": "0"}).write(Path("b.h264")).read_bytes()
+    parts = data.replace(b"\0\0\0\1", b"\0\0\1").split(b"\0\0\1")[1:]
+    marked = [b"\6\4" + bytes([len(caption)]) + caption + b"\x80" if part[0] & 31 in (1, 5) else b"" for part in parts]
+    parts = [part for pair in zip(marked, parts, strict=True) for part in pair if part]
+    Path("a.h264").write_bytes(b"".join(b"\0\0\0\1" + part for part in parts))
+    answer = derain("a.h264", "-o", "b.mkv")
+    assert (answer.code, answer.err) == (0, "a.h264: closed captions dropped\n")
+
+
 def test_10_bits_stay_10(derain):
     Clip(codec="libx264", pixel_format="yuv420p10le", tags=(9, 1, 9, 18), frames=2).write(Path("a.mp4"))
     answer = derain("a.mp4", "-o", "b.mp4")
@@ -274,9 +318,19 @@ def test_10_bits_stay_10(derain):
         ("b.webm", LOSSLESS["deep"], "yuv422p", "10 bits reduced to 8: VP9 is written with 8"),
         ("b.mp4", Clip(codec="ffv1", size=(1, 1), pixel_format="yuv444p"), "yuv444p", ""),
         ("b.mkv", Clip(codec="ffv1", frames=1, sound="pcm_s16le"), "yuv420p", ""),
-        ("b.webm", Clip(codec="ffv1", frames=1, sound="aac"), "yuv420p", "audio 1 (aac) dropped: WebM cannot hold it"),
-        ("b.ts", Clip(frames=1, sound="pcm_s16le"), "yuv420p", "audio 1 (pcm_s16le) dropped: MPEG-TS cannot hold it"),
-        ("b.ts", Clip(frames=1, sound="flac"), "yuv420p", "audio 1 (flac) dropped: MPEG-TS cannot hold it"),
+        (
+            "b.webm",
+            Clip(codec="ffv1", frames=1, sound="aac"),
+            "yuv420p",
+            "it cannot be written into WebM; Matroska keeps it",
+        ),
+        (
+            "b.ts",
+            Clip(frames=1, sound="pcm_s16le"),
+            "yuv420p",
+            "audio 1 (pcm_s16le) dropped",
+        ),
+        ("b.ts", Clip(frames=1, sound="flac"), "yuv420p", "audio 1 (flac) dropped"),
     ],
 )
 def test_what_a_codec_or_container_cannot_hold_is_said(derain, name, clip, format_, note):
@@ -288,6 +342,14 @@ def test_what_a_codec_or_container_cannot_hold_is_said(derain, name, clip, forma
     assert answer.err.count("\n") == (note != "")
     first = found(name).first
     assert (first.width, first.height, first.format.name) == (*clip.size, format_)
+
+
+def test_sound_that_pyav_does_not_write_into_matroska(derain):
+    """FFmpeg would: PyAV takes the codecs of the format's own table only."""
+    Clip(frames=2, sound="adpcm_ms").write(Path("a.avi"))
+    answer = derain("a.avi", "-o", "b.mkv")
+    said = "a.avi: audio 1 (adpcm_ms) dropped: it cannot be written into Matroska; AVI keeps it\n"
+    assert (answer.code, answer.err) == (0, said)
 
 
 def test_sound_without_names_of_channels_stays(derain):
@@ -408,6 +470,30 @@ def test_sound_whose_packets_have_no_durations_is_not_cut_off(derain):
     assert (answer.code, answer.err) == (0, "")
 
 
+def test_frames_that_repeat_the_one_before_are_not_damaged(derain, monkeypatch):
+    """Theora stores them as empty packets, which a decoder refuses."""
+    original = Timeline.packets
+
+    def refuse():
+        raise av.error.ArgumentError(errno.EINVAL, "Invalid argument")
+
+    def packets(timeline, *arguments):
+        for packet in original(timeline, *arguments):
+            is_frame, stream = packet.size > 0, packet.stream
+            facts = {"pts": packet.pts, "dts": packet.dts, "time_base": packet.time_base, "duration": 1}
+            yield packet
+            if is_frame:
+                yield SimpleNamespace(
+                    **facts, size=0, stream=stream, is_corrupt=False, has_sidedata=lambda _: False, decode=refuse
+                )
+
+    monkeypatch.setattr(Timeline, "packets", packets)
+    Clip(frames=6).write(Path("a.mkv"))
+    answer = derain("a.mkv", "-o", "b.mkv")
+    assert (answer.code, answer.err) == (0, "")
+    assert len(found("b.mkv").frames) == 6
+
+
 def test_a_truncated_avi_is_cut_off(derain):
     whole = Clip(frames=25, codec="ffv1").write(Path("a.avi")).read_bytes()
     Path("a.avi").write_bytes(whole[: len(whole) * 4 // 10])
@@ -427,6 +513,29 @@ def test_a_damaged_ts_is_not_complete(derain):
     answer = derain("a.ts", "-o", "c.mkv")
     assert answer.code == 3
     assert "a.ts: damaged: some frames are incomplete" in answer.err
+
+
+def test_times_that_begin_again_go_on(derain):
+    """As in recordings that were put together."""
+    Path("a.ts").write_bytes(2 * Clip(frames=20, sound="aac").write(Path("b.ts")).read_bytes())
+    answer = derain("a.ts", "-o", "c.mkv", "--strength", 0)
+    assert "a.ts: its times begin again 1 time, as in files that were put together; they go on\n" in answer.err
+    after = found("c.mkv")
+    assert len(after.frames) == 40
+    assert 0.039 < np.diff(after.times).min() < np.diff(after.times).max() < 0.2
+    assert len(after.clicks) == 10
+    assert after.clicks == pytest.approx(flashes(after), abs=0.05)
+
+
+@pytest.mark.parametrize(("kind", "moved"), [("audio", [0, 20, 21, 22, 40]), ("subtitle", [0, 20, 20, 20, 40])])
+def test_packets_that_step_back_do_not_cost_the_video(kind, moved):
+    latest = {}
+    packets = [
+        SimpleNamespace(pts=time, dts=time, stream=SimpleNamespace(index=1, type=kind)) for time in (0, 20, 10, 20, 40)
+    ]
+    for packet in packets:
+        muxing._keep_in_order(packet, latest)
+    assert [packet.dts for packet in packets] == [packet.pts for packet in packets] == moved
 
 
 def test_a_video_that_begins_late_is_not_cut_off(derain):
@@ -587,6 +696,53 @@ def test_numbered_images(derain):
     assert np.abs(pixels.astype(int) - (80, 90, 120)).max() <= 6
 
 
+def test_what_numbered_images_lose_is_said(derain):
+    for number in (1, 2):
+        image = Image.new("RGBA", (40, 24), (90, 90, 120, 200))
+        image.save(f"f_{number}.png", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    answer = derain("f_%d.png", "-o", "b.mp4")
+    profile = "f_%d.png: ICC profile dropped: a video has none, and its colors are taken for sRGB\n"
+    assert (answer.code, sorted(answer.err.splitlines(keepends=True))) == (
+        0,
+        [profile, "f_%d.png: transparency dropped\n"],
+    )
+    answer = derain("f_%d.png", "-o", "out/g_%d.jpg")
+    assert (answer.code, answer.err) == (0, "f_%d.png: alpha dropped: JPEG has none\n")
+    assert derain("f_%d.png", "-o", "out/g_%d.png").err == ""
+
+
+def test_numbered_images_of_several_depths(derain):
+    Image.new("RGB", (40, 24), "gray").save("f_1.png")
+    Path("f_2.png").write_bytes(images.encode(DecodedImage(np.zeros((24, 40, 3), np.uint16)), "PNG", quality=95))
+    for output in ("b.mp4", "out/g_%d.png"):
+        answer = derain("f_%d.png", "-o", output)
+        assert (answer.code, answer.err) == (1, "drsformer: f_%d.png: f_2.png has 16 bits, unlike the first image\n")
+
+
+def test_numbered_images_are_not_overwritten(derain):
+    for number in (9, 10, 12):
+        Image.new("RGB", (40, 24), "gray").save(f"f_{number:02d}.png")
+    answer = derain("f_%02d.png", "-o", "f_%d.png", "--overwrite")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "f_10.png would be overwritten, but it is an input" in answer.err
+    answer = derain("f_%02d.png", "f_10.png", "-o", "out/")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "f_%02d.png and f_10.png would both be written to out/f_10.png" in answer.err
+    answer = derain("f_%02d.png", "-o", "out/f_%d.png")
+    assert (answer.code, answer.err) == (0, "f_%02d.png: 1 number is missing; it is left out\n")
+
+
+def test_a_video_whose_size_changes(derain):
+    parts = []
+    for number, size in enumerate(((64, 48), (96, 64))):
+        Clip(frames=3, size=size).write(Path(f"{number}.h264"))
+        parts.append(Path(f"{number}.h264").read_bytes())
+    Path("a.h264").write_bytes(b"".join(parts))
+    answer = derain("a.h264", "-o", "b.mkv")
+    assert (answer.code, answer.err) == (0, "a.h264: its size changes; frames of 96x64 are scaled to 64x48\n")
+    assert [(frame.width, frame.height) for frame in found("b.mkv").frames] == [(64, 48)] * 6
+
+
 def test_full_disk(derain, monkeypatch):
     Clip(frames=3).write(Path("a.mp4"))
 
@@ -646,6 +802,12 @@ def test_streams_without_a_container_are_videos(derain, ending, codec):
     assert len(found("folder/a_derained.mkv").frames) == 3
 
 
+@pytest.mark.parametrize("start", [b".RMF\0\0\0\x12", b"RIFF\0\0\0\0AMV LIST"])
+def test_kinds_that_only_the_content_tells(here, start):
+    Path("a.dat").write_bytes(start + bytes(100))
+    assert formats.kind_by_content(Path("a.dat")) == "video"
+
+
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1])
 def test_boxes_beyond_any_file(derain, length):
     Path("a.mp4").write_bytes(b"\0\0\0\x10ftypisom\0\0\0\0\0\0\0\1free" + length.to_bytes(8) + bytes(99))
@@ -691,11 +853,53 @@ def test_an_interrupted_video_is_resumed(derain, short_segments, monkeypatch):
     assert (answer.code, answer.err) == (0, "1 skipped: their output exists\n")
 
 
+def test_one_process_writes_an_output(derain):
+    Clip(frames=2).write(Path("a.mp4"))
+    with segments.alone(Path("b.mp4")):
+        before = names()
+        answer = derain("a.mp4", "-o", "b.mp4")
+        assert (answer.code, answer.err) == (1, "drsformer: a.mp4: another process is writing b.mp4\n")
+        assert names() == before
+    assert names() == ["a.mp4"]
+    assert derain("a.mp4", "-o", "b.mp4").code == 0
+
+
+def test_without_locks_videos_are_written(derain, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr("drsformer_cli.lock._try_lock", none)
+    Clip(frames=2).write(Path("a.mp4"))
+    assert derain("a.mp4", "-o", "b.mp4").code == 0
+    assert names() == ["a.mp4", "b.mp4"]
+
+
+def test_parts_that_cannot_be_kept(derain):
+    Clip(frames=2).write(Path("a.mp4"))
+    Path(".b.mp4.drsformer").touch()
+    answer = derain("a.mp4", "-o", "b.mp4")
+    assert (answer.code, answer.err) == (1, "drsformer: a.mp4: .b.mp4.drsformer: cannot be written: File exists\n")
+
+
 def test_damaged_parts_are_restored_again(derain, short_segments, monkeypatch):
     Clip(frames=12).write(Path("a.mp4"))
     with monkeypatch.context() as patch:
         patch.setattr("drsformer_cli.video.pipeline.join", interrupt)
         assert derain("a.mp4", "-o", "b.mp4").code == 130
+    with monkeypatch.context() as patch:  # all frames are kept
+        patch.setattr("drsformer_cli.video.pipeline.join", interrupt)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # as when it is killed
+        assert derain("a.mp4", "-o", "b.mp4", "--resume").code == 130
+    assert (
+        [name for name in names() if name.endswith(".part")]
+        == [name for name in names() if "drsformer/." in name]
+        != []
+    )
+    copy = Path(shutil.copytree(".b.mp4.drsformer", ".c.mp4.drsformer"))
+    answer = derain("a.mp4", "-o", "c.mp4", "--resume", "--json")
+    assert json.loads(answer.out)["mean_change"] > 0.2
+    assert answer.err == ""
+    assert not copy.exists()
     part = Path(".b.mp4.drsformer/000001.nut")
     part.write_bytes(part.read_bytes()[:500])
     answer = derain("a.mp4", "-o", "b.mp4", "--resume", "--end", 9)
@@ -729,7 +933,7 @@ def test_kill_and_resume(run, here, tiny_file, short_segments):
         while not Path(".b.mp4.drsformer/state.json").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    assert names() == [".b.mp4.drsformer/000000.nut", ".b.mp4.drsformer/state.json", "a.mp4"]
+    assert names() == [*(f".b.mp4.drsformer/{name}" for name in ("000000.nut", "lock", "state.json")), "a.mp4"]
     answer = run(*arguments, "--resume")
     assert answer.code == 0
     row = json.loads(answer.out)

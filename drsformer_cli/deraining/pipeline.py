@@ -181,9 +181,13 @@ def _restore_burst(job: Job, rainy: DecodedImage, restorer: Restorer) -> Restore
     burst = [rainy.pixels]
     for path in job.others:
         try:
-            burst.append(images.read(path).pixels)
+            other = images.read(path)
         except IMAGE_ERRORS as error:
             raise ImageError(f"{path}: {reason(error)}") from None
+        burst.append(other.pixels)
+        if other.metadata.icc != rainy.metadata.icc:
+            note = f"{path} has another ICC profile, or none; its colors are taken as they are"
+            rainy = replace(rainy, notes=(*rainy.notes, note))
     start = time.perf_counter()
     scale = restorer.choose_scale(rainy.pixels)
     names = [job.name, *map(str, job.others)]
@@ -198,14 +202,14 @@ def mean_change(before: Pixels, after: Pixels) -> float:
 
 
 @contextlib.contextmanager
-def output_file(target: Path, *, overwrite: bool) -> Iterator[IO[bytes]]:
-    """`atomic_write` for an output.
+def output_file(target: Path, *, overwrite: bool, folder: Path | None = None) -> Iterator[IO[bytes]]:
+    """`atomic_write` for an output; see there.
 
     Raises:
         OSError: It cannot be written; the message says so, and names it.
     """
     try:
-        with atomic_write(target, overwrite=overwrite) as file:
+        with atomic_write(target, overwrite=overwrite, folder=folder) as file:
             yield file
     except OSError as error:
         raise OSError(error.errno, f"{target}: cannot be written: {reason(error)}") from None

@@ -22,6 +22,7 @@ from drsformer_cli.video.formats import (
     is_pattern,
     kind_by_content,
     may_be_a_video,
+    numbered,
     numbers,
 )
 from drsformer_cli.video.options import VideoSettings
@@ -445,17 +446,17 @@ def _check_ending(target: Path, image_format: str | None) -> None:
 
 
 def _refuse_clashes(jobs: list[Job]) -> None:
-    by_target: dict[str, list[Job]] = defaultdict(list)
+    by_target: dict[str, list[tuple[Job, Path]]] = defaultdict(list)
     for job in jobs:
-        for path in _outputs(job):
-            by_target[identity(path)].append(job)
+        for path in _each(_outputs(job), job):
+            by_target[identity(path)].append((job, path))
     for clashing in by_target.values():
         if len(clashing) > 1:
-            names = " and ".join(job.name for job in clashing[:2])
-            raise UsageError(f"{names} would both be written to {clashing[1].target}; use separate output folders")
-    sources = {identity(path): path for job in jobs for path in _inputs(job)}
+            names = " and ".join(job.name for job, _ in clashing[:2])
+            raise UsageError(f"{names} would both be written to {clashing[1][1]}; use separate output folders")
+    sources = {identity(path): path for job in jobs for path in _each(_inputs(job), job)}
     for job in jobs:
-        for path in _outputs(job):
+        for path in _each(_outputs(job), job):
             if (other := sources.get(identity(path))) is not None:
                 raise UsageError(f"{path} would be overwritten, but it is an input ({other}); choose another -o")
 
@@ -489,6 +490,15 @@ def _inputs(job: Job) -> Iterable[Path]:
 
 def _outputs(job: Job) -> Iterable[Path]:
     return [path for path in (job.target, job.comparison) if path is not None]
+
+
+def _each(paths: Iterable[Path], job: Job) -> Iterator[Path]:
+    """The paths; instead of a pattern its files, which have the numbers of the images that the job reads."""
+    for path in paths:
+        if is_pattern(path) and job.source is not None and is_pattern(job.source):
+            yield from (numbered(path, number) for number in numbers(job.source))
+        else:
+            yield path
 
 
 def _known_endings(*, video: bool = False) -> str:

@@ -93,6 +93,7 @@ CONTAINER_OF_ENDING = {ending: row for row in CONTAINERS for ending in row.endin
 VIDEO_ENDINGS = {
     *CONTAINER_OF_ENDING,
     *(".3g2", ".3gp", ".asf", ".divx", ".dv", ".f4v", ".flv", ".mpeg", ".mpg", ".mxf", ".ogv", ".vob", ".wmv", ".y4m"),
+    *(".3gpp", ".amv", ".m2p", ".m2t", ".mod", ".mpe", ".ogm", ".qt", ".rm", ".rmvb", ".tod", ".wtv"),
     *(".264", ".265", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2v", ".nut"),  # without a container, or a bare one
 }
 """In a folder, files with these endings are taken as videos."""
@@ -100,14 +101,14 @@ VIDEO_ENDINGS = {
 DEFAULT_ENDING = ".mkv"
 """Ending of the output where that of the input is not written: this container holds everything."""
 
-_OTHER_USES = {".ts", ".mts"}  # TypeScript
+_OTHER_USES = {".ts", ".mts", ".mod"}  # TypeScript, and music
 
 _SIGNATURES = tuple(
     re.compile(pattern, re.DOTALL)
     for pattern in (
         rb".{4}(ftyp|moov|mdat|wide|skip|pnot)",  # MP4 and MOV, unless they are images
         rb"\x1a\x45\xdf\xa3",  # Matroska and WebM
-        rb"RIFF.{4}AVI ",
+        rb"RIFF.{4}(AVI|AMV) ",
         rb"FLV\x01",
         rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF
         rb"\0\0\x01[\xb3\xba]",  # MPEG
@@ -116,6 +117,8 @@ _SIGNATURES = tuple(
         rb"OggS",
         rb"YUV4MPEG2 ",
         rb"\x06\x0e\x2b\x34",  # MXF
+        rb"\.RMF",  # RealMedia
+        rb"\xb7\xd8\x00\x20\x37\x49\xda\x11",  # WTV
     )
 )
 _PATTERN = re.compile(r"%0?(\d*)d")

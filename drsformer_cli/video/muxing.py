@@ -15,8 +15,10 @@ from av.error import FFmpegError
 from av.stream import AttachmentStream, Discard, Disposition
 
 from drsformer_cli.errors import VideoError
+from drsformer_cli.video.formats import CONTAINERS, DEFAULT_ENDING
 from drsformer_cli.video.output import open_output
 from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_file, open_input
+from drsformer_cli.video.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,7 +164,7 @@ def _describe(video: Any, encoding: Encoding, stream: Stream, notes: list[str]) 
     video.time_base = stream.time_base
     if codec.name == "hevc" and container.format in ("mp4", "mov"):
         context.codec_tag = "hvc1"  # the one that Apple's players take
-    if stream.matrix is None or stream.orientation == 1:
+    if stream.matrix is None:
         return
     if container.rotation:
         video.set_display_matrix(stream.matrix)
@@ -238,7 +240,7 @@ def _copied(
             continue
         name = row.name or row.type
         title = {"data": "stream", "unknown": "stream", "video": "cover"}.get(row.type, row.type)
-        notes.append(f"{title} {row.index} ({name}) dropped: {container.title} cannot hold it")
+        notes.append(f"{title} {row.index} ({name}) dropped: {_why_dropped(row, container, packets)}")
     return copied
 
 
@@ -309,6 +311,15 @@ def _fits(row: Any, container: Container, packets: list[Any]) -> bool:  # noqa: 
         return False
 
 
+def _why_dropped(row: Any, container: Container, packets: list[Any]) -> str:  # noqa: ANN401
+    """Why a stream is not in the output, and which container keeps sound and subtitles."""
+    if row.type in ("audio", "subtitle"):
+        for other in sorted(CONTAINERS, key=lambda one: one.endings != (DEFAULT_ENDING,)):
+            if _fits(row, other, packets):
+                return f"it cannot be written into {container.title}; {other.title} keeps it"
+    return f"{container.title} cannot hold it"
+
+
 def _other_packets(source: Path, copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:
     """The packets of the copied streams, cut to the window and moved to its beginning."""
     with contextlib.ExitStack() as stack:
@@ -320,11 +331,12 @@ def _other_packets(source: Path, copied: dict[int, Any], window: Window) -> Iter
                 others = stack.enter_context(open_input(source))
         rows = [row for row in others.streams if row.index in copied and not isinstance(row, AttachmentStream)]
         if rows:
-            yield from _moved_packets(others.demux(*rows), copied, window)
+            yield from _moved_packets(Timeline(others).packets(others, *rows), copied, window)
 
 
 def _moved_packets(packets: Iterator[Any], copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:
     """Packets that are in the window, moved to its beginning."""
+    latest: dict[int, int] = {}
     while True:
         try:
             packet = next(packets, None)
@@ -340,11 +352,23 @@ def _moved_packets(packets: Iterator[Any], copied: dict[int, Any], window: Windo
             continue
         if not is_cover and not _moved(packet, time, window):
             continue
+        _keep_in_order(packet, latest)
         moment = (
             0.0 if is_cover else float((packet.dts if packet.dts is not None else packet.pts or 0) * packet.time_base)
         )
         packet.stream = copied[packet.stream.index]
         yield moment, packet
+
+
+def _keep_in_order(packet: Any, latest: dict[int, int]) -> None:  # noqa: ANN401
+    """Move a packet behind the one before it in its stream, as FFmpeg does: a muxer would refuse the whole video."""
+    if packet.dts is None:
+        return
+    before = latest.get(packet.stream.index)
+    if before is not None:
+        packet.dts = max(packet.dts, before if packet.stream.type == "subtitle" else before + 1)
+        packet.pts = max(packet.pts, packet.dts) if packet.pts is not None else None
+    latest[packet.stream.index] = packet.dts
 
 
 def _moved(packet: Any, time: int, window: Window) -> bool:  # noqa: ANN401

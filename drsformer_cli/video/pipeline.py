@@ -27,7 +27,7 @@ from drsformer_cli.video.formats import CONTAINER_OF_ENDING, is_pattern, numbere
 from drsformer_cli.video.muxing import Window, join
 from drsformer_cli.video.planning import was_begun
 from drsformer_cli.video.reading import HLG, Frame, Reader, turned_back
-from drsformer_cli.video.segments import SegmentsWriter, Work
+from drsformer_cli.video.segments import SegmentsWriter, Work, alone
 from drsformer_cli.video.sequence import SequenceReader, SequenceWriter
 from drsformer_cli.video.threads import Behind, ahead
 
@@ -106,8 +106,8 @@ class WrittenVideo:
 class _Sink(Protocol):
     """Takes restored frames."""
 
-    def write(self, frame: Frame, pixels: Rgb, shot: tuple[int, float] | None) -> None:
-        """Take the next frame; `shot` is its number and scale where these are new."""
+    def write(self, frame: Frame, pixels: Rgb, shot: tuple[int, float] | None, change: float) -> None:
+        """Take the next frame; `shot` is its number and scale where these are new, `change` its `mean_change`."""
 
 
 def derain_videos(
@@ -192,7 +192,8 @@ def derain_video(
         run = _Run(job, reader, restorer, settings, encoding, progress, say)
         if container is None:
             return run.into_images(quality=quality, overwrite=overwrite)
-        return run.into_video(identity, overwrite=overwrite)
+        with alone(job.target):
+            return run.into_video(identity, overwrite=overwrite)
 
 
 class _Run:
@@ -220,11 +221,9 @@ class _Run:
         if self._reader.stream.tags.transfer == HLG:
             raise VideoError("is HDR (HLG), which images cannot hold; expected a name such as .mp4 for the output")
         paths = [path for path in (self._job.target, self._job.comparison) if path is not None]
-        sink = _ImagesSink(
-            [SequenceWriter(path, quality=quality, overwrite=overwrite) for path in paths], self._settings
-        )
-        self._restore(sink, done=0, scale=None)
-        return self._written(0, [])
+        writers = [SequenceWriter(path, quality=quality, overwrite=overwrite) for path in paths]
+        self._restore(_ImagesSink(writers, self._settings), done=0, scale=None)
+        return self._written(0, writers[0].notes)
 
     def into_video(self, identity: Mapping[str, Any], *, overwrite: bool) -> WrittenVideo:
         """Write a video file."""
@@ -232,6 +231,7 @@ class _Run:
         assert target is not None  # noqa: S101 - checked by derain_video
         work = Work.begin(target, {**identity, **self._identity()}, self._tracks(), resume=self._settings.resume)
         done = work.frames
+        self._change = sum(segment.change for segment in work.segments)
         if work.damaged:
             self._say(f"kept frames from frame {done + 1} on are damaged; they are restored again")
         sink = _VideoSink(work, self._reader, self._encoding)
@@ -263,7 +263,7 @@ class _Run:
         notes: list[str] = []
         targets = [path for path in (self._job.target, self._job.comparison) if path is not None]
         for path, track in zip(targets, self._tracks(), strict=True):
-            with output_file(path, overwrite=overwrite) as file:
+            with output_file(path, overwrite=overwrite, folder=work.folder) as file:
                 notes = join(file, work, track, self._encoding, stream, source, window)
         return notes
 
@@ -277,7 +277,7 @@ class _Run:
                 waiting.append(frame)
                 yield frame.pixels
 
-        def write(item: tuple[Frame, Rgb, tuple[int, float] | None]) -> None:
+        def write(item: tuple[Frame, Rgb, tuple[int, float] | None, float]) -> None:
             sink.write(*item)
 
         self._count = done
@@ -290,8 +290,9 @@ class _Run:
                 before = waiting.popleft()
                 if number < done:
                     continue
-                encoder.add((before, after.image, self._shot(number, after, is_first=number == done)))
-                self._change += mean_change(before.pixels, after.image)
+                change = mean_change(before.pixels, after.image)
+                encoder.add((before, after.image, self._shot(number, after, is_first=number == done), change))
+                self._change += change
                 self._count += 1
                 self._say_progress(done)
 
@@ -332,7 +333,6 @@ class _Run:
         H, W = stream.height, stream.width
         if stream.orientation >= 5:
             H, W = W, H
-        new = self._count - resumed
         container = self._encoding.container
         if container is not None and not container.variable and self._reader.is_irregular:
             notes.append(f"frame rate made constant: {container.title} has no other")
@@ -346,7 +346,7 @@ class _Run:
             resumed,
             time.perf_counter() - self._begin,
             tuple(self._scales),
-            self._change / new if new else 0.0,
+            self._change / self._count,
             tuple(dict.fromkeys([*stream.notes, *self._encoding.notes, *notes])),
             self._reader.problem,
         )
@@ -361,7 +361,7 @@ class _VideoSink:
         self._orientation = reader.stream.orientation
         self._tracks = work.tracks
 
-    def write(self, frame: Frame, pixels: Rgb, shot: tuple[int, float] | None) -> None:
+    def write(self, frame: Frame, pixels: Rgb, shot: tuple[int, float] | None, change: float) -> None:
         """Encode a frame."""
         assert frame.planes is not None  # noqa: S101 - frames for videos have planes
         before, after = (
@@ -371,7 +371,7 @@ class _VideoSink:
         both = {"": planes}
         if "_compare" in self._tracks:
             both["_compare"] = self._side_by_side(frame.planes, planes)
-        self.writer.write([both[track] for track in self._tracks], frame.time, frame.duration, shot)
+        self.writer.write([both[track] for track in self._tracks], frame.time, frame.duration, shot, change)
 
     def _side_by_side(self, before: Planes, after: Planes) -> Planes:
         left, right = (tuple(upright(plane, self._orientation) for plane in planes) for planes in (before, after))
@@ -386,7 +386,7 @@ class _ImagesSink:
     def __init__(self, writers: list[SequenceWriter], settings: VideoSettings) -> None:
         self._writers, self._preview = writers, settings.preview
 
-    def write(self, frame: Frame, pixels: Rgb, _shot: tuple[int, float] | None) -> None:
+    def write(self, frame: Frame, pixels: Rgb, _shot: tuple[int, float] | None, _change: float) -> None:
         """Write a frame."""
         both = np.hstack([frame.pixels, pixels])
         for writer, image in zip(self._writers, [both] if self._preview else [pixels, both], strict=False):

@@ -30,6 +30,9 @@ PREVIEW_SUFFIX = "_preview"
 STATE = "state.json"
 """Name of the file that says which segments are finished."""
 
+LOCK = "lock"
+"""Name of the file that the process which writes the segments has locked."""
+
 IMAGE_NAMED_AS_VIDEO = "is an image, but is named as a video; rename it"
 VIDEO_NAMED_AS_IMAGE = "is a video, but is named as an image; rename it"
 

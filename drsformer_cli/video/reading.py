@@ -16,6 +16,7 @@ from drsformer.images import upright
 from drsformer_cli.errors import VideoError
 from drsformer_cli.video import color
 from drsformer_cli.video.color import Coding
+from drsformer_cli.video.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +47,14 @@ _BY_MATRIX = {
     (0, -1, 1, 0): 8,
 }
 """EXIF orientations by the signs of a display matrix: the new x and y of one step along a row, and along a column."""
+
+_LOST = {
+    "A53_CC": "closed captions",
+    "DOVI_METADATA": "Dolby Vision data",
+    "DYNAMIC_HDR_PLUS": "HDR10+ data",
+    "SPHERICAL": "360-degree projection",
+}
+"""What FFmpeg finds beside the pixels of a frame, by PyAV's names."""
 
 _BACK = {6: 8, 8: 6}
 
@@ -156,6 +165,7 @@ class Reader:
             pass  # errors of the system, in Python's words
         self.is_irregular = False
         self.late = 0
+        self._lost: set[str] = set()
         self._open()
         try:
             self.stream = self._facts()
@@ -175,6 +185,7 @@ class Reader:
             self._video.codec_context.thread_type = "AUTO"
         self._start = Fraction(self.container.start_time or 0, av.time_base)
         self._slots: deque[int] | None = deque() if self.container.format.name == "avi" else None
+        self._timeline = Timeline(self.container)
         self.problem = None
         self._is_broken = False
 
@@ -199,15 +210,30 @@ class Reader:
             ticks = round(ticks_exactly - fraction)
             if count == 0:
                 self.late = max(0, ticks)
+            self._lost |= _lost(frame)
             self.is_irregular |= count > 0 and ticks != last + 1
             last = max(ticks, last + 1)  # times must increase
             count += 1
             if count > skip:
-                planes = planes_of(frame, pixel_format, self.stream.tags)
+                planes = planes_of(self._of_one_size(frame), pixel_format, self.stream.tags)
                 pixels = np.ascontiguousarray(upright(color.to_rgb(planes, coding), self.stream.orientation))
                 yield Frame(pixels, last, self._ticks(frame), planes)
+        self.stream.notes.extend(f"{what} dropped" for what in sorted(self._lost))
+        if self._timeline.breaks:
+            times = f"{self._timeline.breaks} time{'s' * (self._timeline.breaks != 1)}"
+            self.stream.notes.append(f"its times begin again {times}, as in files that were put together; they go on")
         if count == 0:
             raise VideoError(self.problem or "has no frames in that time" if self._is_cut() else "has no frames")
+
+    def _of_one_size(self, frame: VideoFrame) -> VideoFrame:
+        """The frame, scaled to the size of the first one of the file if it has another."""
+        width, height = self.stream.width, self.stream.height
+        if (frame.width, frame.height) == (width, height):
+            return frame
+        note = f"its size changes; frames of {frame.width}x{frame.height} are scaled to {width}x{height}"
+        if note not in self.stream.notes:
+            self.stream.notes.append(note)
+        return frame.reformat(width=width, height=height, interpolation="BICUBIC", threads=1)
 
     def coding(self, pixel_format: PixelFormat) -> Coding:
         """How the planes of a frame are coded."""
@@ -261,7 +287,7 @@ class Reader:
     def _decoded(self) -> Iterator[VideoFrame]:
         """All frames from here on; at the end, `problem` says whether some are missing."""
         damaged, end, following = 0, Fraction(0), 0
-        packets = self.container.demux()
+        packets = self._timeline.packets(self.container)
         while True:
             try:
                 packet = next(packets, None)
@@ -293,12 +319,15 @@ class Reader:
         return "damaged: some frames are incomplete" if self._is_broken else None
 
     def _frames_of(self, packet: Any) -> list[VideoFrame]:  # noqa: ANN401
-        """The frames that a packet completes; none if it is that of another stream."""
+        """The frames that a packet completes; none if it is that of another stream, or empty."""
         if packet.stream.index != self._video.index:
+            return []
+        has_time = packet.pts is not None or packet.dts is not None
+        if has_time and not packet.size:  # the frame before it is shown for longer, as in Theora
             return []
         if packet.has_sidedata("encryption_info"):
             raise VideoError("is encrypted")
-        has_slot = self._slots is not None and packet.dts is not None and packet.size
+        has_slot = self._slots is not None and packet.dts is not None
         if has_slot:
             self._slots.append(packet.dts)  # type: ignore[union-attr]
         decoded: list[VideoFrame] = []
@@ -343,6 +372,8 @@ class Reader:
         tags = _tags(first, context)
         rate = video.guessed_rate or video.average_rate or Fraction(25)
         matrix = _display_matrix(first)
+        if matrix is not None and _orientation(matrix) == 1:
+            matrix = None
         notes = []
         if matrix is not None and _orientation(matrix) is None:
             notes.append("is displayed rotated by an angle that is not a multiple of 90 degrees; it is kept")
@@ -466,11 +497,24 @@ def _tags(frame: VideoFrame, context: Any) -> Tags:  # noqa: ANN401
 
 
 def _display_matrix(frame: VideoFrame) -> list[int] | None:
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        data: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know all kinds of FFmpeg: EXIF in Motion JPEG, the views of spatial videos
+        angle = np.deg2rad(frame.rotation)
+        x, y = (round(65536 * float(of(angle))) for of in (np.cos, np.sin))
+        return [x, -y, 0, y, x, 0, 0, 0, 1 << 30] if frame.rotation else None
     if data is None:
         return None
     matrix: list[int] = np.frombuffer(bytes(data), np.int32).tolist()
     return matrix
+
+
+def _lost(frame: VideoFrame) -> set[str]:
+    """What belongs to a frame and cannot be written with the restored one."""
+    try:
+        return {what for name, what in _LOST.items() if frame.side_data.get(name) is not None}
+    except ValueError:  # see `_display_matrix`
+        return set()
 
 
 def _orientation(matrix: list[int]) -> int | None:

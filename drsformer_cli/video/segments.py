@@ -6,6 +6,7 @@ exist, so an interrupted run loses one segment at most; `muxing` joins them with
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import shutil
@@ -17,8 +18,9 @@ from av.codec.context import Flags
 
 from drsformer.files import atomic_write
 from drsformer_cli.errors import VideoError
+from drsformer_cli.lock import locked
 from drsformer_cli.video.output import open_output
-from drsformer_cli.video.planning import STATE, was_begun, work_folder
+from drsformer_cli.video.planning import LOCK, STATE, was_begun, work_folder
 from drsformer_cli.video.reading import ffmpeg_errors, frame_of
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from drsformer_cli.video.color import Planes
     from drsformer_cli.video.encoding import Encoding
     from drsformer_cli.video.reading import Stream
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what a file system may say
 
 SEGMENT_FRAMES = 100
 """Frames of a segment, which is one group of pictures unless the scene changes."""
@@ -43,6 +47,7 @@ class Segment:
         end: Time of the end of its last frame, in the time base of the stream.
         shots: Frames, counted from the beginning of the video, from which on another scale is used, and that scale.
         sizes: Sizes of its files in bytes, one for each track.
+        change: Sum of the mean absolute differences of its frames from those of the input, on a scale of 255.
     """
 
     frames: int
@@ -50,6 +55,7 @@ class Segment:
     end: int
     shots: list[tuple[int, float]]
     sizes: list[int]
+    change: float
 
 
 @dataclass
@@ -134,14 +140,38 @@ class Work:
             file.write(json.dumps(state).encode())
 
     def remove(self) -> None:
-        """Delete the folder."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        """Delete what is in the folder, but for its lock."""
+        (self.folder / STATE).unlink(missing_ok=True)  # first: nothing counts without it
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                path.unlink()
 
-    def remove_if_empty(self) -> None:
-        """Delete the folder if nothing in it is finished."""
-        if not self.segments:
-            self.remove()
+
+@contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """Create the folder of an output, and lock it against other processes; in the end, keep it if it has segments.
+
+    Raises:
+        VideoError: Another process is writing the output.
+        OSError: The folder cannot be created.
+    """
+    folder = work_folder(target)
+
+    def refuse() -> None:
+        raise VideoError(f"another process is writing {target}")
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK, refuse))
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise OSError(error.errno, f"{folder}: cannot be written: {error.strerror}") from None
+        try:
+            yield
+        finally:
+            stack.close()  # Windows deletes no open file
+            if not was_begun(target):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _said(value: object) -> str:
@@ -215,9 +245,12 @@ class SegmentsWriter:
         self._writers: list[_TrackWriter] = []
         self._shots: list[tuple[int, float]] = []
         self._count = self._end = 0
+        self._change = 0.0
 
-    def write(self, tracks: Sequence[Planes], time: int, duration: int, shot: tuple[int, float] | None) -> None:
-        """Encode a frame of each track.
+    def write(
+        self, tracks: Sequence[Planes], time: int, duration: int, shot: tuple[int, float] | None, change: float
+    ) -> None:
+        """Encode a frame of each track; see `Segment` for the last two.
 
         Raises:
             VideoError: The encoder fails.
@@ -235,7 +268,7 @@ class SegmentsWriter:
                 writer.write(planes, time, duration)
         if shot is not None:
             self._shots.append(shot)
-        self._count, self._end = self._count + 1, time + duration
+        self._count, self._end, self._change = self._count + 1, time + duration, self._change + change
         if self._count == SEGMENT_FRAMES:
             self.finish()
 
@@ -247,8 +280,8 @@ class SegmentsWriter:
             depth = max(writer.finish() for writer in self._writers)
             self._stack.close()
             sizes = self.work.sizes(len(self.work.segments))
-            self.work.add(Segment(self._count, depth, self._end, self._shots, sizes))
-        self._writers, self._shots, self._count = [], [], 0
+            self.work.add(Segment(self._count, depth, self._end, self._shots, sizes, self._change))
+        self._writers, self._shots, self._count, self._change = [], [], 0, 0.0
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -262,4 +295,3 @@ class SegmentsWriter:
         """Throw away the segment that is not finished."""
         with suppress(Exception):  # what is thrown away may be unwritable
             self._stack.__exit__(type(error), error, error.__traceback__)
-        self.work.remove_if_empty()

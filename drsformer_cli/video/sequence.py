@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from drsformer_cli.video.options import VideoSettings
 
 _SDR = Tags(matrix=1, range=1, primaries=1, transfer=1)
+_PIXEL_FORMATS = {
+    (False, False): "rgb24",
+    (False, True): "rgba",
+    (True, False): "rgb48le",
+    (True, True): "rgba64le",
+}
+"""FFmpeg's names, by whether images have 16 bits, and alpha."""
+
+_PROFILE_DROPPED = "ICC profile dropped: a video has none, and its colors are taken for sRGB"
 
 
 class SequenceReader:
@@ -61,10 +70,12 @@ class SequenceReader:
             raise VideoError(f"no images at that time: there are {len(found)}, {float(rate):g} for each second")
         image = images.read(numbered(path, self.numbers[0]))
         height, width = image.pixels.shape[:2]
-        name = "rgb24" if image.pixels.dtype == np.uint8 else "rgb48le"
+        name = _PIXEL_FORMATS[image.pixels.dtype == np.uint16, image.alpha is not None]
         self.stream = Stream(width, height, name, _SDR, 1 / rate, rate, len(self.numbers))
-        if found[-1] - found[0] >= len(found):
-            self.stream.notes.append(f"{found[-1] - found[0] + 1 - len(found)} numbers are missing; they are left out")
+        missing = found[-1] - found[0] + 1 - len(found)
+        if missing:
+            what = "1 number is missing; it is" if missing == 1 else f"{missing} numbers are missing; they are"
+            self.stream.notes.append(f"{what} left out")
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
@@ -86,24 +97,32 @@ class SequenceReader:
                 raise VideoError(
                     f"{path.name} has {W}x{H} pixels; expected {self.stream.width}x{self.stream.height} as in the first"
                 )
+            deep = self.stream.pixel_format in ("rgb48le", "rgba64le")
+            if deep != (image.pixels.dtype == np.uint16):
+                raise VideoError(f"{path.name} has {'8' if deep else '16'} bits, unlike the first image")
+            self.stream.notes.extend(note for note in image.notes if note not in self.stream.notes)
             if pixel_format is None:
                 yield Frame(image.pixels, time, 1, image=image, number=number)
                 continue
-            deep = self.stream.pixel_format == "rgb48le"
-            if deep != (image.pixels.dtype == np.uint16):
-                raise VideoError(f"{path.name} has {'8' if deep else '16'} bits, unlike the first image")
-            picture = av.VideoFrame.from_ndarray(image.pixels, self.stream.pixel_format)
+            if image.metadata.icc is not None and _PROFILE_DROPPED not in self.stream.notes:
+                self.stream.notes.append(_PROFILE_DROPPED)
+            picture = av.VideoFrame.from_ndarray(image.pixels, "rgb48le" if deep else "rgb24")
             planes = planes_of(picture, pixel_format, _SDR)
             yield Frame(color.to_rgb(planes, self.coding(pixel_format)), time, 1, planes, image, number)
 
 
 class SequenceWriter:
-    """Writes each frame as an image, with the metadata of the image that it was read from."""
+    """Writes each frame as an image, with the metadata of the image that it was read from.
+
+    Attributes:
+        notes: What the format could not store, one line each.
+    """
 
     def __init__(self, path: Path, *, quality: int, overwrite: bool) -> None:
         self.path = path
         self._format = FORMAT_OF_ENDING[path.suffix.lower()]
         self._quality, self._overwrite = quality, overwrite
+        self.notes: list[str] = []
         self._count = 0
 
     def write(self, frame: Frame, pixels: Rgb) -> None:
@@ -116,6 +135,7 @@ class SequenceWriter:
         self._count += 1
         number = frame.number if frame.number is not None else self._count
         image = replace(frame.image, pixels=pixels) if frame.image is not None else DecodedImage(pixels)
+        self.notes.extend(note for note in images.losses(image, self._format) if note not in self.notes)
         data = images.encode(image, self._format, quality=self._quality)
         target = numbered(self.path, number)
         with output_file(target, overwrite=self._overwrite) as file:

@@ -18,14 +18,17 @@ _WRITE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO}
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[IO[bytes]]:
-    """Open a temporary binary file beside `path`, and rename it to `path` when the block ends without an exception.
+def atomic_write(
+    path: str | os.PathLike[str], *, overwrite: bool = True, folder: Path | None = None
+) -> Iterator[IO[bytes]]:
+    """Open a temporary binary file, and rename it to `path` when the block ends without an exception.
 
     If the block raises, KeyboardInterrupt included, the temporary file is removed, and an existing `path` is kept.
 
     Args:
         path: Final path.
         overwrite: Whether to replace an existing file.
+        folder: Folder of the temporary file, on the same file system. None: that of `path`.
 
     Raises:
         FileExistsError: `path` exists when the block ends, and `overwrite` is False.
@@ -33,7 +36,7 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
     """
     target = Path(path)
     # Short, because `path` may already have the longest valid name; hidden, so that scans of the folder skip it.
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+    temporary = (target.parent if folder is None else folder) / f".{secrets.token_hex(8)}.part"
     with _naming(target, temporary):
         file = temporary.open("xb")
         try:
