@@ -108,6 +108,8 @@ def test_command_writes_one_image_with_the_metadata_of_the_first(run, shots, tin
     assert [a["data-name"] for a in page.all("li", "card")] == ["0.jpg"]
     assert [a["href"] for a in page.all("a")] == ["0.jpg", "dry.jpg"]
     assert run("derain", "*.jpg", "--burst", "-o", "b.png", "--dry-run").out == "0.jpg -> b.png\n"
+    numbered = run("derain", "%d.jpg", "--burst", "-o", "b.png", "--dry-run", "--json").out
+    assert json.loads(numbered) == {"input": "0.jpg", "others": shots[1:], "output": "b.png"}
     assert not Path("b.png").exists()
 
 

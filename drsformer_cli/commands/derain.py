@@ -267,8 +267,7 @@ def _say_skipped(todo: Plan) -> None:
 
 def _print_plan(todo: Plan, *, as_json: bool) -> ExitCode:
     for job in todo.jobs:
-        paths = {"input": job.name, "output": str(job.target)}
-        console.result(console.json_line(paths) if as_json else f"{job.name} -> {job.target}")
+        console.result(console.json_line(job.paths()) if as_json else f"{job.name} -> {job.target}")
     for name, text in todo.failures:
         console.error(f"{name}: {text}")
     return ExitCode.SOME_FAILED if todo.failures else ExitCode.DONE

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 from drsformer_cli.deraining.plan import STANDARD_STREAM, Plan, expanded, plan
 from drsformer_cli.errors import UsageError
 from drsformer_cli.paths import identity
+from drsformer_cli.video.formats import is_pattern, numbered, numbers
 from drsformer_cli.video.planning import is_video
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from drsformer_cli.video.options import VideoSettings
 
 
@@ -38,7 +41,7 @@ def plan_burst(
         raise UsageError("--burst makes one image: expected -o FILE")
     if Path(output).is_dir() or output.endswith(("/", os.sep)):
         raise UsageError(f"--burst makes one image: expected -o FILE, not the folder {output}")
-    paths = list({identity(path): path for text in inputs for path in expanded(text)}.values())
+    paths = list({identity(path): path for text in inputs for path in _images(text)}.values())
     folder = next((path for path in paths if path.is_dir()), None)
     if folder is not None:
         raise UsageError(f"{folder} is a folder; --burst needs the images themselves, such as {folder / '*.jpg'}")
@@ -58,3 +61,12 @@ def plan_burst(
         skip_existing=skip_existing,
         video=video,
     )
+
+
+def _images(text: str) -> Iterator[Path]:
+    """The images of an input, which may be a glob or a pattern of numbered images."""
+    for path in expanded(text):
+        if is_pattern(path):
+            yield from (numbered(path, number) for number in numbers(path))
+        else:
+            yield path

@@ -69,6 +69,11 @@ class Job:
         """The input, as messages name it."""
         return str(self.source) if self.source is not None else STANDARD_STREAM
 
+    def paths(self) -> dict[str, object]:
+        """What is read and written, for JSON."""
+        others = {"others": [str(path) for path in self.others]} if self.others else {}
+        return {"input": self.name, **others, "output": str(self.target)}
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -120,8 +120,7 @@ class Reporter:
         if job.target is None:
             return
         if self.as_json:
-            others = {"others": [str(path) for path in job.others]} if job.others else {}
-            facts = {"input": job.name, **others, "output": str(job.target), **written.facts(self.model)}
+            facts = {**job.paths(), **written.facts(self.model)}
             console.result(console.json_line(facts))
         elif not self.quiet:
             console.result(f"{job.name} -> {job.target}  {written.summary()}")
