@@ -68,7 +68,7 @@ def main() -> NoReturn:
     # Threads that wait for each other soon sleep instead of spinning on: beside other work, spinning makes two threads
     # several times as slow as one. GNU OpenMP reads this when torch is imported.
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     handle(sys.exit, os._exit)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names may contain characters that the terminal's encoding lacks
