@@ -68,7 +68,7 @@ _XML = (b"<?xml", b"\xef\xbb\xbf<", b"<!--")
 def read(source: Path | bytes | BinaryIO) -> DecodedImage:
     """Decode an image from a file, from the bytes of one, or from a stream; the format is recognized by content.
 
-    Of a stream that is no image, only the first bytes are read: it may be long, or never end.
+    Of a stream that is not an image, only the first bytes are read: it may be long, or never end.
 
     Raises:
         UnsupportedError: It is not an image of a known format, or is of an unsupported kind, such as raw, HDR, or with

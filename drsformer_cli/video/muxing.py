@@ -331,7 +331,7 @@ def _other_packets(source: Path, copied: dict[int, Any], window: Window) -> Iter
                 others = stack.enter_context(open_input(source))
         rows = [row for row in others.streams if row.index in copied and not isinstance(row, AttachmentStream)]
         if rows:
-            yield from _moved_packets(Timeline(others).packets(others, *rows), copied, window)
+            yield from _moved_packets(Timeline(others).packets(*rows), copied, window)
 
 
 def _moved_packets(packets: Iterator[Any], copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:

@@ -287,7 +287,7 @@ class Reader:
     def _decoded(self) -> Iterator[VideoFrame]:
         """All frames from here on; at the end, `problem` says whether some are missing."""
         damaged, end, following = 0, Fraction(0), 0
-        packets = self._timeline.packets(self.container)
+        packets = self._timeline.packets()
         while True:
             try:
                 packet = next(packets, None)

@@ -106,8 +106,8 @@ class SequenceReader:
                 continue
             if image.metadata.icc is not None and _PROFILE_DROPPED not in self.stream.notes:
                 self.stream.notes.append(_PROFILE_DROPPED)
-            picture = av.VideoFrame.from_ndarray(image.pixels, "rgb48le" if deep else "rgb24")
-            planes = planes_of(picture, pixel_format, _SDR)
+            frame = av.VideoFrame.from_ndarray(image.pixels, "rgb48le" if deep else "rgb24")
+            planes = planes_of(frame, pixel_format, _SDR)
             yield Frame(color.to_rgb(planes, self.coding(pixel_format)), time, 1, planes, image, number)
 
 

@@ -30,18 +30,19 @@ class Timeline:
 
     def __init__(self, container: InputContainer) -> None:
         self.breaks = 0
+        self._container = container
         self._is_needed = bool(container.format.flags & _MAY_BEGIN_AGAIN)
         self._shifts: deque[Fraction] = deque([Fraction(0)], 2)  # seconds; of the part before, and of this one
         self._ends: dict[int, Fraction] = {}  # of the last packet of each stream, moved
         self._latest = Fraction(0)
 
-    def packets(self, container: InputContainer, *streams: Any) -> Iterator[Any]:  # noqa: ANN401
+    def packets(self, *streams: Any) -> Iterator[Any]:  # noqa: ANN401
         """The packets of some streams, or of all, which are moved by what all streams say."""
         if not self._is_needed:
-            yield from container.demux(*streams)
+            yield from self._container.demux(*streams)
             return
-        wanted = {row.index for row in streams or container.streams}
-        for packet in container.demux():
+        wanted = {row.index for row in streams or self._container.streams}
+        for packet in self._container.demux():
             self._move(packet)
             if packet.stream.index in wanted:
                 yield packet

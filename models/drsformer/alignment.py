@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from drsformer.exposure import Gains
     from drsformer.images import ImageArray
 
-    FloatArray = NDArray[np.float32]
     Flow = NDArray[np.float32]  # (h, w, 2), in pixels of the views
     Mask = NDArray[np.uint8]  # (h, w)
     Matrix = NDArray[np.float64]  # (2, 3)
