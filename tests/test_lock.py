@@ -1,5 +1,7 @@
 """One process at a time."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -35,3 +37,21 @@ def test_a_killed_holder_holds_nothing(tmp_path, monkeypatch):
 
         with locked(path, kill):
             assert waited == [True]
+
+
+def test_without_locks_nothing_is_locked(tmp_path, monkeypatch):
+    def none(_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(lock, "_try_lock", none)
+    with locked(tmp_path / "x.lock", never), locked(tmp_path / "x.lock", never):
+        pass
+
+
+def test_other_faults_are_raised(tmp_path, monkeypatch):
+    def fails(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(lock, "_try_lock", fails)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)), locked(tmp_path / "x.lock", never):
+        pass

@@ -864,16 +864,6 @@ def test_one_process_writes_an_output(derain):
     assert derain("a.mp4", "-o", "b.mp4").code == 0
 
 
-def test_without_locks_videos_are_written(derain, monkeypatch):
-    def none(*_):
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-
-    monkeypatch.setattr("drsformer_cli.lock._try_lock", none)
-    Clip(frames=2).write(Path("a.mp4"))
-    assert derain("a.mp4", "-o", "b.mp4").code == 0
-    assert names() == ["a.mp4", "b.mp4"]
-
-
 def test_parts_that_cannot_be_kept(derain):
     Clip(frames=2).write(Path("a.mp4"))
     Path(".b.mp4.drsformer").touch()

@@ -6,7 +6,6 @@ exist, so an interrupted run loses one segment at most; `muxing` joins them with
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 import shutil
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from drsformer_cli.video.color import Planes
     from drsformer_cli.video.encoding import Encoding
     from drsformer_cli.video.reading import Stream
-
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # what a file system may say
 
 SEGMENT_FRAMES = 100
 """Frames of a segment, which is one group of pictures unless the scene changes."""
@@ -164,8 +161,7 @@ def alone(target: Path) -> Iterator[None]:
         try:
             stack.enter_context(locked(folder / LOCK, refuse))
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise OSError(error.errno, f"{folder}: cannot be written: {error.strerror}") from None
+            raise OSError(error.errno, f"{folder}: cannot be written: {error.strerror}") from None
         try:
             yield
         finally:
