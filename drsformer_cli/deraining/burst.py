@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from drsformer_cli.deraining.plan import STANDARD_STREAM, Plan, expanded, plan
 from drsformer_cli.errors import UsageError
 from drsformer_cli.paths import identity
-from drsformer_cli.video.formats import is_pattern, numbered, numbers
+from drsformer_cli.video.formats import files_of
 from drsformer_cli.video.planning import is_video
 
 if TYPE_CHECKING:
@@ -66,7 +66,4 @@ def plan_burst(
 def _images(text: str) -> Iterator[Path]:
     """The images of an input, which may be a glob or a pattern of numbered images."""
     for path in expanded(text):
-        if is_pattern(path):
-            yield from (numbered(path, number) for number in numbers(path))
-        else:
-            yield path
+        yield from files_of(path)

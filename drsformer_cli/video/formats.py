@@ -154,6 +154,15 @@ def is_pattern(path: Path) -> bool:
     return len(_PATTERN.findall(path.name)) == 1 and not path.exists()
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files of a sequence, in order; of another path, itself.
+
+    Raises:
+        OSError: The folder of a sequence cannot be read.
+    """
+    return [numbered(path, number) for number in numbers(path)] if is_pattern(path) else [path]
+
+
 def numbered(pattern: Path, number: int) -> Path:
     """The file of a sequence that has a number."""
     return pattern.with_name(_PATTERN.sub(lambda match: str(number).zfill(int(match[1] or 0)), pattern.name))

@@ -23,7 +23,7 @@ from drsformer_cli.errors import IMAGE_ERRORS, UsageError, VideoError
 from drsformer_cli.images import limit
 from drsformer_cli.video import color
 from drsformer_cli.video.encoding import choose_encoding
-from drsformer_cli.video.formats import CONTAINER_OF_ENDING, is_pattern, numbered, numbers
+from drsformer_cli.video.formats import CONTAINER_OF_ENDING, files_of, is_pattern
 from drsformer_cli.video.muxing import Window, join
 from drsformer_cli.video.planning import was_begun
 from drsformer_cli.video.reading import HLG, Frame, Reader, turned_back
@@ -395,7 +395,7 @@ class _ImagesSink:
 
 def _fingerprint(path: Path) -> str:
     """A text that changes when the input does."""
-    paths = [numbered(path, number) for number in numbers(path)] if is_pattern(path) else [path]
+    paths = files_of(path)
     digest = hashlib.sha256()
     for one in paths:
         status = one.stat()
