@@ -318,9 +318,9 @@ class _Video:
 
     def _motions(self, number: int, others: Sequence[int]) -> dict[int, Motion]:
         """The motions of a frame to others, in steps to those that are far."""
-        first, last = min(number, *others), max(number, *others)
-        near = min(_NEAR, last - first)
-        pairs = [(a, b) for a in range(first, last) for b in range(a + 1, min(a + near, last) + 1)]
+        frames = range(min(number, *others), max(number, *others) + 1)
+        near = min(_NEAR, len(frames) - 1)
+        pairs = [(a, b) for a in frames for b in range(a + 1, a + near + 1) if b in frames]
         estimates = dict(zip(pairs, self.pool.map(lambda pair: self._estimate(*pair), pairs), strict=True))
         far = [motion.camera is None for (a, b), motion in estimates.items() if b - a == near]
         stands = sum(far) >= _STANDS * len(far)
@@ -328,21 +328,21 @@ class _Video:
         for other in others:  # the nearest first
             if abs(other - number) > near:
                 between = other - near if other > number else other + near
-                motions[other] = motions[between].then(self._motion(between, other, first, last, stands))
+                motions[other] = motions[between].then(self._motion(between, other, frames, stands=stands))
             else:
-                motions[other] = self._motion(number, other, first, last, stands)
+                motions[other] = self._motion(number, other, frames, stands=stands)
         return motions
 
-    def _motion(self, number: int, other: int, first: int, last: int, stands: bool) -> Motion:
-        """The motion of a frame to a near one; where nothing confirms it and the camera mostly stands, it does here."""
+    def _motion(self, number: int, other: int, frames: range, *, stands: bool) -> Motion:
+        """The motion of a frame to a near one; if nothing confirms it and the camera mostly stands, it stands here."""
         motion = self._estimate(number, other)
         if motion.camera is None or not stands:
             return motion
         a, b = sorted((number, other))
         ways = [
             self._estimate(number, n).then(self._estimate(n, other))
-            for n in range(max(first, a - 1), min(last, b + 1) + 1)
-            if n not in (a, b) and max(abs(n - a), abs(n - b)) <= _NEAR
+            for n in range(a - 1, b + 2)
+            if n in frames and n not in (a, b) and max(abs(n - a), abs(n - b)) <= _NEAR
         ]
         confirmed = is_confirmed(motion, ways, *self._answer(number).view.gray.shape)
         return motion if confirmed else replace(motion, camera=None)
