@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
 from drsformer.signatures import AVIF_BRANDS, GENERAL_BRANDS, HEIC_BRANDS, RAW_ENDINGS, brands
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Feature(StrEnum):
@@ -168,6 +172,16 @@ KIND_OF_ENDING = {ending: kind for kind, endings in OTHER_KINDS.items() for endi
 
 OTHER_IMAGE_ENDINGS = RAW_ENDINGS | KIND_OF_ENDING.keys()
 """Endings of images that are not read: in a folder they are skipped, with a note."""
+
+
+def skipped_images(names: Iterable[str]) -> str | None:
+    """The note about images of a folder that are not read, by the names of its files; None: there are none."""
+    endings = [PurePath(name).suffix.lower() for name in names if not name.startswith(".")]
+    others = [ending for ending in endings if ending in OTHER_IMAGE_ENDINGS]
+    if not others:
+        return None
+    return f"{len(others)} image{'s' * (len(others) != 1)} skipped that cannot be read: {', '.join(sorted({*others}))}"
+
 
 if TYPE_CHECKING:
     FormatName = str

@@ -16,7 +16,7 @@ from drsformer.errors import ImageError
 from drsformer.home import home
 from drsformer_cli.datasets import folder_names, normalized
 from drsformer_cli.errors import IMAGE_ERRORS, UsageError, reason
-from drsformer_cli.formats import FORMAT_OF_ENDING
+from drsformer_cli.formats import FORMAT_OF_ENDING, skipped_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -212,8 +212,14 @@ def some_images(folder: Path) -> list[Path]:
     """
     files = image_files(folder)
     if not files:
-        raise UsageError(f"{folder}: no images in it")
+        raise UsageError("; ".join([f"{folder}: no images in it", *skipped([folder])]))
     return files
+
+
+def skipped(folders: Iterable[Path]) -> list[str]:
+    """A note for each folder with images of kinds that are not read, such as raw files; `image_files` skips them."""
+    notes = {folder: skipped_images(path.name for path in folder.iterdir()) for folder in folders}
+    return [f"{folder}: {note}" for folder, note in notes.items() if note]
 
 
 def names(files: Sequence[Path]) -> list[str]:

@@ -125,6 +125,20 @@ def test_a_protocol_that_papers_do_not_use_is_mentioned():
     assert "papers report uint8-Y on it, not float-Y" in images.warnings
 
 
+def test_images_that_cannot_be_read_are_mentioned():
+    save("set/input/1.png")
+    save("set/target/1.png")
+    for name in ("2.ppm", "3.PPM", "4.cr2"):
+        Path("set/input", name).touch()
+    note = "set/input: 3 images skipped that cannot be read: .cr2, .ppm"
+    for asked in ({"datasets": ["set"]}, {"inputs": Path("set/input"), "targets": Path("set/target")}):
+        assert note in request(**asked).gather()[0].warnings
+    assert note in request(real=[Path("set/input")]).gather()[0].warnings
+    Path("set/input/1.png").unlink()
+    with pytest.raises(UsageError, match=r"set/input: no images in it; set/input: 3 images skipped .*: \.cr2, \.ppm"):
+        request(real=[Path("set/input")]).gather()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

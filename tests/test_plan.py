@@ -241,7 +241,7 @@ def test_the_format_is_decided_once(tree):
 
 
 def test_images_that_cannot_be_read_are_mentioned(tree):
-    for name in ("phone.JXL", "camera.cr2", "other.cr2"):
+    for name in ("phone.JXL", "camera.cr2", "other.cr2", "._camera.cr2"):
         (tree / "in" / name).touch()
     assert plan(["in"], "x").notes == ["in: 3 images skipped that cannot be read: .cr2, .jxl"]
     (tree / "only").mkdir()

@@ -95,6 +95,15 @@ def test_reserve_is_used_when_nothing_else_is_there(folders):
     assert "left out, since these folders do not exist: nowhere" in load({"a": absent, "b": reserve}).notes
 
 
+def test_images_that_cannot_be_read_are_mentioned(folders):
+    (folders / "phone").mkdir()
+    (folders / "phone/deeper").mkdir()
+    Image.fromarray(photo()).save("phone/a.png")
+    (folders / "phone/deeper/b.jxl").touch()
+    notes = load({"x": {"kind": "clean", "clean": ["phone"]}}).notes
+    assert "phone/deeper: 1 image skipped that cannot be read: .jxl" in notes
+
+
 def test_clean_halves_serve_as_photos(folders):
     loaded = load({"a": HALVES, "b": {"kind": "clean"}}, clean=[])
     assert "b: 50% of the samples, from 6 clean images" in loaded.notes

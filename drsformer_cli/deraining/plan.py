@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from drsformer.signatures import LONGEST_START, is_heic
 from drsformer_cli.errors import UsageError
-from drsformer_cli.formats import FORMAT_OF_ENDING, FORMATS, OTHER_IMAGE_ENDINGS, missing_extra
+from drsformer_cli.formats import FORMAT_OF_ENDING, FORMATS, missing_extra, skipped_images
 from drsformer_cli.pages import check_report_name
 from drsformer_cli.paths import identity
 from drsformer_cli.video.formats import (
@@ -379,11 +379,8 @@ def _files_in(folder: Path, found: Plan, *, recursive: bool, excluded: Path | No
             [f"{here / name}: linked folder skipped" for name in subfolders if (here / name).is_symlink()]
         )
         endings = {Path(name).suffix.lower() for name in names}
-        others = sorted(endings & OTHER_IMAGE_ENDINGS)
-        if others:
-            number = sum(Path(name).suffix.lower() in others for name in names)
-            kinds = ", ".join(others)
-            found.notes.append(f"{here}: {number} image{'s' * (number != 1)} skipped that cannot be read: {kinds}")
+        if note := skipped_images(names):
+            found.notes.append(f"{here}: {note}")
         missing = {ending: text for ending in sorted(endings) if (text := missing_extra(ending))}
         found.notes.extend([f"{here}: {ending} skipped: {text}" for ending, text in missing.items()])
         shown = [here / name for name in sorted(names) if not name.startswith(".")]

@@ -223,6 +223,7 @@ class Request:
         if found.unused:
             unused = console.first_three([path.name for path in found.unused])
             warnings.append(f"clean images without a rainy one: {unused}")
+        warnings += pairs.skipped(file.parent for file in files)
         cases = [Case(pair.name, pair, result_of.get(pair.rainy), has_input=not alone) for pair in good]
         total = dataset.count if dataset else len(found.pairs) + len(found.problems)
         return ImageSet(name, cases, protocol, dataset, tuple(problems), tuple(warnings), total, tuple(files))
@@ -285,7 +286,8 @@ def with_training_warnings(image_set: ImageSet, model: str, uses: Sequence[Train
 def _without_clean(folder: Path) -> ImageSet:
     files = pairs.some_images(folder)
     cases = [Case(name, file) for name, file in zip(pairs.names(files), files, strict=True)]
-    return ImageSet(folder.resolve().name, cases, total=len(cases), files=tuple(files))
+    notes = tuple(pairs.skipped([folder]))
+    return ImageSet(folder.resolve().name, cases, warnings=notes, total=len(cases), files=tuple(files))
 
 
 def _limited(image_set: ImageSet, limit: int | None) -> ImageSet:

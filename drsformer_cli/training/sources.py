@@ -17,7 +17,7 @@ import numpy as np
 from drsformer_cli import console
 from drsformer_cli.datasets import SideBySide  # noqa: TC001 - the schema is read at run time
 from drsformer_cli.errors import UsageError
-from drsformer_cli.pairs import find_pairs, image_files
+from drsformer_cli.pairs import find_pairs, image_files, skipped
 from drsformer_cli.training import rain
 from drsformer_cli.training.rain import LayerRanges, RainRanges
 from drsformer_cli.training.run_folder import METRICS_FILE
@@ -324,6 +324,7 @@ class Findings:
         if result.unused:
             names = console.first_three([path.name for path in result.unused])
             self.notes.append(f"{key}: clean images without a rainy one: {names}")
+        self.notes += skipped(file.parent for file in result.files)
         return result.pairs
 
     def images(self, key: str, folders: Sequence[str], *, required: bool = True) -> list[Path]:
@@ -341,17 +342,18 @@ class Findings:
                 else:
                     self.absent.append(folder)
                 continue
-            inside = _images_below(root)
+            places = _folders_below(root)
+            inside = [file for place in places for file in image_files(place)]
             if not inside:
-                self.mistakes.append(f"{key}: no images in {folder}")
+                self.mistakes.append("; ".join([f"{key}: no images in {folder}", *skipped(places)]))
+            self.notes += skipped(places)
             files += inside
         return files
 
 
-def _images_below(root: Path) -> list[Path]:
-    """Images in a folder at any depth; hidden folders and the folders of training runs are skipped."""
+def _folders_below(root: Path) -> list[Path]:
+    """A folder and those below it at any depth; hidden folders and the folders of training runs are skipped."""
     below = sorted(inner for inner in root.rglob("*") if inner.is_dir())
     shown = [inner for inner in below if not any(part.startswith(".") for part in inner.relative_to(root).parts)]
     of_runs = [place for place in (root, *below) if (place / METRICS_FILE).exists()]
-    places = [place for place in (root, *shown) if not any(place.is_relative_to(run) for run in of_runs)]
-    return [file for place in places for file in image_files(place)]
+    return [place for place in (root, *shown) if not any(place.is_relative_to(run) for run in of_runs)]
