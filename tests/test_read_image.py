@@ -179,6 +179,13 @@ def test_other_modes(tmp_path):
     assert read_image(tmp_path / "a.png").shape == (9, 13, 4)
 
 
+@pytest.mark.parametrize("depth", [1, 8])
+def test_transparent_gray_is_gray_with_alpha(tmp_path, depth):
+    row = b"\0" + (b"\x40" if depth == 1 else bytes([0, 255, 0]))
+    (tmp_path / "a.png").write_bytes(png(3, 1, depth, 0, row, (b"tRNS", b"\0\0")))
+    assert read_image(tmp_path / "a.png").tolist() == [[[0, 0], [255, 255], [0, 0]]]
+
+
 def gif():
     buffer = io.BytesIO()
     Image.new("L", (4, 4)).save(buffer, "GIF")

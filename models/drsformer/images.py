@@ -205,7 +205,7 @@ def _simplified(opened: Image.Image, raw_mode: str) -> Image.Image:
     if "transparency" in opened.info and mode in ("1", "L", "RGB"):  # one color of a PNG is transparent
         if raw_mode != mode:  # Pillow compares it with scaled values
             raise UnsupportedError("has less than 8 bits and a transparent color, which is not supported")
-        return opened.convert("LA" if mode == "L" else "RGBA")
+        return opened.convert("RGBA" if mode == "RGB" else "LA")
     if mode in ("L", "LA", "RGB", "RGBA"):
         return opened
     if mode not in _CONVERTED:

@@ -451,9 +451,9 @@ def _check_image(image: ImageArray) -> None:
     if image.dtype not in PEAK_VALUE:
         raise ImageError(f"expected uint8, uint16 or float32, not {image.dtype}")
     if image.dtype == np.float32:
-        low, high = float(image.min()), float(image.max())
+        low, high = image.min(), image.max()
         if not (low >= 0 and high <= 1):  # also when one is NaN
-            raise ImageError(f"expected float32 values in [0, 1], found {low:g} to {high:g}")
+            raise ImageError(f"expected float32 values in [0, 1], found {low!s} to {high!s}")
 
 
 def _channels(image: ImageArray) -> ImageArray:
