@@ -210,6 +210,15 @@ def test_a_file_where_a_folder_must_be(run, image):
     assert "cannot create the folder out" in answer.err
 
 
+def test_what_the_format_cannot_hold_costs_no_time_in_the_network(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "restore_image", None)
+    Image.new("RGB", (17_000, 1)).save("a.png")
+    answer = run("derain", "a.png", "-o", "new/a.webp")
+    expected = "drsformer: a.png: cannot be written as WebP, 17000x1: expected at most 16383 pixels a side\n"
+    assert (answer.code, answer.err, files()) == (1, expected, ["a.png"])
+
+
 def test_unreadable_input(run, image, monkeypatch):
     def refuse(source):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

@@ -131,6 +131,7 @@ def derain(
 
     def restore(job: Job, rainy: DecodedImage) -> RestoredImage:
         progress(job, 0.0, "")
+        images.check_size(rainy, job.image_format or rainy.format)  # before any time is spent in the network
         if job.target is not None:
             make_writable(job.target.parent)
         if job.others:

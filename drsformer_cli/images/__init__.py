@@ -9,7 +9,7 @@ from drsformer.errors import UnsupportedError
 from drsformer_cli.images.image import DecodedImage, Metadata, to_8_bits
 from drsformer_cli.images.limit import TooLargeError, allow_megapixels
 from drsformer_cli.images.reading import read, read_rgb8, size
-from drsformer_cli.images.writing import encode, losses, side_by_side
+from drsformer_cli.images.writing import check_size, encode, losses, side_by_side
 
 __all__ = [
     "DecodedImage",
@@ -17,6 +17,7 @@ __all__ = [
     "TooLargeError",
     "UnsupportedError",
     "allow_megapixels",
+    "check_size",
     "encode",
     "losses",
     "read",

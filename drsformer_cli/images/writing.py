@@ -24,6 +24,19 @@ if TYPE_CHECKING:
     from drsformer_cli.images.image import Channels
 
 
+def check_size(image: DecodedImage, image_format: str) -> None:
+    """Refuse an image that has more pixels a side than a format can store.
+
+    Raises:
+        ImageError: It has.
+    """
+    row, (H, W) = FORMATS[image_format], image.pixels.shape[:2]
+    if row.longest_side is not None and max(H, W) > row.longest_side:
+        raise ImageError(
+            f"cannot be written as {row.title}, {W}x{H}: expected at most {row.longest_side} pixels a side"
+        )
+
+
 def encode(image: DecodedImage, image_format: str, *, quality: int = DEFAULT_QUALITY) -> bytes:
     """The bytes of a file.
 
@@ -35,13 +48,10 @@ def encode(image: DecodedImage, image_format: str, *, quality: int = DEFAULT_QUA
     Raises:
         ImageError: The format cannot store the image, usually because of its size.
     """
+    check_size(image, image_format)
     pixels, alpha, metadata = image.pixels, image.alpha, _holdable(image, image_format)
     row, holds = FORMATS[image_format], FORMATS[image_format].holds
     H, W = pixels.shape[:2]
-    if row.longest_side is not None and max(H, W) > row.longest_side:
-        raise ImageError(
-            f"cannot be written as {row.title}, {W}x{H}: expected at most {row.longest_side} pixels a side"
-        )
     if Feature.ALPHA not in holds:
         alpha = None
     if Feature.DEEP not in holds:

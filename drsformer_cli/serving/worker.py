@@ -126,11 +126,12 @@ class Worker:
     def _answer(self, task: Task, check: Callable[..., None]) -> Answer:
         check()
         rainy = images.read(task.file)
+        image_format = task.image_format or rainy.format
+        images.check_size(rainy, image_format)
         check()
         self.restorer.strength = task.strength
         restored = restore_image(rainy, self.restorer, check)
         self.last_seconds = restored.seconds
-        image_format = task.image_format or rainy.format
         file = images.encode(restored.image, image_format, quality=task.quality)
         notes = (*rainy.notes, *images.losses(restored.image, image_format))
         return Answer(file, image_format, restored.seconds, restored.scale, restored.mean_change, notes)
