@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,11 +196,13 @@ def test_full_disk(run, folder, monkeypatch):
     assert files("out") == []
 
 
-def test_unwritable_folder(run, folder, monkeypatch):
+@pytest.mark.parametrize(("flags", "why"), [(0, "Permission denied"), (os.ST_RDONLY, "Read-only file system")])
+def test_unwritable_folder(run, folder, monkeypatch, flags, why):
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "deep")
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=flags))
     answer = run("derain", "in", "-o", "out", "-r")
     assert answer.code == 3
-    assert "in/deep/b.jpg: cannot write into out/deep: Permission denied" in answer.err
+    assert f"in/deep/b.jpg: cannot write into out/deep: {why}" in answer.err
     assert files("out") == ["a.png"]
 
 

@@ -6,8 +6,6 @@ Shapes: pixels (H, W, 3).
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import sys
 import time
 from concurrent.futures import CancelledError
@@ -22,6 +20,7 @@ from drsformer.files import atomic_write
 from drsformer_cli import images
 from drsformer_cli.errors import IMAGE_ERRORS, reason
 from drsformer_cli.overlap import overlapped
+from drsformer_cli.paths import check_writable
 
 if TYPE_CHECKING:
     import threading
@@ -161,8 +160,10 @@ def make_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(error.errno, f"cannot create the folder {folder}: {error.strerror}") from None
-    if not os.access(folder, os.W_OK):
-        raise OSError(errno.EACCES, f"cannot write into {folder}: {os.strerror(errno.EACCES)}")
+    try:
+        check_writable(folder)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write into {folder}: {error.strerror}") from None
 
 
 def restore_image(

@@ -20,6 +20,7 @@ from drsformer.files import atomic_write
 from drsformer_cli import console
 from drsformer_cli.errors import UsageError, reason
 from drsformer_cli.lock import locked
+from drsformer_cli.paths import check_writable
 from drsformer_cli.training import toml_config
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ class RunFolder:
             existing = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
             if not existing.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            if not os.access(existing, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            check_writable(existing)
             names = {path.name for path in existing.iterdir() if not path.name.startswith(".")}
         except OSError as error:
             raise UsageError(f"--output {self.path}: cannot write there: {error.strerror}") from None
