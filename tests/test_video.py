@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 from av.stream import Disposition
 from conftest import documented_keys
 from PIL import Image, ImageCms
@@ -369,6 +370,16 @@ def test_sound_that_avi_holds_stays_in_avi(derain, codec):
     assert after.streams == before.streams
     assert after.clicks == pytest.approx(before.clicks, abs=1e-3)
     assert len(after.clicks) >= 2
+
+
+def test_columns_that_the_codec_crops_on_the_left(derain):
+    Clip(size=(52, 32)).write(Path("a.h264"))
+    with av.open("a.h264") as source:
+        crop = BitStreamFilterContext("h264_metadata=crop_left=4", source.streams.video[0])
+        cropped = [one for packet in source.demux() if packet.size for one in crop.filter(packet)]
+        Path("b.h264").write_bytes(b"".join(map(bytes, cropped)))
+    assert derain("b.h264", "-o", "c.mp4", "--temporal", "off").code == 0
+    assert (found("c.mp4").first.width, found("c.mp4").first.height) == (48, 32)
 
 
 def test_attachments_and_a_part_of_a_video(derain):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from av.error import FFmpegError
 
 from drsformer.images import upright
@@ -183,6 +184,7 @@ class Reader:
         self._video = best_stream(self.container)
         if self._video.codec_context is not None:
             self._video.codec_context.thread_type = "AUTO"
+            self._video.codec_context.flags |= Flags.unaligned  # crop every column that the codec says, not 32 at once
         self._start = Fraction(self.container.start_time or 0, av.time_base)
         self._slots: deque[int] | None = deque() if self.container.format.name == "avi" else None
         self._timeline = Timeline(self.container)
