@@ -372,6 +372,41 @@ def test_sound_that_avi_holds_stays_in_avi(derain, codec):
     assert len(after.clicks) >= 2
 
 
+@pytest.mark.parametrize("codec", ["aac", "ac3"])
+def test_sound_of_avi_stays_in_sync_in_avi(derain, codec):
+    Clip(frames=12, sound=codec).write(Path("a.avi"))
+    answer = derain("a.avi", "-o", "b.avi", "--strength", 0)
+    assert (answer.code, answer.err) == (0, "")
+    assert found("b.avi").clicks == pytest.approx(found("a.avi").clicks, abs=1e-3)
+    assert len(found("b.avi").clicks) >= 2
+
+
+def test_sound_that_avi_would_play_at_another_speed_is_dropped(derain):
+    Clip(sound="eac3").write(Path("a.mkv"))
+    answer = derain("a.mkv", "-o", "b.avi")
+    assert "audio 1 (eac3) dropped: it cannot be written into AVI; Matroska keeps it" in answer.err
+    assert "audio" not in found("b.avi").streams
+
+
+def test_adpcm_of_rounded_times_stays_in_sync_in_avi(derain):
+    Clip(frames=50, sound="adpcm_ms", size=(16, 16)).write(Path("a.wmv"))
+    answer = derain("a.wmv", "-o", "b.avi", "--temporal", "off")
+    assert answer.code == 0
+    before, after = (found(name).clicks for name in ("a.wmv", "b.avi"))
+    assert after[-1] - after[0] == pytest.approx(before[-1] - before[0], abs=3e-3)
+    assert before[-1] > 1.5
+
+
+def test_the_end_of_sound_without_durations_is_kept(derain):
+    Clip(sound="alac").write(Path("a.mkv"))
+    assert derain("a.mkv", "-o", "b.mp4").code == 0
+    sizes = []
+    for name in ("a.mkv", "b.mp4"):
+        with av.open(name) as file:
+            sizes.append([packet.size for packet in file.demux(audio=0) if packet.size])
+    assert sizes[0] == sizes[1]
+
+
 def test_columns_that_the_codec_crops_on_the_left(derain):
     Clip(size=(52, 32)).write(Path("a.h264"))
     with av.open("a.h264") as source:

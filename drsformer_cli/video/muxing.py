@@ -17,7 +17,7 @@ from av.stream import AttachmentStream, Discard, Disposition
 from drsformer_cli.errors import VideoError
 from drsformer_cli.video.formats import CONTAINERS, DEFAULT_ENDING
 from drsformer_cli.video.output import open_output
-from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_file, open_input
+from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_file, open_input, sound_length
 from drsformer_cli.video.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -48,9 +48,13 @@ _COVERS = {
 }
 """Media types and file endings of the covers that FFmpeg finds in Matroska, by codec."""
 
+_IN_FRAMES = ("aac", "ac3", "flac")
+"""Sound whose packets last equally long, whatever their sizes."""
+
 _LAYOUTS = {"1 channels": "mono", "2 channels": "stereo"}
 _SAMPLES = 8
 _MOST_SEARCHED = 1000  # packets, where a stream begins late
+_TOLERANCE = Fraction(1, 100)  # seconds that the times of a few packets may differ by
 
 
 class Window:
@@ -262,13 +266,32 @@ def _attached(row: Any, output: OutputContainer, packets: list[Any]) -> bool:  #
 
 def _added(row: Any, output: OutputContainer, packets: list[Any]) -> Any:  # noqa: ANN401
     """A stream of the output that is as one of the input, whose first packets are known."""
-    copy: Any = output.add_stream_from_template(row, opaque=True)
+    with contextlib.ExitStack() as stack:
+        template = row
+        if output.format.name == "avi" and row.name in _IN_FRAMES:
+            template = stack.enter_context(_without_blocks(row, packets))
+        copy: Any = output.add_stream_from_template(template, opaque=True)
     if row.type == "audio" and row.codec_context.layout.name in _LAYOUTS:  # AVI and Matroska only count channels
         copy.codec_context.layout = _LAYOUTS[row.codec_context.layout.name]
-    if row.type == "audio" and row.name.startswith("adpcm") and packets and packets[0].duration:
-        length = packets[0].duration * packets[0].time_base
-        copy.codec_context.bit_rate = round(8 * packets[0].size / length)  # unknown in AVI, whose muxer counts by it
+    if row.type == "audio" and row.name.startswith("adpcm") and packets:
+        length = sum(Fraction(frame.samples, frame.sample_rate) for frame in row.codec_context.decode(packets[0]))
+        if length:
+            copy.codec_context.bit_rate = round(8 * packets[0].size / length)  # AVI's muxer counts time by it
     return copy
+
+
+@contextlib.contextmanager
+def _without_blocks(row: Any, packets: list[Any]) -> Iterator[Any]:  # noqa: ANN401
+    """A stream as `row` that does not say how many bytes are a block of sound: AVI's muxer would count time by it."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as trial:
+        copy: Any = trial.add_stream_from_template(row, opaque=True)
+        for packet in packets:
+            packet.stream = copy
+            trial.mux(packet)
+    file.seek(0)
+    with av.open(file, format="matroska") as written:
+        yield written.streams[0]
 
 
 def _first_packets(source: Path) -> dict[int, list[Any]]:
@@ -299,16 +322,27 @@ def _fits(row: Any, container: Container, packets: list[Any]) -> bool:  # noqa: 
             copy.metadata.update(row.metadata)
             copy.disposition = row.disposition
             trial.start_encoding()
+            times = [packet.dts * packet.time_base for packet in packets]
             for packet in packets:
                 packet.stream = copy
                 trial.mux(packet)
         if not packets:
             return True
         file.seek(0)
-        with av.open(file, format=container.format) as written:
-            return any(found.type == row.type for found in written.streams)  # MP2 may be found as MP3
+        with av.open(file, "r", container.format) as written:
+            if not any(found.type == row.type for found in written.streams):  # MP2 may be found as MP3
+                return False
+            return container.variable or _lasts(times, written)
     except (ValueError, FFmpegError):
         return False
+
+
+def _lasts(times: list[Fraction], written: InputContainer) -> bool:
+    """Whether the packets of a file without times are taken to last as long as they do."""
+    found = [packet.dts * packet.time_base for packet in written.demux() if packet.dts is not None]
+    if len(found) != len(times):  # PCM, which is divided anew
+        return True
+    return abs((times[-1] - times[0]) - (found[-1] - found[0])) < _TOLERANCE
 
 
 def _why_dropped(row: Any, container: Container, packets: list[Any]) -> str:  # noqa: ANN401
@@ -350,6 +384,8 @@ def _moved_packets(packets: Iterator[Any], copied: dict[int, Any], window: Windo
         time = packet.pts if packet.pts is not None else packet.dts
         if time is None:
             continue
+        if packet.stream.type == "audio" and not packet.duration:  # MP4 would cut off the last one
+            packet.duration = round(sound_length(packet) / packet.time_base)
         if not is_cover and not _moved(packet, time, window):
             continue
         _keep_in_order(packet, latest)

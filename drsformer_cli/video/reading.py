@@ -351,10 +351,7 @@ class Reader:
             return Fraction(packet.duration * packet.time_base)
         if packet.stream.index == self._video.index and self._video.guessed_rate:
             return 1 / self._video.guessed_rate
-        if packet.stream.type == "audio" and packet.stream.codec_context is not None:  # as WavPack's in Matroska
-            with contextlib.suppress(FFmpegError):
-                return sum((Fraction(row.samples, row.sample_rate) for row in packet.decode()), Fraction(0))
-        return Fraction(0)
+        return sound_length(packet) if packet.stream.type == "audio" else Fraction(0)
 
     def _missing_after(self, end: Fraction) -> Fraction:
         """Seconds between the last packet and the end according to the header."""
@@ -465,6 +462,14 @@ def _lacks_index(path: Path) -> bool:
                 break
             file.seek(at)
     return boxes[:1] == [b"ftyp"] and b"moov" not in boxes
+
+
+def sound_length(packet: Any) -> Fraction:  # noqa: ANN401
+    """Seconds that a packet of sound lasts, where the file does not say, as of WavPack and ALAC in Matroska."""
+    if packet.stream.codec_context is not None:
+        with contextlib.suppress(FFmpegError):
+            return sum((Fraction(row.samples, row.sample_rate) for row in packet.decode()), Fraction(0))
+    return Fraction(0)
 
 
 def best_stream(container: InputContainer) -> VideoStream:
