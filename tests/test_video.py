@@ -407,6 +407,23 @@ def test_the_end_of_sound_without_durations_is_kept(derain):
     assert sizes[0] == sizes[1]
 
 
+def test_languages_by_other_names(derain):
+    Clip(sound="aac", language="deu").write(Path("a.mkv"))
+    for name, language, error in (("c.mov", "ger", ""), ("c.avi", None, "language deu of audio 1 dropped")):
+        answer = derain("a.mkv", "-o", name)
+        assert (answer.code, error in answer.err) == (0, True)
+        assert ("language" in answer.err) == bool(error)
+        with av.open(name) as file:
+            assert file.streams.audio[0].metadata.get("language") == language
+
+
+def test_metadata_that_a_container_cannot_hold_is_said(derain):
+    Clip(metadata={"title": "Rain", "camera-height": "2 m"}).write(Path("a.mkv"))
+    answer = derain("a.mkv", "-o", "b.mp4")
+    assert "a.mkv: metadata dropped: MP4 cannot hold CAMERA-HEIGHT" in answer.err
+    assert found("b.mp4").metadata["title"] == "Rain"
+
+
 def test_columns_that_the_codec_crops_on_the_left(derain):
     Clip(size=(52, 32)).write(Path("a.h264"))
     with av.open("a.h264") as source:

@@ -48,6 +48,31 @@ _COVERS = {
 }
 """Media types and file endings of the covers that FFmpeg finds in Matroska, by codec."""
 
+_LANGUAGES = {
+    "bod": "tib",
+    "cym": "wel",
+    "cze": "ces",
+    "deu": "ger",
+    "ell": "gre",
+    "eus": "baq",
+    "fas": "per",
+    "fre": "fra",
+    "hye": "arm",
+    "isl": "ice",
+    "kat": "geo",
+    "mkd": "mac",
+    "msa": "may",
+    "mya": "bur",
+    "nld": "dut",
+    "nob": "nor",
+    "rum": "ron",
+    "slo": "slk",
+    "sqi": "alb",
+    "swe": "sve",
+    "zho": "chi",
+}
+"""The names by which FFmpeg's muxer of MOV knows languages that have several."""
+
 _IN_FRAMES = ("aac", "ac3", "flac")
 """Sound whose packets last equally long, whatever their sizes."""
 
@@ -142,6 +167,30 @@ def _written(
             _copy_metadata(others, output, window, notes, container)
         for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
             output.mux(packet)
+        if others is not None:
+            output.close()
+            notes.extend(_forgotten(file, container, others, list(copied)))
+    return notes
+
+
+def _forgotten(file: IO[bytes], container: Container, others: InputContainer, copied: list[int]) -> list[str]:
+    """What a file that was written does not say of the input and of the streams copied from it, one line each."""
+    notes: list[str] = []
+    file.seek(0)
+    with contextlib.suppress(FFmpegError), av.open(file, "r", container.format, metadata_errors="replace") as written:
+        streams = list(written.streams)
+        said = {*written.metadata.values(), *(text for row in streams for text in row.metadata.values())}
+        lost = sorted(name for name, text in _kept(others.metadata).items() if text and text not in said)
+        if lost:
+            notes.append(f"metadata dropped: {container.title} cannot hold {', '.join(lost)}")
+        for kind in ("audio", "subtitle"):
+            rows = [others.streams[index] for index in copied if others.streams[index].type == kind]
+            for before, after in zip(rows, (row for row in streams if row.type == kind), strict=False):
+                language = before.metadata.get("language", "und")
+                names = (language, _LANGUAGES.get(language))
+                if language != "und" and after.metadata.get("language") not in names:
+                    title = f"language {language} of {kind} {before.index}"
+                    notes.append(f"{title} dropped: {container.title} cannot hold it")
     return notes
 
 
@@ -239,6 +288,9 @@ def _copied(
         elif _fits(row, container, packets):
             copy = _added(row, output, packets)
             copy.metadata.update(_kept(row.metadata))
+            language = row.metadata.get("language")
+            if container.format == "mov" and language in _LANGUAGES:
+                copy.metadata["language"] = _LANGUAGES[language]
             copy.disposition = row.disposition
             copied[row.index] = copy
             continue
