@@ -434,6 +434,13 @@ def test_columns_that_the_codec_crops_on_the_left(derain):
     assert (found("c.mp4").first.width, found("c.mp4").first.height) == (48, 32)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_refused_without_waiting_for_it(derain):
+    os.mkfifo("a.mp4")
+    answer = derain("a.mp4", "-o", "b.mp4")
+    assert (answer.code, "a.mp4: is a pipe or a device" in answer.err) == (1, True)
+
+
 def test_attachments_and_a_part_of_a_video(derain):
     clip = Clip(frames=12, sound="aac", attachment=b"drops", chapters=True, options={"g": "3"})
     clip.write(Path("a.mkv"))

@@ -162,6 +162,8 @@ class Reader:
         self.settings = settings
         self.problem: str | None = None
         self.offset = Fraction(0)
+        if path.exists() and not path.is_file():
+            raise VideoError("is a pipe or a device; a video is read more than once, so expected a file")
         with path.open("rb"):
             pass  # errors of the system, in Python's words
         self.is_irregular = False
