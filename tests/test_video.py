@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 from av.stream import Disposition
 from conftest import documented_keys
 from PIL import Image, ImageCms
@@ -369,6 +370,75 @@ def test_sound_that_avi_holds_stays_in_avi(derain, codec):
     assert after.streams == before.streams
     assert after.clicks == pytest.approx(before.clicks, abs=1e-3)
     assert len(after.clicks) >= 2
+
+
+@pytest.mark.parametrize("codec", ["aac", "ac3"])
+def test_sound_of_avi_stays_in_sync_in_avi(derain, codec):
+    Clip(frames=12, sound=codec).write(Path("a.avi"))
+    answer = derain("a.avi", "-o", "b.avi", "--strength", 0)
+    assert (answer.code, answer.err) == (0, "")
+    assert found("b.avi").clicks == pytest.approx(found("a.avi").clicks, abs=1e-3)
+    assert len(found("b.avi").clicks) >= 2
+
+
+def test_sound_that_avi_would_play_at_another_speed_is_dropped(derain):
+    Clip(sound="eac3").write(Path("a.mkv"))
+    answer = derain("a.mkv", "-o", "b.avi")
+    assert "audio 1 (eac3) dropped: it cannot be written into AVI; Matroska keeps it" in answer.err
+    assert "audio" not in found("b.avi").streams
+
+
+def test_adpcm_of_rounded_times_stays_in_sync_in_avi(derain):
+    Clip(frames=50, sound="adpcm_ms", size=(16, 16)).write(Path("a.wmv"))
+    answer = derain("a.wmv", "-o", "b.avi", "--temporal", "off")
+    assert answer.code == 0
+    before, after = (found(name).clicks for name in ("a.wmv", "b.avi"))
+    assert after[-1] - after[0] == pytest.approx(before[-1] - before[0], abs=3e-3)
+    assert before[-1] > 1.5
+
+
+def test_the_end_of_sound_without_durations_is_kept(derain):
+    Clip(sound="alac").write(Path("a.mkv"))
+    assert derain("a.mkv", "-o", "b.mp4").code == 0
+    sizes = []
+    for name in ("a.mkv", "b.mp4"):
+        with av.open(name) as file:
+            sizes.append([packet.size for packet in file.demux(audio=0) if packet.size])
+    assert sizes[0] == sizes[1]
+
+
+def test_languages_by_other_names(derain):
+    Clip(sound="aac", language="deu").write(Path("a.mkv"))
+    for name, language, error in (("c.mov", "ger", ""), ("c.avi", None, "language deu of audio 1 dropped")):
+        answer = derain("a.mkv", "-o", name)
+        assert (answer.code, error in answer.err) == (0, True)
+        assert ("language" in answer.err) == bool(error)
+        with av.open(name) as file:
+            assert file.streams.audio[0].metadata.get("language") == language
+
+
+def test_metadata_that_a_container_cannot_hold_is_said(derain):
+    Clip(metadata={"title": "Rain", "camera-height": "2 m"}).write(Path("a.mkv"))
+    answer = derain("a.mkv", "-o", "b.mp4")
+    assert "a.mkv: metadata dropped: MP4 cannot hold CAMERA-HEIGHT" in answer.err
+    assert found("b.mp4").metadata["title"] == "Rain"
+
+
+def test_columns_that_the_codec_crops_on_the_left(derain):
+    Clip(size=(52, 32)).write(Path("a.h264"))
+    with av.open("a.h264") as source:
+        crop = BitStreamFilterContext("h264_metadata=crop_left=4", source.streams.video[0])
+        cropped = [one for packet in source.demux() if packet.size for one in crop.filter(packet)]
+        Path("b.h264").write_bytes(b"".join(map(bytes, cropped)))
+    assert derain("b.h264", "-o", "c.mp4", "--temporal", "off").code == 0
+    assert (found("c.mp4").first.width, found("c.mp4").first.height) == (48, 32)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_refused_without_waiting_for_it(derain):
+    os.mkfifo("a.mp4")
+    answer = derain("a.mp4", "-o", "b.mp4")
+    assert (answer.code, "a.mp4: is a pipe or a device" in answer.err) == (1, True)
 
 
 def test_attachments_and_a_part_of_a_video(derain):

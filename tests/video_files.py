@@ -27,6 +27,7 @@ class Clip:
     matrix: list[int] | None = None
     sound: str | None = None
     layout: str = "mono"
+    language: str | None = None  # of the sound
     flash: int = 4
     metadata: dict[str, str] = field(default_factory=dict)
     chapters: bool = False
@@ -41,6 +42,8 @@ class Clip:
             output.metadata.update(self.metadata)
             video = self._video(output)
             sound = output.add_stream(self.sound, rate=48_000, layout=self.layout) if self.sound else None
+            if self.language:
+                sound.metadata["language"] = self.language
             if self.attachment is not None:
                 output.add_attachment("note.txt", "text/plain", self.attachment)
             if self.cover is not None:

@@ -17,7 +17,7 @@ from av.stream import AttachmentStream, Discard, Disposition
 from drsformer_cli.errors import VideoError
 from drsformer_cli.video.formats import CONTAINERS, DEFAULT_ENDING
 from drsformer_cli.video.output import open_output
-from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_file, open_input
+from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_file, open_input, sound_length
 from drsformer_cli.video.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -48,9 +48,38 @@ _COVERS = {
 }
 """Media types and file endings of the covers that FFmpeg finds in Matroska, by codec."""
 
+_LANGUAGES = {
+    "bod": "tib",
+    "cym": "wel",
+    "cze": "ces",
+    "deu": "ger",
+    "ell": "gre",
+    "eus": "baq",
+    "fas": "per",
+    "fre": "fra",
+    "hye": "arm",
+    "isl": "ice",
+    "kat": "geo",
+    "mkd": "mac",
+    "msa": "may",
+    "mya": "bur",
+    "nld": "dut",
+    "nob": "nor",
+    "rum": "ron",
+    "slo": "slk",
+    "sqi": "alb",
+    "swe": "sve",
+    "zho": "chi",
+}
+"""The names by which FFmpeg's muxer of MOV knows languages that have several."""
+
+_IN_FRAMES = ("aac", "ac3", "flac")
+"""Sound whose packets last equally long, whatever their sizes."""
+
 _LAYOUTS = {"1 channels": "mono", "2 channels": "stereo"}
 _SAMPLES = 8
 _MOST_SEARCHED = 1000  # packets, where a stream begins late
+_TOLERANCE = Fraction(1, 100)  # seconds that the times of a few packets may differ by
 
 
 class Window:
@@ -138,6 +167,30 @@ def _written(
             _copy_metadata(others, output, window, notes, container)
         for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
             output.mux(packet)
+        if others is not None:
+            output.close()
+            notes.extend(_forgotten(file, container, others, list(copied)))
+    return notes
+
+
+def _forgotten(file: IO[bytes], container: Container, others: InputContainer, copied: list[int]) -> list[str]:
+    """What a file that was written does not say of the input and of the streams copied from it, one line each."""
+    notes: list[str] = []
+    file.seek(0)
+    with contextlib.suppress(FFmpegError), av.open(file, "r", container.format, metadata_errors="replace") as written:
+        streams = list(written.streams)
+        said = {*written.metadata.values(), *(text for row in streams for text in row.metadata.values())}
+        lost = sorted(name for name, text in _kept(others.metadata).items() if text and text not in said)
+        if lost:
+            notes.append(f"metadata dropped: {container.title} cannot hold {', '.join(lost)}")
+        for kind in ("audio", "subtitle"):
+            rows = [others.streams[index] for index in copied if others.streams[index].type == kind]
+            for before, after in zip(rows, (row for row in streams if row.type == kind), strict=False):
+                language = before.metadata.get("language", "und")
+                names = (language, _LANGUAGES.get(language))
+                if language != "und" and after.metadata.get("language") not in names:
+                    title = f"language {language} of {kind} {before.index}"
+                    notes.append(f"{title} dropped: {container.title} cannot hold it")
     return notes
 
 
@@ -235,6 +288,9 @@ def _copied(
         elif _fits(row, container, packets):
             copy = _added(row, output, packets)
             copy.metadata.update(_kept(row.metadata))
+            language = row.metadata.get("language")
+            if container.format == "mov" and language in _LANGUAGES:
+                copy.metadata["language"] = _LANGUAGES[language]
             copy.disposition = row.disposition
             copied[row.index] = copy
             continue
@@ -262,13 +318,32 @@ def _attached(row: Any, output: OutputContainer, packets: list[Any]) -> bool:  #
 
 def _added(row: Any, output: OutputContainer, packets: list[Any]) -> Any:  # noqa: ANN401
     """A stream of the output that is as one of the input, whose first packets are known."""
-    copy: Any = output.add_stream_from_template(row, opaque=True)
+    with contextlib.ExitStack() as stack:
+        template = row
+        if output.format.name == "avi" and row.name in _IN_FRAMES:
+            template = stack.enter_context(_without_blocks(row, packets))
+        copy: Any = output.add_stream_from_template(template, opaque=True)
     if row.type == "audio" and row.codec_context.layout.name in _LAYOUTS:  # AVI and Matroska only count channels
         copy.codec_context.layout = _LAYOUTS[row.codec_context.layout.name]
-    if row.type == "audio" and row.name.startswith("adpcm") and packets and packets[0].duration:
-        length = packets[0].duration * packets[0].time_base
-        copy.codec_context.bit_rate = round(8 * packets[0].size / length)  # unknown in AVI, whose muxer counts by it
+    if row.type == "audio" and row.name.startswith("adpcm") and packets:
+        length = sum(Fraction(frame.samples, frame.sample_rate) for frame in row.codec_context.decode(packets[0]))
+        if length:
+            copy.codec_context.bit_rate = round(8 * packets[0].size / length)  # AVI's muxer counts time by it
     return copy
+
+
+@contextlib.contextmanager
+def _without_blocks(row: Any, packets: list[Any]) -> Iterator[Any]:  # noqa: ANN401
+    """A stream as `row` that does not say how many bytes are a block of sound: AVI's muxer would count time by it."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as trial:
+        copy: Any = trial.add_stream_from_template(row, opaque=True)
+        for packet in packets:
+            packet.stream = copy
+            trial.mux(packet)
+    file.seek(0)
+    with av.open(file, format="matroska") as written:
+        yield written.streams[0]
 
 
 def _first_packets(source: Path) -> dict[int, list[Any]]:
@@ -299,16 +374,27 @@ def _fits(row: Any, container: Container, packets: list[Any]) -> bool:  # noqa: 
             copy.metadata.update(row.metadata)
             copy.disposition = row.disposition
             trial.start_encoding()
+            times = [packet.dts * packet.time_base for packet in packets]
             for packet in packets:
                 packet.stream = copy
                 trial.mux(packet)
         if not packets:
             return True
         file.seek(0)
-        with av.open(file, format=container.format) as written:
-            return any(found.type == row.type for found in written.streams)  # MP2 may be found as MP3
+        with av.open(file, "r", container.format) as written:
+            if not any(found.type == row.type for found in written.streams):  # MP2 may be found as MP3
+                return False
+            return container.variable or _lasts(times, written)
     except (ValueError, FFmpegError):
         return False
+
+
+def _lasts(times: list[Fraction], written: InputContainer) -> bool:
+    """Whether the packets of a file without times are taken to last as long as they do."""
+    found = [packet.dts * packet.time_base for packet in written.demux() if packet.dts is not None]
+    if len(found) != len(times):  # PCM, which is divided anew
+        return True
+    return abs((times[-1] - times[0]) - (found[-1] - found[0])) < _TOLERANCE
 
 
 def _why_dropped(row: Any, container: Container, packets: list[Any]) -> str:  # noqa: ANN401
@@ -350,6 +436,8 @@ def _moved_packets(packets: Iterator[Any], copied: dict[int, Any], window: Windo
         time = packet.pts if packet.pts is not None else packet.dts
         if time is None:
             continue
+        if packet.stream.type == "audio" and not packet.duration:  # MP4 would cut off the last one
+            packet.duration = round(sound_length(packet) / packet.time_base)
         if not is_cover and not _moved(packet, time, window):
             continue
         _keep_in_order(packet, latest)

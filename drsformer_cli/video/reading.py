@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from av.error import FFmpegError
 
 from drsformer.images import upright
@@ -161,6 +162,8 @@ class Reader:
         self.settings = settings
         self.problem: str | None = None
         self.offset = Fraction(0)
+        if path.exists() and not path.is_file():
+            raise VideoError("is a pipe or a device; a video is read more than once, so expected a file")
         with path.open("rb"):
             pass  # errors of the system, in Python's words
         self.is_irregular = False
@@ -183,6 +186,7 @@ class Reader:
         self._video = best_stream(self.container)
         if self._video.codec_context is not None:
             self._video.codec_context.thread_type = "AUTO"
+            self._video.codec_context.flags |= Flags.unaligned  # crop every column that the codec says, not 32 at once
         self._start = Fraction(self.container.start_time or 0, av.time_base)
         self._slots: deque[int] | None = deque() if self.container.format.name == "avi" else None
         self._timeline = Timeline(self.container)
@@ -349,10 +353,7 @@ class Reader:
             return Fraction(packet.duration * packet.time_base)
         if packet.stream.index == self._video.index and self._video.guessed_rate:
             return 1 / self._video.guessed_rate
-        if packet.stream.type == "audio" and packet.stream.codec_context is not None:  # as WavPack's in Matroska
-            with contextlib.suppress(FFmpegError):
-                return sum((Fraction(row.samples, row.sample_rate) for row in packet.decode()), Fraction(0))
-        return Fraction(0)
+        return sound_length(packet) if packet.stream.type == "audio" else Fraction(0)
 
     def _missing_after(self, end: Fraction) -> Fraction:
         """Seconds between the last packet and the end according to the header."""
@@ -463,6 +464,14 @@ def _lacks_index(path: Path) -> bool:
                 break
             file.seek(at)
     return boxes[:1] == [b"ftyp"] and b"moov" not in boxes
+
+
+def sound_length(packet: Any) -> Fraction:  # noqa: ANN401
+    """Seconds that a packet of sound lasts, where the file does not say, as of WavPack and ALAC in Matroska."""
+    if packet.stream.codec_context is not None:
+        with contextlib.suppress(FFmpegError):
+            return sum((Fraction(row.samples, row.sample_rate) for row in packet.decode()), Fraction(0))
+    return Fraction(0)
 
 
 def best_stream(container: InputContainer) -> VideoStream:

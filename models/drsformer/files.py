@@ -38,7 +38,7 @@ def atomic_write(
     # Short, because `path` may already have the longest valid name; hidden, so that scans of the folder skip it.
     temporary = (target.parent if folder is None else folder) / f".{secrets.token_hex(8)}.part"
     with _naming(target, temporary):
-        file = temporary.open("xb")
+        file = temporary.open("x+b")
         try:
             with file:
                 yield file
