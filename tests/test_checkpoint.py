@@ -255,5 +255,5 @@ def test_tensors_larger_than_the_file_are_refused(state, tmp_path):
 
 def test_bundled_model():
     model = load_checkpoint(drsformer.GENERAL)
-    assert model.config == drsformer.PRESETS["small"]
+    assert model.config == drsformer.PRESETS["half"]
     assert drsformer.GENERAL.with_suffix(".md").is_file()

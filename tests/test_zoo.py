@@ -25,7 +25,7 @@ def test_the_table_holds_what_is_published():
         assert row.path.name == f"{name}.pth"
         assert "research use" in row.license
     variants = [row.variant for row in zoo.MODELS.values()]
-    assert variants == ["small", "plain", "mefc", "mefc", "mefc", "plain"]
+    assert variants == ["half", "plain", "mefc", "mefc", "mefc", "plain"]
     assert zoo.MODELS["ddn"].trained_on == "DDN-Data"
 
 

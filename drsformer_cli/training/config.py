@@ -59,7 +59,7 @@ class ModelSection:
         ablation: Changes for experiments.
     """
 
-    preset: Literal["small", "plain", "mefc"] = "mefc"
+    preset: Literal["half", "small", "plain", "mefc"] = "mefc"
     dim: int | None = None
     num_blocks: tuple[int, int, int, int] | None = None
     num_heads: tuple[int, int, int, int] | None = None
