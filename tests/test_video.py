@@ -887,7 +887,8 @@ def test_boxes_beyond_any_file(derain, length):
 
 
 def test_an_interrupted_video_is_resumed(derain, short_segments, monkeypatch):
-    Clip(frames=12).write(Path("a.mp4"))
+    # Smaller frames are encoded in several ways by libx264: it reads memory that nobody wrote.
+    Clip(frames=12, size=(128, 64)).write(Path("a.mp4"))
     assert derain("a.mp4", "-o", "whole.mp4").code == 0
     add = segments.Work.add
 
