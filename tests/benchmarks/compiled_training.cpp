@@ -131,28 +131,37 @@ template <int K> static void relu_conv(const V* in, const V* w, V* out, const Si
 static inline const float* chunk(const float* w, int m, int taps) { return w + (size_t)m * taps * 16; }
 static inline float* chunk(float* w, int m, int taps) { return w + (size_t)m * taps * 16; }
 
+// Reads chunk m of u into planes 0 to 2 and computes a and b from it, planes 3 to 6; the odd channels of the 5x5.
+template <class T>
+static const V* first_convolutions(const Planes& p, const T* u, const float* const* w, int m, int E, int shift) {
+  const Size& z = p.z;
+  V k3e[9], k3o[9], k5e[25], k5o[25];
+  weights<3>(k3e, chunk(w[0], m, 9), false); weights<3>(k3o, chunk(w[1], m, 9), false);
+  weights<5>(k5e, chunk(w[2], m, 25), false); weights<5>(k5o, chunk(w[3], m, 25), false);
+  gather(p[0], z, u + 16 * m, 2 * E);
+  gather(p[1], z, u + E + 16 * m, 2 * E);
+  if (shift) gather(p[2], z, u + E + 16 * m - shift, 2 * E);
+  const V* odd5 = shift ? p[2] : p[1];
+  relu_conv<3>(p[0], k3e, p[3], z); relu_conv<3>(p[1], k3o, p[4], z);
+  relu_conv<5>(p[0], k5e, p[5], z); relu_conv<5>(odd5, k5o, p[6], z);
+  return odd5;
+}
+
 template <int K, class T>
 static void forward(const T* u, const float* const* w, T* s, int B, int H, int W, int E, int shift, int middle) {
   const int C = 2 * E;
   Planes p(H, W, 7);
   const Size z = p.z;
   std::vector<float> mid(H * W);
-  V *ue = p[0], *uo = p[1], *uo5 = p[2], *ae = p[3], *ao = p[4], *be = p[5], *bo = p[6];
+  V *ae = p[3], *ao = p[4], *be = p[5], *bo = p[6];
   for (int b = 0; b < B; ++b) {
     const T* ub = u + (size_t)b * H * W * C;
     T* sb = s + (size_t)b * H * W * C;
     for (int m = 0; m < E / 16; ++m) {
-      V k3e[9], k3o[9], k5e[25], k5o[25], pa[K * K], qa[K * K], pb[K * K], qb[K * K];
-      weights<3>(k3e, chunk(w[0], m, 9), false); weights<3>(k3o, chunk(w[1], m, 9), false);
-      weights<5>(k5e, chunk(w[2], m, 25), false); weights<5>(k5o, chunk(w[3], m, 25), false);
+      V pa[K * K], qa[K * K], pb[K * K], qb[K * K];
       weights<K>(pa, chunk(w[4], m, K * K), false); weights<K>(qa, chunk(w[5], m, K * K), false);
       weights<K>(pb, chunk(w[6], m, K * K), false); weights<K>(qb, chunk(w[7], m, K * K), false);
-      gather(ue, z, ub + 16 * m, C);
-      gather(uo, z, ub + E + 16 * m, C);
-      if (shift) gather(uo5, z, ub + E + 16 * m - shift, C);
-      const V* odd5 = shift ? uo5 : uo;
-      relu_conv<3>(ue, k3e, ae, z); relu_conv<3>(uo, k3o, ao, z);
-      relu_conv<5>(ue, k5e, be, z); relu_conv<5>(odd5, k5o, bo, z);
+      const V* odd5 = first_convolutions(p, ub, w, m, E, shift);
       T *sa = sb + 16 * m, *s2 = sb + E + 16 * m;
       // The middle output is the sum of one channel of a and one of b.
       pixels(z, Two<K, K>{be, pb, bo, qb, z}, [&](V v, int y, int x) {
@@ -173,24 +182,17 @@ static void backward(const T* u, const float* const* w, const T* s, const T* gs,
   const int C = 2 * E;
   Planes p(H, W, 13);
   const Size z = p.z;
-  V *ue = p[0], *uo = p[1], *uo5 = p[2], *ae = p[3], *ao = p[4], *be = p[5], *bo = p[6], *ga = p[7], *gb = p[8];
+  V *ue = p[0], *uo = p[1], *ae = p[3], *ao = p[4], *be = p[5], *bo = p[6], *ga = p[7], *gb = p[8];
   V *gae = p[9], *gao = p[10], *gbe = p[11], *gbo = p[12];
   for (int b = 0; b < B; ++b) {
     const size_t first = (size_t)b * H * W * C;
     const T *ub = u + first, *sb = s + first, *gsb = gs + first;
     T* gub = gu + first;
     for (int m = 0; m < E / 16; ++m) {
-      V k3e[9], k3o[9], k5e[25], k5o[25], pa[K * K], qa[K * K], pb[K * K], qb[K * K];
-      weights<3>(k3e, chunk(w[0], m, 9), false); weights<3>(k3o, chunk(w[1], m, 9), false);
-      weights<5>(k5e, chunk(w[2], m, 25), false); weights<5>(k5o, chunk(w[3], m, 25), false);
+      V pa[K * K], qa[K * K], pb[K * K], qb[K * K];
       weights<K>(pa, chunk(w[4], m, K * K), true); weights<K>(qa, chunk(w[5], m, K * K), true);
       weights<K>(pb, chunk(w[6], m, K * K), true); weights<K>(qb, chunk(w[7], m, K * K), true);
-      gather(ue, z, ub + 16 * m, C);
-      gather(uo, z, ub + E + 16 * m, C);
-      if (shift) gather(uo5, z, ub + E + 16 * m - shift, C);
-      const V* odd5 = shift ? uo5 : uo;
-      relu_conv<3>(ue, k3e, ae, z); relu_conv<3>(uo, k3o, ao, z);
-      relu_conv<5>(ue, k5e, be, z); relu_conv<5>(odd5, k5o, bo, z);
+      const V* odd5 = first_convolutions(p, ub, w, m, E, shift);
       for (int y = 0; y < H; ++y)
         for (int x = 0; x < W; ++x) {
           const size_t i = ((size_t)y * W + x) * C;
@@ -208,6 +210,7 @@ static void backward(const T* u, const float* const* w, const T* s, const T* gs,
       kernel_gradient<K>(be, gb, chunk(dw[6], m, K * K), z); kernel_gradient<K>(bo, gb, chunk(dw[7], m, K * K), z);
       kernel_gradient<3>(ue, gae, chunk(dw[0], m, 9), z); kernel_gradient<3>(uo, gao, chunk(dw[1], m, 9), z);
       kernel_gradient<5>(ue, gbe, chunk(dw[2], m, 25), z); kernel_gradient<5>(odd5, gbo, chunk(dw[3], m, 25), z);
+      V k3e[9], k3o[9], k5e[25], k5o[25];
       weights<3>(k3e, chunk(w[0], m, 9), true); weights<3>(k3o, chunk(w[1], m, 9), true);
       weights<5>(k5e, chunk(w[2], m, 25), true); weights<5>(k5o, chunk(w[3], m, 25), true);
       T* to = gub + 16 * m;
