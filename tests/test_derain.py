@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import pty
 import signal
 import subprocess
@@ -150,6 +151,16 @@ def test_what_cannot_be_done_is_one_line_and_a_code(run, image, arguments, code,
     assert answer.code == code
     assert message in " ".join(answer.err.replace("│", " ").split())
     assert files() == ["a.png"]
+
+
+def test_a_name_that_is_too_long_costs_one_image(run, image):
+    long = "n" * 246 + ".png"
+    shutil.copy(image, long)
+    answer = run("derain", ".")
+    assert answer.code == 3
+    assert f"{long}: " in answer.err
+    assert "File name too long" in answer.err
+    assert files() == ["a.png", "a_derained.png", long]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for the message of a machine without CUDA")

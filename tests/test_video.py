@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -764,6 +765,24 @@ def test_numbered_images(derain):
     assert names("back") == ["01.png", "02.png", "03.png"]
     pixels = images.read(Path("back/02.png")).pixels
     assert np.abs(pixels.astype(int) - (80, 90, 120)).max() <= 6
+
+
+def test_damaged_numbered_images_are_left_out(derain):
+    for number in (1, 2, 3, 4):
+        Image.new("RGB", (40, 24), (number * 20, 90, 120)).save(f"f_{number}.png")
+    damage = Path("f_1.png").read_bytes()[:60]
+    Path("f_1.png").write_bytes(damage)
+    Path("f_3.png").write_bytes(damage)
+    for output in ("b.mp4", "out/g_%d.png"):
+        answer = derain("f_%d.png", "-o", output)
+        assert answer.code == 3
+        assert re.fullmatch(r"drsformer: f_%d.png: left out: f_1.png: .*, and 1 more image\n", answer.err), answer.err
+    assert found("b.mp4").times == pytest.approx([0, 1 / 25], abs=1e-3)
+    assert names("out") == ["g_2.png", "g_4.png"]
+    for number in (2, 4):
+        Path(f"f_{number}.png").write_bytes(damage)
+    assert derain("f_%d.png", "-o", "c.mp4").code == 1
+    assert not Path("c.mp4").exists()
 
 
 def test_what_numbered_images_lose_is_said(derain):

@@ -246,7 +246,7 @@ def _missing_extra(job: Job) -> str | None:
     """What to install before the image can be read or written; None: nothing."""
     if job.image_format is not None and (missing := FORMATS[job.image_format].missing()):
         return missing
-    if job.source is None or _never_ends(job.source) or not (missing := missing_extra(job.source.suffix.lower())):
+    if job.source is None or _is_special(job.source) or not (missing := missing_extra(job.source.suffix.lower())):
         return None
     try:
         with job.source.open("rb") as file:  # its content counts, not its ending
@@ -387,7 +387,7 @@ def _files_in(folder: Path, found: Plan, *, recursive: bool, excluded: Path | No
         videos = _videos_among(shown, here, found)
         for path in shown:
             is_image = path.suffix.lower() in FORMAT_OF_ENDING.keys() - missing.keys()
-            if not (is_image or path in videos) or _never_ends(path):
+            if not (is_image or path in videos) or _is_special(path):
                 continue
             if is_image and kind_by_content(path) == "video":
                 found.failures.append((str(path), VIDEO_NAMED_AS_IMAGE))
@@ -406,12 +406,12 @@ def _videos_among(paths: list[Path], folder: Path, found: Plan) -> set[Path]:
     return videos - misnamed
 
 
-def _never_ends(path: Path) -> bool:
-    """Whether it is a pipe, a socket or a device, which reading could wait for forever."""
+def _is_special(path: Path) -> bool:
+    """Whether it is a folder, or a pipe, a socket or a device, which reading could wait for forever."""
     try:
         return not stat.S_ISREG(path.stat().st_mode)
     except OSError:
-        return False  # reading it will report the error
+        return False  # there is nothing, or using it will report the error
 
 
 def _target(source: Path, relative: Path, folder: Path | None, image_format: str | None) -> Path:
@@ -482,7 +482,7 @@ def _check_report(report: Path, jobs: list[Job], *, overwrite: bool) -> None:
 def _refuse_special_files(existing: list[Job]) -> None:
     for job in existing:
         for path in _outputs(job):
-            if path.exists() and not path.is_file():
+            if _is_special(path):
                 raise UsageError(f"{path} is a folder or a device; expected the name of a file")
 
 

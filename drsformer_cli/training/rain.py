@@ -38,6 +38,9 @@ Probability = Annotated[float, Limits(0, 1)]
 AIRLIGHT = (0.6, 1.0)
 """Range of the brightness of the haze that distant rain makes, on a scale of 1."""
 
+SOFT_LIGHT_OPACITY = (0.2, 0.8)
+"""Range of the opacity of a layer that is blended by soft light."""
+
 FAINTEST_BLUR = 0.2
 """Standard deviation in pixels below which a blur changes nothing."""
 
@@ -54,12 +57,15 @@ class Look:
 
     Attributes:
         screen: Probability that the layer is blended as 1 - (1 - clean)(1 - layer) instead of clean + layer.
+        soft_light: Probability that the layer is blended as clean + opacity (2 layer - 1) clean (1 - clean) instead of
+            either, which darkens what a faint layer covers, as image editors do.
         veil: 0..1, opacity of the haze in the farthest part of the scene; it grows with the distance.
         contrast: Factor for the contrast of the rainy image, around middle gray.
         saturation: Factor for the saturation of the rainy image.
     """
 
     screen: Probability = 0.0
+    soft_light: Probability = 0.0
     veil: Fraction = (0.0, 0.0)
     contrast: Factor = (1.0, 1.0)
     saturation: Factor = (1.0, 1.0)
@@ -170,6 +176,9 @@ def composite(clean: Pixels, layer: Layer, look: Look, rng: np.random.Generator)
     if saturation != 1 or contrast != 1:
         image = image.clip(0, 255)
     streaks = np.minimum(layer, 255)[..., None]
+    if rng.random() < look.soft_light:
+        opacity = np.float32(rng.uniform(*SOFT_LIGHT_OPACITY))
+        return to_pixels(image + opacity * (2 / 255 * streaks - 1) * image * (1 - image / 255))
     rainy = image + streaks * (1 - image / np.float32(255)) if screen else image + layer[..., None]
     return to_pixels(rainy)
 

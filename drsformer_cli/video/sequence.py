@@ -45,19 +45,19 @@ class SequenceReader:
     Attributes:
         stream: Facts of the video.
         offset: Time of the first frame that is read, in seconds.
-        problem: None, since an image that cannot be read is an error.
+        problem: Which images could not be read and were left out so far; None: none.
         is_irregular: False, since images follow each other at a constant rate.
         late: 0, since the first image is the beginning.
 
     Raises:
         VideoError: There are no such images, or one has another size than the others.
-        ImageError: An image cannot be read.
+        ImageError: No image can be read.
         OSError: A file cannot be read.
     """
 
     def __init__(self, path: Path, settings: VideoSettings) -> None:
         self.path = path
-        self.problem: str | None = None
+        self._unreadable: dict[int, str] = {}  # why, by number
         self.is_irregular = False
         self.late = 0
         found = numbers(path)
@@ -68,7 +68,7 @@ class SequenceReader:
         self.offset = Fraction(first) / rate
         if not self.numbers:
             raise VideoError(f"no images at that time: there are {len(found)}, {float(rate):g} for each second")
-        image = images.read(numbered(path, self.numbers[0]))
+        image = self._first()
         height, width = image.pixels.shape[:2]
         name = _PIXEL_FORMATS[image.pixels.dtype == np.uint16, image.alpha is not None]
         self.stream = Stream(width, height, name, _SDR, 1 / rate, rate, len(self.numbers))
@@ -77,8 +77,33 @@ class SequenceReader:
             what = "1 number is missing; it is" if missing == 1 else f"{missing} numbers are missing; they are"
             self.stream.notes.append(f"{what} left out")
 
+    @property
+    def problem(self) -> str | None:  # noqa: D102 - see the class
+        if not self._unreadable:
+            return None
+        rest = len(self._unreadable) - 1
+        more = f", and {rest} more image{'s' * (rest != 1)}" if rest else ""
+        return f"left out: {next(iter(self._unreadable.values()))}{more}"
+
     def close(self) -> None:
         """Do nothing: no file stays open."""
+
+    def _first(self) -> DecodedImage:
+        """The first image that can be read."""
+        for number in self.numbers[:-1]:
+            image = self._read(number)
+            if image is not None:
+                return image
+        return images.read(numbered(self.path, self.numbers[-1]))
+
+    def _read(self, number: int) -> DecodedImage | None:
+        """An image; None, and a `problem`, if it cannot be read."""
+        path = numbered(self.path, number)
+        try:
+            return images.read(path)
+        except ImageError as error:
+            self._unreadable[number] = f"{path.name}: {error}"
+            return None
 
     def coding(self, pixel_format: PixelFormat) -> Coding:
         """How the planes of a frame are coded."""
@@ -86,12 +111,15 @@ class SequenceReader:
 
     def frames(self, pixel_format: PixelFormat | None, skip: int = 0) -> Iterator[Frame]:
         """Read the images, without the first `skip` ones; without a pixel format they are not converted to planes."""
-        for time, number in list(enumerate(self.numbers))[skip:]:
+        count = 0
+        for number in self.numbers:
+            image = self._read(number)
+            if image is None:
+                continue
+            time, count = count, count + 1
+            if time < skip:
+                continue
             path = numbered(self.path, number)
-            try:
-                image = images.read(path)
-            except ImageError as error:
-                raise VideoError(f"{path.name}: {error}") from None
             H, W = image.pixels.shape[:2]
             if (self.stream.width, self.stream.height) != (W, H):
                 raise VideoError(

@@ -36,8 +36,9 @@ ROUNDS = 7
 CONFIG = DRSformerConfig(stem=2, dim=24, num_blocks=(1, 1, 2, 3), mefc=False)
 """Of the benchmark: the network at half of the resolution, on batches of 8 x 96x96."""
 
-_HAS_AMX = Path("/proc/cpuinfo").exists() and "amx_bf16" in Path("/proc/cpuinfo").read_text()
-TYPE = torch.bfloat16 if _HAS_AMX and not os.environ.get("FLOAT32") else torch.float32
+_CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+_HAS_BFLOAT16 = "amx_bf16" in _CPU or "avx512_bf16" in _CPU
+TYPE = torch.bfloat16 if _HAS_BFLOAT16 and not os.environ.get("FLOAT32") else torch.float32
 
 
 @functools.cache
