@@ -4,8 +4,8 @@ import errno
 import io
 import json
 import os
-import shutil
 import pty
+import shutil
 import signal
 import subprocess
 import sys
