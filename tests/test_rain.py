@@ -92,6 +92,22 @@ def test_screen_blends_and_never_saturates():
     assert np.array_equal(rainy, np.rint(255 - (255 - clean.astype(float)) * 0.6))
 
 
+def test_soft_light_darkens_what_a_faint_layer_covers():
+    gray = np.full((8, 8, 3), 128, np.uint8)
+    layer = np.full((8, 8), 25.5, np.float32)
+    layer[:, 4:] = 229.5
+    look = Look(soft_light=1)
+    rainy = [rain.composite(gray, layer, look, np.random.default_rng(seed)).astype(float) for seed in range(20)]
+    darker, brighter = (np.array([image[:, half].mean() - 128 for image in rainy]) for half in (slice(4), slice(4, 8)))
+    # -0.8 of a quarter of 255, times the opacity.
+    assert -0.8 * 51.5 < darker.min() < -30
+    assert -16 < darker.max() < -0.2 * 50.5
+    assert np.allclose(darker, -brighter, atol=1)
+    ends = np.zeros((8, 8, 3), np.uint8)
+    ends[4:] = 255
+    assert np.array_equal(rain.composite(ends, layer, look, np.random.default_rng(0)), ends)
+
+
 def test_veil_grows_with_the_distance():
     black = np.zeros((64, 64, 3), np.uint8)
     no_rain = np.zeros((64, 64), np.float32)
