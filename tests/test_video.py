@@ -418,6 +418,49 @@ def test_languages_by_other_names(derain):
             assert file.streams.audio[0].metadata.get("language") == language
 
 
+def of_several_kinds(path):
+    """A video with a title and two sounds: the second one is the default, has a title and is for a purpose."""
+    Clip(frames=2, sound="aac", metadata={"title": "Rain"}).write(Path("one.mkv"))
+    with av.open("one.mkv") as source, av.open(str(path), "w") as output:
+        picture, sound = source.streams
+        rows = [output.add_stream_from_template(row, opaque=True) for row in (picture, sound, sound)]
+        rows[0].metadata["title"] = "Front"
+        rows[2].metadata.update(title="Comments", language="eng")
+        rows[1].disposition, rows[2].disposition = 0, Disposition.default | Disposition.comment
+        for packet in source.demux():
+            for row in (rows[:1], rows[1:])[packet.stream.index] if packet.size else ():
+                copy = av.Packet(bytes(packet))
+                copy.pts, copy.dts, copy.time_base, copy.stream = packet.pts, packet.dts, packet.time_base, row
+                copy.duration, copy.is_keyframe = packet.duration, packet.is_keyframe
+                output.mux(copy)
+
+
+def test_what_streams_are_for_is_kept_or_its_loss_is_said(derain):
+    of_several_kinds("a.mkv")
+    for source, target, said in (
+        ("a.mkv", "b.mp4", ""),
+        ("b.mp4", "c.mp4", ""),
+        ("c.mp4", "d.mkv", ""),
+        ("c.mp4", "e.mov", "disposition comment of audio 2 dropped: MOV cannot hold it"),
+        (
+            "c.mp4",
+            "f.avi",
+            "language eng, disposition comment and disposition default of audio 2 dropped: AVI cannot hold them",
+        ),
+        ("c.mp4", "g.ts", "title 'Front' of video 0 dropped: MPEG-TS cannot hold it"),
+    ):
+        answer = derain(source, "-o", target, "--strength", 0, "--temporal", "off")
+        assert (answer.code, said in answer.err, bool(answer.err)) == (0, True, bool(said)), answer.err
+    wanted = [("Front", False), (None, False), ("Comments", True)]
+    for name in ("b.mp4", "c.mp4", "d.mkv"):
+        with av.open(name) as file:
+            titles = [row.metadata.get("title", row.metadata.get("name")) for row in file.streams]
+            comments = [bool(row.disposition & Disposition.comment) for row in file.streams]
+            assert list(zip(titles, comments, strict=True)) == wanted
+            assert "NAME" not in file.streams[2].metadata
+            assert [row.disposition & Disposition.default for row in file.streams.audio] == [0, 1]
+
+
 def test_metadata_that_a_container_cannot_hold_is_said(derain):
     Clip(metadata={"title": "Rain", "camera-height": "2 m"}).write(Path("a.mkv"))
     answer = derain("a.mkv", "-o", "b.mp4")

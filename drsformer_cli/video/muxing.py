@@ -15,6 +15,7 @@ from av.error import FFmpegError
 from av.stream import AttachmentStream, Discard, Disposition
 
 from drsformer_cli.errors import VideoError
+from drsformer_cli.formats import listed
 from drsformer_cli.video.formats import CONTAINERS, DEFAULT_ENDING
 from drsformer_cli.video.output import open_output
 from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_file, open_input, sound_length
@@ -72,6 +73,12 @@ _LANGUAGES = {
     "zho": "chi",
 }
 """The names by which FFmpeg's muxer of MOV knows languages that have several."""
+
+_USES = [
+    *(Disposition.forced, Disposition.comment, Disposition.hearing_impaired, Disposition.visual_impaired),
+    *(Disposition.dub, Disposition.original, Disposition.lyrics, Disposition.karaoke, Disposition.clean_effects),
+]
+"""What a stream is for, in FFmpeg's words, besides the ones that follow from these."""
 
 _IN_FRAMES = ("aac", "ac3", "flac")
 """Sound whose packets last equally long, whatever their sizes."""
@@ -183,15 +190,38 @@ def _forgotten(file: IO[bytes], container: Container, others: InputContainer, co
         lost = sorted(name for name, text in _kept(others.metadata).items() if text and text not in said)
         if lost:
             notes.append(f"metadata dropped: {container.title} cannot hold {', '.join(lost)}")
-        for kind in ("audio", "subtitle"):
+        for kind in ("video", "audio", "subtitle"):
             rows = [others.streams[index] for index in copied if others.streams[index].type == kind]
+            if kind == "video":
+                rows = [best_stream(others)]
+            chosen = next((row for row in rows if row.disposition & Disposition.default), rows[0] if rows else None)
             for before, after in zip(rows, (row for row in streams if row.type == kind), strict=False):
-                language = before.metadata.get("language", "und")
-                names = (language, _LANGUAGES.get(language))
-                if language != "und" and after.metadata.get("language") not in names:
-                    title = f"language {language} of {kind} {before.index}"
-                    notes.append(f"{title} dropped: {container.title} cannot hold it")
+                what = _forgotten_of(before, after, is_chosen=before is chosen and before is not rows[0])
+                if what:
+                    them = "it" if len(what) == 1 else "them"
+                    title = f"{listed(what)} of {kind} {before.index}"
+                    notes.append(f"{title} dropped: {container.title} cannot hold {them}")
     return notes
+
+
+def _forgotten_of(before: Any, after: Any, *, is_chosen: bool) -> list[str]:  # noqa: ANN401
+    """What a stream that was copied does not say of itself any more.
+
+    Args:
+        before: The stream of the input.
+        after: Its copy.
+        is_chosen: Whether players choose it because it says so, and not because it is the first of its kind.
+    """
+    title = _stream_metadata(before).get("title")
+    forgotten = [f"title {title!r}"] if title and title not in after.metadata.values() else []
+    if before.type == "video":
+        return forgotten
+    language = before.metadata.get("language", "und")
+    if language != "und" and after.metadata.get("language", "und") not in (language, _LANGUAGES.get(language)):
+        forgotten.insert(0, f"language {language}")
+    uses = (*_USES, Disposition.default) if is_chosen else _USES
+    lost = [str(use.name) for use in uses if before.disposition & use and not after.disposition & use]
+    return [*forgotten, *(f"disposition {name}" for name in lost)]
 
 
 def _muxer_options(container: Container, others: InputContainer | None) -> dict[str, str]:
@@ -272,7 +302,7 @@ def _copied(
     """Streams of the output by index of the stream of the input that is copied into it."""
     copied: dict[int, Any] = {}
     main = best_stream(others)
-    video.metadata.update(_kept(main.metadata))
+    video.metadata.update(_stream_metadata(main))
     video.disposition = main.disposition
     for row in others.streams:
         if row.index == main.index or row.discard == Discard.all:
@@ -287,7 +317,7 @@ def _copied(
                 continue
         elif _fits(row, container, packets):
             copy = _added(row, output, packets)
-            copy.metadata.update(_kept(row.metadata))
+            copy.metadata.update(_stream_metadata(row))
             language = row.metadata.get("language")
             if container.format == "mov" and language in _LANGUAGES:
                 copy.metadata["language"] = _LANGUAGES[language]
@@ -497,6 +527,14 @@ def _copy_metadata(
         output.set_chapters(chapters)  # type: ignore[arg-type]
     else:
         notes.append(f"chapters dropped: {container.title} has none")
+
+
+def _stream_metadata(row: Any) -> dict[str, str]:  # noqa: ANN401
+    """The metadata of a stream, with the name by which FFmpeg's muxers know the title that MP4 and MOV call a name."""
+    metadata = _kept(row.metadata)
+    if "name" in metadata and "title" not in metadata:
+        metadata["title"] = metadata.pop("name")
+    return metadata
 
 
 def _kept(metadata: dict[str, str]) -> dict[str, str]:
