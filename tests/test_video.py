@@ -617,6 +617,32 @@ def test_a_truncated_avi_is_cut_off(derain):
     assert 5 < len(found("b.mkv").frames) < 12
 
 
+@pytest.mark.parametrize(("codec", "count"), [("theora", 3), ("h264", 0)])
+def test_frames_that_an_ogv_lacks_are_counted(codec, count):
+    """FFmpeg says nothing of a page that it passes over; in Theora each frame has its packet, so the times tell."""
+    video = SimpleNamespace(index=0, codec_context=SimpleNamespace(name=codec))
+    missing = reading._MissingFrames(video)
+    for at, breaks in ((3, 0), (4, 0), (6, 0), (9, 0), (20, 1), (21, 1)):
+        missing.add(SimpleNamespace(pts=at, stream=video), breaks)
+        missing.add(SimpleNamespace(pts=1000 * at, stream=SimpleNamespace(index=1)), breaks)
+    assert missing.count == count
+
+
+def test_frames_that_are_missing_are_said(derain, monkeypatch):
+    monkeypatch.setattr(reading._MissingFrames, "add", lambda missing, *_: setattr(missing, "count", 2))
+    Clip(frames=3).write(Path("a.mkv"))
+    answer = derain("a.mkv", "-o", "b.mkv", "--strength", 0, "--temporal", "off")
+    assert (answer.code, answer.err) == (3, "drsformer: a.mkv: damaged: 2 frames are missing\n")
+
+
+@pytest.mark.parametrize("length", [60, 200])
+def test_a_matroska_file_that_ends_within_its_header(derain, length):
+    """FFmpeg calls it an error of the disk."""
+    Path("a.mkv").write_bytes(Clip(frames=2).write(Path("b.mkv")).read_bytes()[:length])
+    answer = derain("a.mkv", "-o", "c.mkv")
+    assert (answer.code, answer.err) == (1, "drsformer: a.mkv: its header is damaged or cut off\n")
+
+
 def test_a_damaged_ts_is_not_complete(derain):
     """Where a TS packet is lost, FFmpeg decodes what is there."""
     data = bytearray(Clip(frames=8, size=(96, 64)).write(Path("a.ts")).read_bytes())
