@@ -398,6 +398,32 @@ def test_adpcm_of_rounded_times_stays_in_sync_in_avi(derain):
     assert before[-1] > 1.5
 
 
+WMA = Clip(frames=7, size=(16, 16), rate=Fraction(1, 2), codec="msmpeg4v3", sound="wmav2", bit_rate=32_000)
+
+
+def sound_packets(path):
+    """Times and sizes."""
+    with av.open(path) as file:
+        return [(float(packet.pts * packet.time_base), packet.size) for packet in file.demux(audio=0) if packet.size]
+
+
+def test_wma_stays_in_sync_in_avi(derain):
+    """Its packets are of whole bytes, so they last longer than the bit rate of the file says: here 50 ms in 13 s."""
+    WMA.write(Path("a.wmv"))
+    assert derain("a.wmv", "-o", "b.avi", "--temporal", "off", "--strength", 0).code == 0
+    before, after = sound_packets("a.wmv"), sound_packets("b.avi")
+    assert before[-1][0] - before[0][0] > 12
+    assert after[-1][0] - after[0][0] == pytest.approx(before[-1][0] - before[0][0], abs=3e-3)
+
+
+def test_packets_that_become_equal_in_the_output_do_not_cost_the_video(derain, monkeypatch):
+    """Times of the input in milliseconds, counted in the packets of AVI."""
+    monkeypatch.setattr(muxing, "_bytes_per_second", lambda *_: None)
+    WMA.write(Path("a.wmv"))
+    assert derain("a.wmv", "-o", "b.avi", "--temporal", "off", "--strength", 0).code == 0
+    assert [size for _, size in sound_packets("b.avi")] == [size for _, size in sound_packets("a.wmv")]
+
+
 def test_the_end_of_sound_without_durations_is_kept(derain):
     Clip(sound="alac").write(Path("a.mkv"))
     assert derain("a.mkv", "-o", "b.mp4").code == 0

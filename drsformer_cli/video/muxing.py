@@ -172,6 +172,7 @@ def _written(
             copied = _copied(others, output, video, container, samples, notes, with_data=with_data)
             packets.append(_other_packets(source, copied, window))
             _copy_metadata(others, output, window, notes, container)
+        output.start_encoding()  # from now on, the units of time are known
         for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
             output.mux(packet)
         if others is not None:
@@ -355,11 +356,31 @@ def _added(row: Any, output: OutputContainer, packets: list[Any]) -> Any:  # noq
         copy: Any = output.add_stream_from_template(template, opaque=True)
     if row.type == "audio" and row.codec_context.layout.name in _LAYOUTS:  # AVI and Matroska only count channels
         copy.codec_context.layout = _LAYOUTS[row.codec_context.layout.name]
-    if row.type == "audio" and row.name.startswith("adpcm") and packets:
-        length = sum(Fraction(frame.samples, frame.sample_rate) for frame in row.codec_context.decode(packets[0]))
-        if length:
-            copy.codec_context.bit_rate = round(8 * packets[0].size / length)  # AVI's muxer counts time by it
+    speed = _bytes_per_second(row, packets) if row.type == "audio" and row.name.startswith(("adpcm", "wma")) else None
+    if speed is not None:
+        copy.codec_context.bit_rate = 8 * speed  # AVI's muxer counts time by it
     return copy
+
+
+def _bytes_per_second(row: Any, packets: list[Any]) -> int | None:  # noqa: ANN401
+    """How much of a sound whose packets are of one size is a second; None: it is not known better than by the file.
+
+    The bit rate of WMA in a file is the one that was asked for: less is stored, since a packet is of whole bytes.
+    """
+    equal = [packet for packet in packets if packet.size == packets[0].size]
+    try:
+        lengths = {
+            sum(Fraction(frame.samples, frame.sample_rate) for frame in row.codec_context.decode(packet))
+            for packet in equal
+        }
+    except FFmpegError:
+        return None
+    lengths.discard(Fraction(0))  # the decoder waits for the next packet
+    if len(lengths) != 1:
+        return None
+    speed = equal[0].size / lengths.pop()
+    is_near = abs(Fraction(row.codec_context.bit_rate or 0, 8) / speed - 1) * equal[0].size <= 2
+    return round(speed) if is_near or row.name.startswith("adpcm") else None
 
 
 @contextlib.contextmanager
@@ -470,12 +491,22 @@ def _moved_packets(packets: Iterator[Any], copied: dict[int, Any], window: Windo
             packet.duration = round(sound_length(packet) / packet.time_base)
         if not is_cover and not _moved(packet, time, window):
             continue
+        _rescale(packet, copied[packet.stream.index].time_base)
         _keep_in_order(packet, latest)
         moment = (
             0.0 if is_cover else float((packet.dts if packet.dts is not None else packet.pts or 0) * packet.time_base)
         )
         packet.stream = copied[packet.stream.index]
         yield moment, packet
+
+
+def _rescale(packet: Any, base: Fraction) -> None:  # noqa: ANN401
+    """Count the times of a packet in another unit, in which two of them may become equal."""
+    factor = packet.time_base / base
+    packet.pts = round(packet.pts * factor) if packet.pts is not None else None
+    packet.dts = round(packet.dts * factor) if packet.dts is not None else None
+    packet.duration = round((packet.duration or 0) * factor)
+    packet.time_base = base
 
 
 def _keep_in_order(packet: Any, latest: dict[int, int]) -> None:  # noqa: ANN401
