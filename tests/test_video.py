@@ -183,6 +183,11 @@ def test_time_code(derain):
         answer = derain("a.mov", "-o", name)
         assert (answer.code, answer.err) == (0, "")
     assert derain("b.mkv", "-o", "c.mov").err == ""
+    for source, name, title in (("a.mov", "d.avi", "AVI"), ("a.mov", "d.ts", "MPEG-TS"), ("b.mkv", "e.avi", "AVI")):
+        answer = derain(source, "-o", name)
+        said = f"{source}: time code 01:02:03:04 of video 0 dropped: {title} cannot hold it\n"
+        assert (answer.code, answer.err) == (0, said)
+        assert list(found(name).streams) == ["video"]
     for name in ("b.mov", "b.mp4", "b.mkv", "c.mov"):
         with av.open(name) as file:
             metadata = {key.lower(): text for key, text in file.streams.video[0].metadata.items()}

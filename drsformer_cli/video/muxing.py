@@ -39,8 +39,6 @@ _NOT_KEPT = (
     *("alpha_mode", "bps", "number_of_frames", "number_of_bytes", "_statistics"),
 )
 
-_TIME_CODE = "timecode"
-
 _COVERS = {
     "gif": ("image/gif", "gif"),
     "mjpeg": ("image/jpeg", "jpg"),
@@ -216,7 +214,8 @@ def _forgotten_of(before: Any, after: Any, *, is_chosen: bool) -> list[str]:  # 
     title = _stream_metadata(before).get("title")
     forgotten = [f"title {title!r}"] if title and title not in after.metadata.values() else []
     if before.type == "video":
-        return forgotten
+        code = _time_code(before)
+        return [*forgotten, f"time code {code}"] if code and code != _time_code(after) else forgotten
     language = before.metadata.get("language", "und")
     if language != "und" and after.metadata.get("language", "und") not in (language, _LANGUAGES.get(language)):
         forgotten.insert(0, f"language {language}")
@@ -310,7 +309,7 @@ def _copied(
             continue
         if row.type == "video" and not row.disposition & Disposition.attached_pic:
             continue  # said when the file was opened
-        if row.type == "data" and (not with_data or _is_written_anyway(row, main, container)):
+        if row.type == "data" and (not with_data or _is_written_anyway(row, main)):
             continue
         packets = samples.get(row.index, [])
         if row.type == "video" and container.format == "matroska":
@@ -331,10 +330,14 @@ def _copied(
     return copied
 
 
-def _is_written_anyway(row: Any, main: VideoStream, container: Container) -> bool:  # noqa: ANN401
+def _is_written_anyway(row: Any, main: VideoStream) -> bool:  # noqa: ANN401
     """Whether a data stream is a time code that stays as metadata of the video; MP4 and MOV get a stream from them."""
-    code = row.metadata.get(_TIME_CODE)
-    return code is not None and code == main.metadata.get(_TIME_CODE) and container.rotation
+    code = _time_code(row)
+    return code is not None and code == _time_code(main)
+
+
+def _time_code(row: Any) -> str | None:  # noqa: ANN401
+    return next((text for name, text in row.metadata.items() if name.lower() == "timecode"), None)
 
 
 def _attached(row: Any, output: OutputContainer, packets: list[Any]) -> bool:  # noqa: ANN401
