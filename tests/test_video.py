@@ -183,6 +183,11 @@ def test_time_code(derain):
         answer = derain("a.mov", "-o", name)
         assert (answer.code, answer.err) == (0, "")
     assert derain("b.mkv", "-o", "c.mov").err == ""
+    for source, name, title in (("a.mov", "d.avi", "AVI"), ("a.mov", "d.ts", "MPEG-TS"), ("b.mkv", "e.avi", "AVI")):
+        answer = derain(source, "-o", name)
+        said = f"{source}: time code 01:02:03:04 of video 0 dropped: {title} cannot hold it\n"
+        assert (answer.code, answer.err) == (0, said)
+        assert list(found(name).streams) == ["video"]
     for name in ("b.mov", "b.mp4", "b.mkv", "c.mov"):
         with av.open(name) as file:
             metadata = {key.lower(): text for key, text in file.streams.video[0].metadata.items()}
@@ -398,6 +403,32 @@ def test_adpcm_of_rounded_times_stays_in_sync_in_avi(derain):
     assert before[-1] > 1.5
 
 
+WMA = Clip(frames=7, size=(16, 16), rate=Fraction(1, 2), codec="msmpeg4v3", sound="wmav2", bit_rate=32_000)
+
+
+def sound_packets(path):
+    """Times and sizes."""
+    with av.open(path) as file:
+        return [(float(packet.pts * packet.time_base), packet.size) for packet in file.demux(audio=0) if packet.size]
+
+
+def test_wma_stays_in_sync_in_avi(derain):
+    """Its packets are of whole bytes, so they last longer than the bit rate of the file says: here 50 ms in 13 s."""
+    WMA.write(Path("a.wmv"))
+    assert derain("a.wmv", "-o", "b.avi", "--temporal", "off", "--strength", 0).code == 0
+    before, after = sound_packets("a.wmv"), sound_packets("b.avi")
+    assert before[-1][0] - before[0][0] > 12
+    assert after[-1][0] - after[0][0] == pytest.approx(before[-1][0] - before[0][0], abs=3e-3)
+
+
+def test_packets_that_become_equal_in_the_output_do_not_cost_the_video(derain, monkeypatch):
+    """Times of the input in milliseconds, counted in the packets of AVI."""
+    monkeypatch.setattr(muxing, "_bytes_per_second", lambda *_: None)
+    WMA.write(Path("a.wmv"))
+    assert derain("a.wmv", "-o", "b.avi", "--temporal", "off", "--strength", 0).code == 0
+    assert [size for _, size in sound_packets("b.avi")] == [size for _, size in sound_packets("a.wmv")]
+
+
 def test_the_end_of_sound_without_durations_is_kept(derain):
     Clip(sound="alac").write(Path("a.mkv"))
     assert derain("a.mkv", "-o", "b.mp4").code == 0
@@ -416,6 +447,49 @@ def test_languages_by_other_names(derain):
         assert ("language" in answer.err) == bool(error)
         with av.open(name) as file:
             assert file.streams.audio[0].metadata.get("language") == language
+
+
+def of_several_kinds(path):
+    """A video with a title and two sounds: the second one is the default, has a title and is for a purpose."""
+    Clip(frames=2, sound="aac", metadata={"title": "Rain"}).write(Path("one.mkv"))
+    with av.open("one.mkv") as source, av.open(str(path), "w") as output:
+        picture, sound = source.streams
+        rows = [output.add_stream_from_template(row, opaque=True) for row in (picture, sound, sound)]
+        rows[0].metadata["title"] = "Front"
+        rows[2].metadata.update(title="Comments", language="eng")
+        rows[1].disposition, rows[2].disposition = 0, Disposition.default | Disposition.comment
+        for packet in source.demux():
+            for row in (rows[:1], rows[1:])[packet.stream.index] if packet.size else ():
+                copy = av.Packet(bytes(packet))
+                copy.pts, copy.dts, copy.time_base, copy.stream = packet.pts, packet.dts, packet.time_base, row
+                copy.duration, copy.is_keyframe = packet.duration, packet.is_keyframe
+                output.mux(copy)
+
+
+def test_what_streams_are_for_is_kept_or_its_loss_is_said(derain):
+    of_several_kinds("a.mkv")
+    for source, target, said in (
+        ("a.mkv", "b.mp4", ""),
+        ("b.mp4", "c.mp4", ""),
+        ("c.mp4", "d.mkv", ""),
+        ("c.mp4", "e.mov", "disposition comment of audio 2 dropped: MOV cannot hold it"),
+        (
+            "c.mp4",
+            "f.avi",
+            "language eng, disposition comment and disposition default of audio 2 dropped: AVI cannot hold them",
+        ),
+        ("c.mp4", "g.ts", "title 'Front' of video 0 dropped: MPEG-TS cannot hold it"),
+    ):
+        answer = derain(source, "-o", target, "--strength", 0, "--temporal", "off")
+        assert (answer.code, said in answer.err, bool(answer.err)) == (0, True, bool(said)), answer.err
+    wanted = [("Front", False), (None, False), ("Comments", True)]
+    for name in ("b.mp4", "c.mp4", "d.mkv"):
+        with av.open(name) as file:
+            titles = [row.metadata.get("title", row.metadata.get("name")) for row in file.streams]
+            comments = [bool(row.disposition & Disposition.comment) for row in file.streams]
+            assert list(zip(titles, comments, strict=True)) == wanted
+            assert "NAME" not in file.streams[2].metadata
+            assert [row.disposition & Disposition.default for row in file.streams.audio] == [0, 1]
 
 
 def test_metadata_that_a_container_cannot_hold_is_said(derain):
@@ -572,6 +646,32 @@ def test_a_truncated_avi_is_cut_off(derain):
     assert answer.code == 3
     assert "a.avi: cut off: the last 0." in answer.err
     assert 5 < len(found("b.mkv").frames) < 12
+
+
+@pytest.mark.parametrize(("codec", "count"), [("theora", 3), ("h264", 0)])
+def test_frames_that_an_ogv_lacks_are_counted(codec, count):
+    """FFmpeg says nothing of a page that it passes over; in Theora each frame has its packet, so the times tell."""
+    video = SimpleNamespace(index=0, codec_context=SimpleNamespace(name=codec))
+    missing = reading._MissingFrames(video)
+    for at, breaks in ((3, 0), (4, 0), (6, 0), (9, 0), (20, 1), (21, 1)):
+        missing.add(SimpleNamespace(pts=at, stream=video), breaks)
+        missing.add(SimpleNamespace(pts=1000 * at, stream=SimpleNamespace(index=1)), breaks)
+    assert missing.count == count
+
+
+def test_frames_that_are_missing_are_said(derain, monkeypatch):
+    monkeypatch.setattr(reading._MissingFrames, "add", lambda missing, *_: setattr(missing, "count", 2))
+    Clip(frames=3).write(Path("a.mkv"))
+    answer = derain("a.mkv", "-o", "b.mkv", "--strength", 0, "--temporal", "off")
+    assert (answer.code, answer.err) == (3, "drsformer: a.mkv: damaged: 2 frames are missing\n")
+
+
+@pytest.mark.parametrize("length", [60, 200])
+def test_a_matroska_file_that_ends_within_its_header(derain, length):
+    """FFmpeg calls it an error of the disk."""
+    Path("a.mkv").write_bytes(Clip(frames=2).write(Path("b.mkv")).read_bytes()[:length])
+    answer = derain("a.mkv", "-o", "c.mkv")
+    assert (answer.code, answer.err) == (1, "drsformer: a.mkv: its header is damaged or cut off\n")
 
 
 def test_a_damaged_ts_is_not_complete(derain):

@@ -27,6 +27,7 @@ class Clip:
     matrix: list[int] | None = None
     sound: str | None = None
     layout: str = "mono"
+    bit_rate: int | None = None  # of the sound
     language: str | None = None  # of the sound
     flash: int = 4
     metadata: dict[str, str] = field(default_factory=dict)
@@ -42,6 +43,8 @@ class Clip:
             output.metadata.update(self.metadata)
             video = self._video(output)
             sound = output.add_stream(self.sound, rate=48_000, layout=self.layout) if self.sound else None
+            if self.bit_rate:
+                sound.bit_rate = self.bit_rate
             if self.language:
                 sound.metadata["language"] = self.language
             if self.attachment is not None:

@@ -15,6 +15,7 @@ from av.error import FFmpegError
 from av.stream import AttachmentStream, Discard, Disposition
 
 from drsformer_cli.errors import VideoError
+from drsformer_cli.formats import listed
 from drsformer_cli.video.formats import CONTAINERS, DEFAULT_ENDING
 from drsformer_cli.video.output import open_output
 from drsformer_cli.video.reading import best_stream, ffmpeg_errors, open_file, open_input, sound_length
@@ -37,8 +38,6 @@ _NOT_KEPT = (
     *("encoder", "major_brand", "minor_version", "compatible_brands", "duration", "software", "vendor_id"),
     *("alpha_mode", "bps", "number_of_frames", "number_of_bytes", "_statistics"),
 )
-
-_TIME_CODE = "timecode"
 
 _COVERS = {
     "gif": ("image/gif", "gif"),
@@ -72,6 +71,12 @@ _LANGUAGES = {
     "zho": "chi",
 }
 """The names by which FFmpeg's muxer of MOV knows languages that have several."""
+
+_USES = [
+    *(Disposition.forced, Disposition.comment, Disposition.hearing_impaired, Disposition.visual_impaired),
+    *(Disposition.dub, Disposition.original, Disposition.lyrics, Disposition.karaoke, Disposition.clean_effects),
+]
+"""What a stream is for, in FFmpeg's words, besides the ones that follow from these."""
 
 _IN_FRAMES = ("aac", "ac3", "flac")
 """Sound whose packets last equally long, whatever their sizes."""
@@ -165,6 +170,7 @@ def _written(
             copied = _copied(others, output, video, container, samples, notes, with_data=with_data)
             packets.append(_other_packets(source, copied, window))
             _copy_metadata(others, output, window, notes, container)
+        output.start_encoding()  # from now on, the units of time are known
         for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
             output.mux(packet)
         if others is not None:
@@ -183,15 +189,39 @@ def _forgotten(file: IO[bytes], container: Container, others: InputContainer, co
         lost = sorted(name for name, text in _kept(others.metadata).items() if text and text not in said)
         if lost:
             notes.append(f"metadata dropped: {container.title} cannot hold {', '.join(lost)}")
-        for kind in ("audio", "subtitle"):
+        for kind in ("video", "audio", "subtitle"):
             rows = [others.streams[index] for index in copied if others.streams[index].type == kind]
+            if kind == "video":
+                rows = [best_stream(others)]
+            chosen = next((row for row in rows if row.disposition & Disposition.default), rows[0] if rows else None)
             for before, after in zip(rows, (row for row in streams if row.type == kind), strict=False):
-                language = before.metadata.get("language", "und")
-                names = (language, _LANGUAGES.get(language))
-                if language != "und" and after.metadata.get("language") not in names:
-                    title = f"language {language} of {kind} {before.index}"
-                    notes.append(f"{title} dropped: {container.title} cannot hold it")
+                what = _forgotten_of(before, after, is_chosen=before is chosen and before is not rows[0])
+                if what:
+                    them = "it" if len(what) == 1 else "them"
+                    title = f"{listed(what)} of {kind} {before.index}"
+                    notes.append(f"{title} dropped: {container.title} cannot hold {them}")
     return notes
+
+
+def _forgotten_of(before: Any, after: Any, *, is_chosen: bool) -> list[str]:  # noqa: ANN401
+    """What a stream that was copied does not say of itself any more.
+
+    Args:
+        before: The stream of the input.
+        after: Its copy.
+        is_chosen: Whether players choose it because it says so, and not because it is the first of its kind.
+    """
+    title = _stream_metadata(before).get("title")
+    forgotten = [f"title {title!r}"] if title and title not in after.metadata.values() else []
+    if before.type == "video":
+        code = _time_code(before)
+        return [*forgotten, f"time code {code}"] if code and code != _time_code(after) else forgotten
+    language = before.metadata.get("language", "und")
+    if language != "und" and after.metadata.get("language", "und") not in (language, _LANGUAGES.get(language)):
+        forgotten.insert(0, f"language {language}")
+    uses = (*_USES, Disposition.default) if is_chosen else _USES
+    lost = [str(use.name) for use in uses if before.disposition & use and not after.disposition & use]
+    return [*forgotten, *(f"disposition {name}" for name in lost)]
 
 
 def _muxer_options(container: Container, others: InputContainer | None) -> dict[str, str]:
@@ -272,14 +302,14 @@ def _copied(
     """Streams of the output by index of the stream of the input that is copied into it."""
     copied: dict[int, Any] = {}
     main = best_stream(others)
-    video.metadata.update(_kept(main.metadata))
+    video.metadata.update(_stream_metadata(main))
     video.disposition = main.disposition
     for row in others.streams:
         if row.index == main.index or row.discard == Discard.all:
             continue
         if row.type == "video" and not row.disposition & Disposition.attached_pic:
             continue  # said when the file was opened
-        if row.type == "data" and (not with_data or _is_written_anyway(row, main, container)):
+        if row.type == "data" and (not with_data or _is_written_anyway(row, main)):
             continue
         packets = samples.get(row.index, [])
         if row.type == "video" and container.format == "matroska":
@@ -287,7 +317,7 @@ def _copied(
                 continue
         elif _fits(row, container, packets):
             copy = _added(row, output, packets)
-            copy.metadata.update(_kept(row.metadata))
+            copy.metadata.update(_stream_metadata(row))
             language = row.metadata.get("language")
             if container.format == "mov" and language in _LANGUAGES:
                 copy.metadata["language"] = _LANGUAGES[language]
@@ -300,10 +330,14 @@ def _copied(
     return copied
 
 
-def _is_written_anyway(row: Any, main: VideoStream, container: Container) -> bool:  # noqa: ANN401
+def _is_written_anyway(row: Any, main: VideoStream) -> bool:  # noqa: ANN401
     """Whether a data stream is a time code that stays as metadata of the video; MP4 and MOV get a stream from them."""
-    code = row.metadata.get(_TIME_CODE)
-    return code is not None and code == main.metadata.get(_TIME_CODE) and container.rotation
+    code = _time_code(row)
+    return code is not None and code == _time_code(main)
+
+
+def _time_code(row: Any) -> str | None:  # noqa: ANN401
+    return next((text for name, text in row.metadata.items() if name.lower() == "timecode"), None)
 
 
 def _attached(row: Any, output: OutputContainer, packets: list[Any]) -> bool:  # noqa: ANN401
@@ -325,11 +359,31 @@ def _added(row: Any, output: OutputContainer, packets: list[Any]) -> Any:  # noq
         copy: Any = output.add_stream_from_template(template, opaque=True)
     if row.type == "audio" and row.codec_context.layout.name in _LAYOUTS:  # AVI and Matroska only count channels
         copy.codec_context.layout = _LAYOUTS[row.codec_context.layout.name]
-    if row.type == "audio" and row.name.startswith("adpcm") and packets:
-        length = sum(Fraction(frame.samples, frame.sample_rate) for frame in row.codec_context.decode(packets[0]))
-        if length:
-            copy.codec_context.bit_rate = round(8 * packets[0].size / length)  # AVI's muxer counts time by it
+    speed = _bytes_per_second(row, packets) if row.type == "audio" and row.name.startswith(("adpcm", "wma")) else None
+    if speed is not None:
+        copy.codec_context.bit_rate = 8 * speed  # AVI's muxer counts time by it
     return copy
+
+
+def _bytes_per_second(row: Any, packets: list[Any]) -> int | None:  # noqa: ANN401
+    """How much of a sound whose packets are of one size is a second; None: it is not known better than by the file.
+
+    The bit rate of WMA in a file is the one that was asked for: less is stored, since a packet is of whole bytes.
+    """
+    equal = [packet for packet in packets if packet.size == packets[0].size]
+    try:
+        lengths = {
+            sum(Fraction(frame.samples, frame.sample_rate) for frame in row.codec_context.decode(packet))
+            for packet in equal
+        }
+    except FFmpegError:
+        return None
+    lengths.discard(Fraction(0))  # the decoder waits for the next packet
+    if len(lengths) != 1:
+        return None
+    speed = equal[0].size / lengths.pop()
+    is_near = abs(Fraction(row.codec_context.bit_rate or 0, 8) / speed - 1) * equal[0].size <= 2
+    return round(speed) if is_near or row.name.startswith("adpcm") else None
 
 
 @contextlib.contextmanager
@@ -440,12 +494,22 @@ def _moved_packets(packets: Iterator[Any], copied: dict[int, Any], window: Windo
             packet.duration = round(sound_length(packet) / packet.time_base)
         if not is_cover and not _moved(packet, time, window):
             continue
+        _rescale(packet, copied[packet.stream.index].time_base)
         _keep_in_order(packet, latest)
         moment = (
             0.0 if is_cover else float((packet.dts if packet.dts is not None else packet.pts or 0) * packet.time_base)
         )
         packet.stream = copied[packet.stream.index]
         yield moment, packet
+
+
+def _rescale(packet: Any, base: Fraction) -> None:  # noqa: ANN401
+    """Count the times of a packet in another unit, in which two of them may become equal."""
+    factor = packet.time_base / base
+    packet.pts = round(packet.pts * factor) if packet.pts is not None else None
+    packet.dts = round(packet.dts * factor) if packet.dts is not None else None
+    packet.duration = round((packet.duration or 0) * factor)
+    packet.time_base = base
 
 
 def _keep_in_order(packet: Any, latest: dict[int, int]) -> None:  # noqa: ANN401
@@ -497,6 +561,14 @@ def _copy_metadata(
         output.set_chapters(chapters)  # type: ignore[arg-type]
     else:
         notes.append(f"chapters dropped: {container.title} has none")
+
+
+def _stream_metadata(row: Any) -> dict[str, str]:  # noqa: ANN401
+    """The metadata of a stream, with the name by which FFmpeg's muxers know the title that MP4 and MOV call a name."""
+    metadata = _kept(row.metadata)
+    if "name" in metadata and "title" not in metadata:
+        metadata["title"] = metadata.pop("name")
+    return metadata
 
 
 def _kept(metadata: dict[str, str]) -> dict[str, str]:

@@ -291,6 +291,7 @@ class Reader:
     def _decoded(self) -> Iterator[VideoFrame]:
         """All frames from here on; at the end, `problem` says whether some are missing."""
         damaged, end, following = 0, Fraction(0), 0
+        missing = _MissingFrames(self._video)
         packets = self._timeline.packets()
         while True:
             try:
@@ -306,20 +307,23 @@ class Reader:
             self._is_broken |= packet.is_corrupt and packet.stream.index == self._video.index
             if packet.pts is not None:
                 end = max(end, packet.pts * packet.time_base + self._length(packet))
+                missing.add(packet, self._timeline.breaks)
             for frame in frames:
                 if frame.pts is None:
                     frame.pts = following
                 following = frame.pts + (frame.duration or 1)
                 yield frame
-        self.problem = self._problem(damaged, end)
+        self.problem = self._problem(damaged, missing.count, end)
 
-    def _problem(self, damaged: int, end: Fraction) -> str | None:
-        """Why the video that ended after some damaged packets is not complete; None: it is."""
+    def _problem(self, damaged: int, lost: int, end: Fraction) -> str | None:
+        """Why the video that ended after some damaged and some lost packets is not complete; None: it is."""
         missing = self._missing_after(end)
         if missing > _MISSING_SECONDS:
             return f"cut off: the last {float(missing):.1f} seconds are missing"
         if damaged:
             return f"damaged: {damaged} packet{'s' * (damaged != 1)} could not be decoded"
+        if lost:
+            return f"damaged: {lost} frame{'s are' if lost != 1 else ' is'} missing"
         return "damaged: some frames are incomplete" if self._is_broken else None
 
     def _frames_of(self, packet: Any) -> list[VideoFrame]:  # noqa: ANN401
@@ -425,15 +429,56 @@ class Reader:
         return max(1, round((end - self.settings.start) * rate)) if end > self.settings.start else None
 
 
+class _MissingFrames:
+    """Counts the frames that are not there in a format that stores each one, also one that repeats the one before it.
+
+    Of the others, FFmpeg does not say what it passes over where a file is damaged, and a time without a frame may be
+    meant. In Ogg, it passes over a whole page for one wrong bit.
+
+    Attributes:
+        count: How many frames are not there so far.
+
+    Args:
+        video: The stream.
+    """
+
+    def __init__(self, video: VideoStream) -> None:
+        self.count = 0
+        self._video = video
+        self._is_counted = video.codec_context is not None and video.codec_context.name == "theora"
+        self._last: int | None = None
+        self._breaks = 0
+
+    def add(self, packet: Any, breaks: int) -> None:  # noqa: ANN401
+        """See the next packet of the file, in which times began again so often up to here."""
+        if not self._is_counted or packet.stream.index != self._video.index:
+            return
+        if self._last is not None and breaks == self._breaks:  # times are counted in frames
+            self.count += max(0, packet.pts - self._last - 1)
+        self._last, self._breaks = packet.pts, breaks
+
+
 def open_input(path: Path) -> InputContainer:
     """Open a video; see `open_file`.
 
     Raises:
         VideoError: It is not a video, or it is damaged.
+        OSError: It cannot be read.
     """
     what = "its index is missing, so it was cut off or never finished" if _lacks_index(path) else "not a video"
     with ffmpeg_errors(what):
-        return open_file(path)
+        try:
+            return open_file(path)
+        except OSError:  # also of Matroska that ends within its header
+            _read_through(path)
+            raise VideoError("its header is damaged or cut off") from None
+
+
+def _read_through(path: Path) -> None:
+    """Read a file, so that an error of the system is raised."""
+    with path.open("rb") as file:
+        while file.read(1 << 20):
+            pass
 
 
 def open_file(path: Path, container_format: str | None = None) -> InputContainer:
