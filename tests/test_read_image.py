@@ -224,9 +224,10 @@ def damaged_png():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not an image; expected JPEG, PNG, TIFF"),
+        (b"", "the file is empty; expected JPEG, PNG, TIFF"),
         (b"hello", "not an image; expected JPEG, PNG, TIFF"),
-        (gif(), "not an image; expected JPEG, PNG, TIFF"),
+        (gif(), "is a GIF; expected JPEG, PNG, TIFF"),
+        (b"P6\n2 2\n255\n" + bytes(12), "is a Netpbm image; expected JPEG, PNG, TIFF"),
         (tiff(noise((5, 7, 3), np.uint16), t339=2), "damaged, or TIFF of a kind that is not supported"),
         (tiff(noise((5, 7), np.uint16))[:20], "damaged, or TIFF of a kind that is not supported"),
         (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", "damaged, or AVIF of a kind that is not supported"),

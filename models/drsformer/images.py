@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from drsformer.errors import ImageError, UnsupportedError
 from drsformer.heic import heic_pixels, open_heic
-from drsformer.signatures import LONGEST_START, RAW_ENDINGS, RAW_MESSAGE, is_heic, is_raw
+from drsformer.signatures import LONGEST_START, RAW_ENDINGS, RAW_MESSAGE, is_heic, is_raw, other_kind
 
 if TYPE_CHECKING:
     import os
@@ -61,10 +61,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     except UnsupportedError as error:
         raise UnsupportedError(f"{path}: {error}") from None
     except UnidentifiedImageError:
-        kind = _begins_as(path)
-        if kind is not None:  # Pillow does not say which
-            raise UnsupportedError(f"{path}: damaged, or {kind} of a kind that is not supported") from None
-        raise UnsupportedError(f"{path}: not an image; expected JPEG, PNG, TIFF, WebP, BMP, AVIF or HEIC") from None
+        raise UnsupportedError(f"{path}: {_what_it_is(path)}") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{path}: larger than PIL.Image.MAX_IMAGE_PIXELS allows") from None
     except _DECODER_ERRORS as error:
@@ -115,12 +112,17 @@ def _read(path: Path) -> ImageArray:
         return _array(opened, path)
 
 
-def _begins_as(path: Path) -> str | None:
-    """The format that a file has by its first bytes, or None."""
+def _what_it_is(path: Path) -> str:
+    """Why Pillow, which does not say it, cannot open a file, by its first bytes."""
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(LONGEST_START)
     formats = ((name, Image.OPEN[name][1]) for name in _FORMATS if name in Image.OPEN)
-    return next((name for name, accepts in formats if accepts is not None and accepts(start)), None)
+    kind = next((name for name, accepts in formats if accepts is not None and accepts(start[:16])), None)
+    if kind is not None:
+        return f"damaged, or {kind} of a kind that is not supported"
+    other = other_kind(start)
+    found = "the file is empty" if not start else "not an image" if other is None else f"is {other}"
+    return f"{found}; expected JPEG, PNG, TIFF, WebP, BMP, AVIF or HEIC"
 
 
 def _heic(path: Path) -> ImageArray:
