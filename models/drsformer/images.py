@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ _FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
 _SUBFILE_TYPE, _DNG_VERSION = 254, 50706
 
 _CONVERTED = {"1": "L", "La": "LA", "RGBa": "RGBA", "YCbCr": "RGB", "CMYK": "RGB", "LAB": "RGB"}
+
+_quiet = threading.Lock()  # held while OpenCV's log, which is one for all threads, is off
 
 # Exceptions of Pillow's decoders for damaged files.
 _DECODER_ERRORS = (
@@ -191,7 +194,12 @@ def _color16(opened: Image.Image, path: Path, raw_mode: str) -> ImageArray:
     if "transparency" in opened.info:
         raise UnsupportedError("has 16 bits and a transparent color, which is not supported")
     high = np.asarray(opened)
-    decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    with _quiet:  # OpenCV prints why it cannot decode a file
+        level = cv2.utils.logging.setLogLevel(0)
+        try:
+            decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        finally:
+            cv2.utils.logging.setLogLevel(level)
     if decoded is not None and decoded.dtype == np.uint16 and decoded.ndim == 3:
         pixels: ImageArray = decoded[..., [2, 1, 0, 3][: decoded.shape[2]]]  # from BGR or BGRA
         if pixels.shape == high.shape and np.array_equal(pixels >> 8, high):
