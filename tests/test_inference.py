@@ -273,6 +273,16 @@ def test_defaults_of_torch_change_nothing(default, monkeypatch):
     assert np.array_equal(derain(model, image[:40, :50]), derain(drsformer.load_model(), image[:40, :50]))
 
 
+def test_subclasses_of_arrays_become_plain_arrays(tiny, tmp_path):
+    image = random_image(24, 31, np.uint8)
+    mapped = np.memmap(tmp_path / "image", np.uint8, "w+", shape=image.shape)
+    mapped[:] = image
+    for given in (mapped, np.ma.masked_greater(image, 200)):
+        result = derain(tiny, given)
+        assert type(result) is np.ndarray
+        assert np.array_equal(result, derain(tiny, image))
+
+
 class Wrapper(nn.Module):
     def __init__(self, inner):
         super().__init__()

@@ -184,6 +184,7 @@ class Restorer:
             scale: Overrides the scale of this restorer. None: its own.
         """
         _check_image(image)
+        image = np.asarray(image)  # of a subclass, such as a memmap, the plain array
         scale = self.choose_scale(image) if scale is None else _checked_factor(scale, "None")
         peak = PEAK_VALUE[image.dtype]
         rainy = _color_of(image) if scale == 1 else shrink(_color_of(image), peak, scale)
