@@ -156,6 +156,7 @@ OTHER_KINDS = {
     "a JPEG 2000 image": (".jp2", ".j2k", ".jpf", ".jpx"),
     "a JPEG XL image": (".jxl",),
     "a JPEG XR image": (".jxr", ".wdp"),
+    "a JPEG-LS image": (".jls",),
     "a Netpbm image": (".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm"),
     "a PCX image": (".pcx",),
     "a Photoshop file": (".psd", ".psb"),

@@ -96,7 +96,7 @@ def _check_sizes(pair: Pair, rainy: tuple[int, int], clean: tuple[int, int]) -> 
         return
     how = "one of them is rotated" if rainy == clean[::-1] else "their sizes differ"
     raise ImageError(
-        f"{pair.rainy.name} is {rainy[0]}x{rainy[1]} and {pair.clean.name} is {clean[0]}x{clean[1]}: {how}"
+        f"{pair.rainy.name} is {rainy[0]}x{rainy[1]}, but the clean {pair.clean.name} is {clean[0]}x{clean[1]}: {how}"
     )
 
 

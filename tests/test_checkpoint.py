@@ -1,9 +1,11 @@
 """Weight files: what loads, and what a wrong one is called."""
 
+import copy
 import pickle
 import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY
@@ -37,15 +39,50 @@ def equal(model, state):
         lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"lr": 1e-4}},
         lambda state: {"params": {f"module.{key}": tensor for key, tensor in state.items()}},
         lambda state: {f"module.module.{key}": tensor for key, tensor in state.items()},
+        lambda state: {f"module._orig_mod.{key}": tensor for key, tensor in state.items()},
         lambda state: {"params": {key: tensor * 0 for key, tensor in state.items()}, "params_ema": state},
     ],
-    ids=["bare", "params", "params_ema", "state_dict", "module", "module twice", "both"],
+    ids=["bare", "params", "params_ema", "state_dict", "module", "module twice", "compiled", "both"],
 )
 def test_known_formats(wrap, state, tmp_path):
     model = load_checkpoint(saved(wrap(state), tmp_path))
     assert model.config == TINY
     assert equal(model, state)
     assert not model.training
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_wrapped_networks_are_saved_with_the_published_keys(name, tiny, state, tmp_path):
+    compiled = torch.nn.Module()
+    compiled._orig_mod = tiny  # as by torch.compile
+    for wrapped in (torch.nn.DataParallel(tiny), compiled):
+        save_checkpoint(wrapped, tmp_path / name)
+        model = load_checkpoint(tmp_path / name)
+        assert model.config == TINY
+        assert equal(model, state)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_what_would_not_load_again_is_not_saved(name, tiny, tmp_path):
+    path = tmp_path / name
+    with pytest.raises(CheckpointError, match=r"training cannot be stored as JSON: .*ndarray.*; expected plain values"):
+        save_checkpoint(tiny, path, training={"psnr": np.zeros(3)})
+    with pytest.raises(CheckpointError, match="cannot save Conv2d, with 0 networks; expected a DRSformer"):
+        save_checkpoint(torch.nn.Conv2d(3, 3, 1), path)
+    large = copy.deepcopy(tiny)
+    large.output.weight.data[0, 0, 0, 0] = 1e6
+    with pytest.raises(CheckpointError, match=r"^output\.weight holds values up to 1e\+06, too large for float16"):
+        save_checkpoint(large, path, half=True)
+    assert not any(tmp_path.iterdir())
+    save_checkpoint(tiny, path, training={"psnr": np.float64(30.5)})  # which is a float
+    assert checkpoint.load_with_training(path)[1] == {"psnr": 30.5}
+
+
+def test_weights_that_share_memory_in_the_file_do_not_in_the_network(state, tmp_path):
+    state["encoder_level1.0.norm2.body.weight"] = state["encoder_level1.0.norm1.body.weight"]
+    block = load_checkpoint(saved(state, tmp_path)).encoder_level1[0]
+    block.norm1.body["weight"].data.zero_()
+    assert block.norm2.body["weight"].all()
 
 
 @pytest.mark.parametrize("legacy", [True, False])

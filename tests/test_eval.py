@@ -120,7 +120,7 @@ def test_odd_data_is_named_and_the_rest_scored(run, data):
     assert [failure["name"] for failure in facts["failures"]] == ["rain-6"]
     problems = [
         "rain-4.png: no partner in target",
-        "rain-5.png is 40x56 and norain-5.png is 56x40",
+        "rain-5.png is 40x56, but the clean norain-5.png is 56x40",
         "rain-6: rain-6.png",
     ]
     for text in problems:

@@ -56,7 +56,7 @@ def test_sizes_that_differ_are_problems_before_any_work():
     save("set/target/2.png")
     (images,) = request(datasets=["set"]).gather()
     assert names(images) == ["2"]
-    assert images.problems == ("1.png is 24x16 and 1.png is 16x24: one of them is rotated",)
+    assert images.problems == ("1.png is 24x16, but the clean 1.png is 16x24: one of them is rotated",)
 
 
 def test_a_folder_of_a_known_name_is_that_set_wherever_it_lies():

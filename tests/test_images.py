@@ -239,6 +239,9 @@ def test_multi_image_jpeg_keeps_the_main_image():
     assert image.notes == ("only the main image of a multi-image JPEG is kept",)
 
 
+JPEG_LS = bytes.fromhex("fff7000b0800280030010111 00 ffda00080101000000 00") + bytes(40) + b"\xff\xd9"
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -253,6 +256,8 @@ def test_multi_image_jpeg_keeps_the_main_image():
         (b"\0\0\0\x0cJXL \r\n", "is a JPEG XL image, which is not supported"),
         (b"\0\0\0\x0cjP  \r\n", "is a JPEG 2000 image, which is not supported"),
         (b"\0\0\0\x18ftypisom" + bytes(40), "is a video, or an image of another kind"),
+        (b"\xff\xd8" + JPEG_LS, "is a JPEG-LS image, which is not supported"),
+        (b"\xff\xd8\xff\xe8\0\x08SPIFF\0" + JPEG_LS, "is a JPEG-LS image, which is not supported"),
         (b"\xff\xd8\xff\xe0", "damaged image"),
         (b"\x89PNG\r\n\x1a\n", "damaged image"),
         (b"II*\0\x08\0\0\0", "damaged image"),

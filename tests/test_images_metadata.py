@@ -404,6 +404,14 @@ def test_colors_of_avif():
     assert images.losses(images.read(data), "WEBP") == []
 
 
+@pytest.mark.parametrize("title", ["AVIF", "HEIC", "JPEG"])
+def test_narrow_range_that_only_png_can_say_is_said(title):
+    image = images.read(png(PIXELS, before=chunk(b"cICP", bytes([1, 13, 0, 0]))))
+    lost = images.losses(image, "HEIF" if title == "HEIC" else title)
+    assert lost == [f"narrow range (cICP) dropped: {title} is written as full range"]
+    assert images.losses(image, "PNG") == []
+
+
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
 def test_hdr_is_refused(transfer, name, tmp_path):
     avif = saved(Image.fromarray(PIXELS), "AVIF")

@@ -1,6 +1,7 @@
 """derain(): padding, tiles, blending, precision, and smaller tiles when memory runs out."""
 
 import copy
+import dataclasses
 import itertools
 import logging
 
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, photo
+from PIL import Image
 from torch import nn
 
-from drsformer import ConfigError, DeviceError, DRSformer, ImageError, Restorer, derain, inference
+import drsformer
+from drsformer import ConfigError, DeviceError, DRSformer, ImageError, Restorer, derain, inference, streaks
 from drsformer.images import luma
 from drsformer.inference import fitting_tile, pad_to_multiple, tile_starts
 
@@ -239,6 +242,72 @@ def test_tta_never_turns_the_rain():
     assert seen == [(32, 40)] * 4
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_autocast_around_it_changes_nothing(general, dtype):
+    image = random_image(320, 330, np.uint8)  # large enough for a scale to be estimated
+    expected = Restorer(general, tile=96).restore(image)
+    with torch.autocast("cpu", dtype=dtype):
+        found = Restorer(general, tile=96).restore(image)
+    assert found.scale == expected.scale
+    assert np.array_equal(found.image, expected.image)
+
+
+@pytest.mark.parametrize("default", ["type", "device"])
+def test_defaults_of_torch_change_nothing(default, monkeypatch):
+    image = random_image(320, 330, np.uint8)
+    expected = Restorer(drsformer.load_model(), tile=96).restore(image)
+    streaks._estimator.cache_clear()
+    monkeypatch.setattr(inference, "_AUTO", {"cpu": (0, 96)})
+    torch.set_default_dtype(torch.float64 if default == "type" else torch.float32)
+    torch.set_default_device("meta" if default == "device" else None)
+    try:
+        model = drsformer.load_model()
+        found = Restorer(model).restore(image)  # measures the memory that the network needs
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+        streaks._estimator.cache_clear()
+    parameter = next(model.parameters())
+    assert (parameter.dtype, parameter.device.type) == (torch.float32, "cpu")
+    assert (found.scale, found.image.shape) == (expected.scale, image.shape)
+    assert np.array_equal(derain(model, image[:40, :50]), derain(drsformer.load_model(), image[:40, :50]))
+
+
+def test_subclasses_of_arrays_become_plain_arrays(tiny, tmp_path):
+    image = random_image(24, 31, np.uint8)
+    mapped = np.memmap(tmp_path / "image", np.uint8, "w+", shape=image.shape)
+    mapped[:] = image
+    for given in (mapped, np.ma.masked_greater(image, 200)):
+        result = derain(tiny, given)
+        assert type(result) is np.ndarray
+        assert np.array_equal(result, derain(tiny, image))
+
+
+class Wrapper(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_a_wrapped_network_gets_the_size_that_it_needs():
+    model = DRSformer(dataclasses.replace(TINY, stem=2)).eval()
+    image = random_image(70, 72, np.float32)
+    assert derain(Wrapper(model), image).shape == image.shape
+
+
+def test_what_is_no_network_is_refused():
+    with pytest.raises(ConfigError, match="expected a network such as load_model gives, not str"):
+        derain("general", np.zeros((8, 8, 3), np.uint8))
+
+
+def test_the_scale_of_one_image(tiny):
+    with pytest.raises(ConfigError, match="scale must be None or a number from 1 to 16, not 'auto'"):
+        Restorer(tiny).restore(np.zeros((8, 8, 3), np.uint8), scale="auto")
+
+
 def test_a_subclass_keeps_its_own_forward():
     class Darker(DRSformer):
         def forward(self, x):
@@ -329,7 +398,8 @@ def test_weights_of_another_type_are_refused(general, dtype):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ([[1, 2]], "not a list"),
+        ([[1, 2]], r"of shape \(H, W, 3\), not list"),
+        (Image.fromarray(np.zeros((8, 8), np.uint8)), r"of shape \(H, W, 3\), not Image"),
         (np.zeros(4, np.uint8), r"shape \(H, W\), or \(H, W, C\) with 1 to 4 channels, not \(4,\)"),
         (np.zeros((3, 40, 56), np.uint8), r"not \(3, 40, 56\)"),
         (np.zeros((1, 4, 4, 3), np.uint8), r"not \(1, 4, 4, 3\)"),

@@ -1,5 +1,6 @@
 """read_image: upright arrays with the file's own depth, or a refusal; never other values."""
 
+import contextlib
 import io
 import os
 import re
@@ -9,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import cv2
+import image_files
 import numpy as np
 import pytest
 from conftest import photo
@@ -224,9 +226,10 @@ def damaged_png():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not an image; expected JPEG, PNG, TIFF"),
+        (b"", "the file is empty; expected JPEG, PNG, TIFF"),
         (b"hello", "not an image; expected JPEG, PNG, TIFF"),
-        (gif(), "not an image; expected JPEG, PNG, TIFF"),
+        (gif(), "is a GIF; expected JPEG, PNG, TIFF"),
+        (b"P6\n2 2\n255\n" + bytes(12), "is a Netpbm image; expected JPEG, PNG, TIFF"),
         (tiff(noise((5, 7, 3), np.uint16), t339=2), "damaged, or TIFF of a kind that is not supported"),
         (tiff(noise((5, 7), np.uint16))[:20], "damaged, or TIFF of a kind that is not supported"),
         (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", "damaged, or AVIF of a kind that is not supported"),
@@ -248,6 +251,21 @@ def test_what_is_refused(tmp_path, data, message):
         warnings.simplefilter("ignore")
         read_image(path)
     assert "\n" not in str(error.value)
+
+
+def test_opencv_prints_nothing(tmp_path, capfd):
+    pixels = noise((5, 7, 3), np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.reshape(5, 21)).save(buffer, "TIFF", compression="zstd")
+    tags = Image.open(buffer).tag_v2  # Pillow cannot write 16-bit RGB, whose bytes are the same
+    strip = buffer.getvalue()[tags[273][0] :][: tags[279][0]]
+    layout = {256: [7], 257: [5], 258: [16] * 3, 259: [50000], 262: [2], 277: [3], 278: [5]}
+    (tmp_path / "a.tif").write_bytes(image_files.tiff([({tag: (3, values) for tag, values in layout.items()}, strip)]))
+    level = cv2.utils.logging.getLogLevel()
+    with contextlib.suppress(ImageError):  # a build of OpenCV may know ZSTD
+        assert np.array_equal(read_image(tmp_path / "a.tif"), pixels)
+    assert capfd.readouterr() == ("", "")
+    assert cv2.utils.logging.getLogLevel() == level
 
 
 def test_what_cannot_be_opened(tmp_path):

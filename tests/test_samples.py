@@ -137,7 +137,7 @@ def test_unusable_files_are_listed_and_left_out(folders, decode):
         (folders / "photos" / "0.png").write_bytes(whole[: len(whole) // 2])
     loaded = load({"a": PAIRED, "b": RENDERED}, decode=decode)
     text = "\n".join(loaded.problems)
-    assert "pairs/input/2.png is 30x30 and 2.png is 56x40: their sizes differ" in text
+    assert "pairs/input/2.png is 30x30, but the clean 2.png is 56x40: their sizes differ" in text
     assert "3.png: no partner in target" in text
     assert "photos/text.jpg: not an image" in text
     if decode:

@@ -296,6 +296,20 @@ def test_wrong_reach(temporal):
         images([scene()], Stand(), temporal=temporal)
 
 
+def test_frames_may_be_read_into_one_array():
+    video = [with_streaks(scene(), i) for i in range(4)]
+    array = np.empty_like(video[0])
+
+    def into_one():
+        for frame in video:
+            array[:] = frame
+            yield array
+
+    expected = [frame.image for frame in restore_frames(video, Stand())]
+    for found, frame in zip(restore_frames(into_one(), Stand()), expected, strict=True):
+        assert np.array_equal(found.image, frame)
+
+
 def test_wrong_frames():
     with pytest.raises(ImageError, match="expected frames of shape"):
         images([scene()[..., 0]], Stand())

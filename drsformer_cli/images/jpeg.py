@@ -22,7 +22,7 @@ LONGEST_PROFILE = 255 * 65_519  # in segments that are numbered by a byte
 _SOS, _EOI, _COM, _APP0, _APP1, _APP2, _APP11, _APP13, _APP14 = 0xDA, 0xD9, 0xFE, 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _NEVER_SUPPORTED = {0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
-_LOSSLESS = 0xC3
+_LOSSLESS, _LS = 0xC3, 0xF7
 _XMP, _EXTENDED_XMP = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 _ICC, _MPF, _PHOTOSHOP, _EXIF = b"ICC_PROFILE\0", b"MPF\0", b"Photoshop 3.0\0", b"Exif\0\0"
 _GAIN_MAP = b"urn:iso:std:iso:ts:21496:-1\0"
@@ -42,6 +42,8 @@ def open_jpeg(file: BinaryIO) -> Opened:
     notes: list[str] = []
     segments, start = _segments(file)
     frame, frame_marker = next(((data, marker) for marker, data in segments if marker in _FRAMES), (b"", 0))
+    if not frame and any(marker == _LS for marker, _ in segments):
+        raise UnsupportedError("is a JPEG-LS image, which is not supported; expected JPEG")
     if len(frame) < 6:
         raise DamagedError("its header cannot be read")
     bits, height, width, layers = struct.unpack(">BHHB", frame[:6])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import struct
 import zlib
 from dataclasses import replace
@@ -15,7 +14,7 @@ import numpy as np
 
 from drsformer.errors import ImageError, UnsupportedError
 from drsformer.images import upright
-from drsformer.signatures import LONGEST_START, RAW_ENDINGS, RAW_MESSAGE, brands, is_raw
+from drsformer.signatures import LONGEST_START, RAW_ENDINGS, RAW_MESSAGE, is_raw, other_kind
 from drsformer_cli.formats import KIND_OF_ENDING, format_of, titles
 from drsformer_cli.images import color, exif, limit, orientation, xmp
 from drsformer_cli.images.avif import open_avif
@@ -43,26 +42,6 @@ _READERS: dict[str, Callable[[BinaryIO], Opened]] = {
     "HEIF": open_heic_file,
 }
 """Functions that open a format; Pillow alone opens the others."""
-
-_KNOWN = {
-    b"GIF8": "a GIF",
-    b"%PDF": "a PDF",
-    b"\x00\x00\x00\x0cjP  ": "a JPEG 2000 image",
-    b"\xff\x4f\xff\x51": "a JPEG 2000 image",
-    b"\x00\x00\x00\x0cJXL ": "a JPEG XL image",
-    b"\xff\x0a": "a JPEG XL image",
-    b"II\xbc\x01": "a JPEG XR image",
-    b"8BPS": "a Photoshop file",
-    b"\x76\x2f\x31\x01": "an OpenEXR image",
-    b"qoif": "a QOI image",
-    b"#?RADIANCE": "a Radiance HDR image",
-    b"\x00\x00\x01\x00": "an icon",
-    b"\x00\x00\x02\x00": "an icon",
-    b"<svg": "an SVG drawing",
-    b"\x0a\x05\x01": "a PCX image",
-}
-_NETPBM = re.compile(rb"P[1-7Ff][\s#]")
-_XML = (b"<?xml", b"\xef\xbb\xbf<", b"<!--")
 
 
 def read(source: Path | bytes | BinaryIO) -> DecodedImage:
@@ -180,22 +159,11 @@ def _format(start: bytes, ending: str) -> str:
         raise UnsupportedError(RAW_MESSAGE)
     if image_format is not None:
         return image_format
-    kind = _other_kind(start) or KIND_OF_ENDING.get(ending)
+    kind = other_kind(start) or KIND_OF_ENDING.get(ending)
     expected = titles(last="or")
     if kind is None:
         raise UnsupportedError(f"not an image: expected {expected}")
     raise UnsupportedError(f"is {kind}, which is not supported; expected {expected}")
-
-
-def _other_kind(start: bytes) -> str | None:
-    """What a file is that is not an image of a known format, by its first bytes."""
-    if _NETPBM.match(start):
-        return "a Netpbm image"
-    if start.startswith(_XML) and b"<svg" in start:
-        return "an SVG drawing"
-    if brands(start):
-        return "a video, or an image of another kind"
-    return next((kind for magic, kind in _KNOWN.items() if start.startswith(magic)), None)
 
 
 def _check_size(opened: Opened) -> None:

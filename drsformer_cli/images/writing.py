@@ -91,6 +91,8 @@ def losses(image: DecodedImage, image_format: str) -> list[str]:
     missing = [kind for kind, value in _kinds(metadata).items() if value and kind not in row.holds]
     if missing:
         lost.append(f"{listed([_named(kind, metadata) for kind in missing])} dropped: {row.title} has none")
+    if metadata.cicp and not metadata.cicp[3] and image_format != "PNG":
+        lost.append(f"narrow range (cICP) dropped: {row.title} is written as full range")
     after = _kinds(kept)
     for kind, value in _kinds(metadata).items():
         if value and kind in row.holds and not after[kind]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from drsformer.checkpoint import save_checkpoint
-from drsformer.errors import DRSformerError
+from drsformer.errors import CheckpointError, DRSformerError
 from drsformer.inference import half_precision
 from drsformer_cli import console
 from drsformer_cli.errors import ExitCode, reason
@@ -287,7 +287,7 @@ def _keep_if_best(
         about = {"step": state.step, "psnr": row["psnr"], "run": toml_config.as_tables(config)}
         try:
             save_checkpoint(state.result, folder.path / BEST_FILE, half=config.output.half, training=about)
-        except OSError as error:
+        except (OSError, CheckpointError) as error:
             console.error(f"{folder.path / BEST_FILE}: not saved: {reason(error)}; the previous one is kept")
         else:
             state.best = row["psnr"]

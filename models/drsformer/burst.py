@@ -92,6 +92,8 @@ def _check(images: Sequence[ImageArray], names: Sequence[str]) -> None:
         raise ImageError(f"a burst has at least 2 images, not {len(images)}")
     first = images[0]
     for image, name in zip(images, names, strict=True):
+        if not isinstance(image, np.ndarray):
+            raise ImageError(f"{name}: expected (H, W, 3), uint8 or uint16, not {type(image).__name__}")
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
             raise ImageError(f"{name}: expected (H, W, 3), uint8 or uint16, not {image.shape} {image.dtype}")
         if min(image.shape[:2]) < SMALLEST:

@@ -17,19 +17,18 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from drsformer import safetensors
 from drsformer.ablations import AblatedDRSformer, Ablation, build
 from drsformer.config import LEVELS, DRSformerConfig
 from drsformer.errors import CheckpointError, ConfigError
 from drsformer.files import atomic_write
+from drsformer.model import DRSformer
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
-
-    from drsformer.model import DRSformer
 
 StateDict = dict[str, Tensor]
 
@@ -52,9 +51,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> DRSformer:
     """Load the network of a checkpoint, on the CPU, in float32, in evaluation mode.
 
     The state dict may be the content of the file, or its value of `params` (as in the published files), `params_ema`
-    (preferred) or `state_dict`, with or without `module.` before every key; or the tensors of a safetensors file. Our
-    own files also have a configuration; otherwise variant, widths, blocks and heads are inferred from keys and shapes.
-    Nothing in the file is executed.
+    (preferred) or `state_dict`, with or without the prefixes of `DataParallel` and `torch.compile` before every key; or
+    the tensors of a safetensors file. Our own files also have a configuration; otherwise variant, widths, blocks and
+    heads are inferred from keys and shapes. Nothing in the file is executed.
 
     Raises:
         CheckpointError: The file is missing, damaged, not a checkpoint of DRSformer, or does not match the network
@@ -84,8 +83,10 @@ def load_with_training(path: str | os.PathLike[str]) -> tuple[DRSformer, object]
         _check_against(config, ablation, state)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from None
-    model = build(config, ablation)
-    model.load_state_dict({key: tensor.float() for key, tensor in state.items()}, strict=True)
+    with torch.device("meta"):
+        model = build(config, ablation)
+    # Assigned, whatever torch's default device and type are.
+    model.load_state_dict({key: _own(tensor) for key, tensor in state.items()}, strict=True, assign=True)
     return model.eval(), content.get("training") if isinstance(content, dict) else None
 
 
@@ -111,7 +112,7 @@ def check_checkpoint(path: str | os.PathLike[str], config: DRSformerConfig) -> N
 
 
 def save_checkpoint(
-    model: DRSformer,
+    model: nn.Module,
     path: str | os.PathLike[str],
     *,
     half: bool = False,
@@ -123,18 +124,20 @@ def save_checkpoint(
     A path that ends in .safetensors gets that format, with the configuration as JSON in its metadata.
 
     Args:
-        model: The network.
+        model: The network, or a module that wraps it.
         path: Path of the file, which is replaced only when it is complete.
         half: Whether to store the weights in float16, half the size.
-        training: Plain values that describe the training, stored in the file; in safetensors, as JSON.
+        training: Plain values that describe the training, stored in the file as JSON gives them back.
         overwrite: Whether to replace an existing file.
 
     Raises:
+        CheckpointError: The model is no DRSformer, float16 cannot hold its weights, or `training` has other values.
         FileExistsError: The file exists, and `overwrite` is False.
         OSError: The file cannot be written.
     """
-    state = state_to_save(model, half=half)
-    facts = {**describe(model), **({"training": training} if training else {})}
+    network = _network_in(model)
+    state = state_to_save(network, half=half)
+    facts = {**describe(network), **({"training": _plain(training)} if training else {})}
     with atomic_write(path, overwrite=overwrite) as file:
         if Path(path).suffix.lower() == safetensors.SUFFIX:
             metadata = {key: json.dumps(value) for key, value in facts.items()}
@@ -155,15 +158,39 @@ def write_archive(file: IO[bytes], content: object) -> None:
 
 
 def state_to_save(model: DRSformer, *, half: bool = False) -> StateDict:
-    """The state dict on the CPU, in float32 or float16, with the published keys."""
+    """The state dict on the CPU, in float32 or float16, with the published keys.
+
+    Raises:
+        CheckpointError: A weight is too large for float16.
+    """
     dtype = torch.float16 if half else torch.float32
-    return {key: tensor.detach().to("cpu", dtype) for key, tensor in model.state_dict().items()}
+    state = {key: tensor.detach().to("cpu", dtype) for key, tensor in model.state_dict().items()}
+    for key, tensor in model.state_dict().items() if half else ():
+        largest = tensor.abs().max().item()
+        if torch.isinf(state[key]).any() and math.isfinite(largest):
+            raise CheckpointError(f"{key} holds values up to {largest:g}, too large for float16; save it in float32")
+    return state
 
 
 def describe(model: DRSformer) -> dict[str, Any]:
     """The description of a network in our files: its configuration, and its ablation if it has one."""
     described = {"config": model.config.to_dict()}
     return {**described, "ablation": model.ablation.to_dict()} if isinstance(model, AblatedDRSformer) else described
+
+
+def _network_in(model: nn.Module) -> DRSformer:
+    """The network itself, also where it is wrapped, as by `DataParallel` or `torch.compile`."""
+    found = [module for module in model.modules() if isinstance(module, DRSformer)]
+    if len(found) != 1:
+        raise CheckpointError(f"cannot save {type(model).__name__}, with {len(found)} networks; expected a DRSformer")
+    return found[0]
+
+
+def _plain(training: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    try:
+        return json.loads(json.dumps(training))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"training cannot be stored as JSON: {error}; expected plain values") from None
 
 
 def read_content(path: Path, *, checksums: bool = False) -> object:
@@ -272,8 +299,17 @@ def _unwrap(content: object) -> tuple[StateDict, object]:
     if wrong:
         key, value = wrong[0]
         raise CheckpointError(f"not a state dict: {key!r} is a {type(value).__name__}, expected a tensor")
-    state = {re.sub(r"^(module\.)+", "", key): value for key, value in state.items()}
-    return state, stored_config
+    return {_published(key): value for key, value in state.items()}, stored_config
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy in float32: tensors of a file may share memory."""
+    return tensor.float().clone(memory_format=torch.contiguous_format)
+
+
+def _published(key: str) -> str:
+    """A key without the prefixes of `DataParallel` and `torch.compile`."""
+    return re.sub(r"^(module\.|_orig_mod\.)+", "", key)
 
 
 def infer_config(state: StateDict) -> DRSformerConfig:

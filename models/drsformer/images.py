@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from drsformer.errors import ImageError, UnsupportedError
 from drsformer.heic import heic_pixels, open_heic
-from drsformer.signatures import LONGEST_START, RAW_ENDINGS, RAW_MESSAGE, is_heic, is_raw
+from drsformer.signatures import LONGEST_START, RAW_ENDINGS, RAW_MESSAGE, is_heic, is_raw, other_kind
 
 if TYPE_CHECKING:
     import os
@@ -26,6 +27,8 @@ _FORMATS = ("AVIF", "BMP", "JPEG", "PNG", "TIFF", "WEBP")
 _SUBFILE_TYPE, _DNG_VERSION = 254, 50706
 
 _CONVERTED = {"1": "L", "La": "LA", "RGBa": "RGBA", "YCbCr": "RGB", "CMYK": "RGB", "LAB": "RGB"}
+
+_quiet = threading.Lock()  # held while OpenCV's log, which is one for all threads, is off
 
 # Exceptions of Pillow's decoders for damaged files.
 _DECODER_ERRORS = (
@@ -61,10 +64,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     except UnsupportedError as error:
         raise UnsupportedError(f"{path}: {error}") from None
     except UnidentifiedImageError:
-        kind = _begins_as(path)
-        if kind is not None:  # Pillow does not say which
-            raise UnsupportedError(f"{path}: damaged, or {kind} of a kind that is not supported") from None
-        raise UnsupportedError(f"{path}: not an image; expected JPEG, PNG, TIFF, WebP, BMP, AVIF or HEIC") from None
+        raise UnsupportedError(f"{path}: {_what_it_is(path)}") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{path}: larger than PIL.Image.MAX_IMAGE_PIXELS allows") from None
     except _DECODER_ERRORS as error:
@@ -115,12 +115,17 @@ def _read(path: Path) -> ImageArray:
         return _array(opened, path)
 
 
-def _begins_as(path: Path) -> str | None:
-    """The format that a file has by its first bytes, or None."""
+def _what_it_is(path: Path) -> str:
+    """Why Pillow, which does not say it, cannot open a file, by its first bytes."""
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(LONGEST_START)
     formats = ((name, Image.OPEN[name][1]) for name in _FORMATS if name in Image.OPEN)
-    return next((name for name, accepts in formats if accepts is not None and accepts(start)), None)
+    kind = next((name for name, accepts in formats if accepts is not None and accepts(start[:16])), None)
+    if kind is not None:
+        return f"damaged, or {kind} of a kind that is not supported"
+    other = other_kind(start)
+    found = "the file is empty" if not start else "not an image" if other is None else f"is {other}"
+    return f"{found}; expected JPEG, PNG, TIFF, WebP, BMP, AVIF or HEIC"
 
 
 def _heic(path: Path) -> ImageArray:
@@ -189,7 +194,12 @@ def _color16(opened: Image.Image, path: Path, raw_mode: str) -> ImageArray:
     if "transparency" in opened.info:
         raise UnsupportedError("has 16 bits and a transparent color, which is not supported")
     high = np.asarray(opened)
-    decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    with _quiet:  # OpenCV prints why it cannot decode a file
+        level = cv2.utils.logging.setLogLevel(0)
+        try:
+            decoded = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        finally:
+            cv2.utils.logging.setLogLevel(level)
     if decoded is not None and decoded.dtype == np.uint16 and decoded.ndim == 3:
         pixels: ImageArray = decoded[..., [2, 1, 0, 3][: decoded.shape[2]]]  # from BGR or BGRA
         if pixels.shape == high.shape and np.array_equal(pixels >> 8, high):

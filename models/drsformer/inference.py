@@ -146,10 +146,11 @@ class Restorer:
         strength: float = 1.0,
         tta: bool = False,
     ) -> None:
-        parameter = next(model.parameters(), torch.empty(0))
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"expected a network such as load_model gives, not {type(model).__name__}")
+        parameter = next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
         self.device = parameter.device
-        config = getattr(model, "config", None)
-        self._multiple = config.size_multiple if isinstance(config, DRSformerConfig) else SIZE_MULTIPLE
+        self._multiple = _size_multiple(model)
         self.scale = _checked_scale(scale)
         self.tile = _checked_tile(tile, self._multiple)
         self.overlap = _checked_overlap(overlap, self.tile)
@@ -183,7 +184,8 @@ class Restorer:
             scale: Overrides the scale of this restorer. None: its own.
         """
         _check_image(image)
-        scale = self.choose_scale(image) if scale is None else float(_checked_scale(scale))
+        image = np.asarray(image)  # of a subclass, such as a memmap, the plain array
+        scale = self.choose_scale(image) if scale is None else _checked_factor(scale, "None")
         peak = PEAK_VALUE[image.dtype]
         rainy = _color_of(image) if scale == 1 else shrink(_color_of(image), peak, scale)
         H, W = rainy.shape[:2]
@@ -353,8 +355,7 @@ class Restorer:
         return mean
 
     def _forward(self, x: Tensor, half: torch.dtype | None = None) -> Tensor:
-        context = torch.autocast(self.device.type, dtype=half) if half is not None else contextlib.nullcontext()
-        with context:
+        with torch.autocast(self.device.type, dtype=half, enabled=half is not None):  # also within another autocast
             y: Tensor = self._network(x)
         return y.float()
 
@@ -407,7 +408,7 @@ def _blend_over(old: FloatArray, new: FloatArray, weights: FloatArray) -> None:
 def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
     """The type for autocast; None: float32."""
     known: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision in known:
+    if isinstance(precision, str) and precision in known:
         return known[precision]
     if precision != "auto":
         raise ConfigError(f"precision must be one of auto, {', '.join(known)}, not {precision!r}")
@@ -418,11 +419,19 @@ def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else None
 
 
+def _size_multiple(model: nn.Module) -> int:
+    """What H and W must be multiples of, also where a network is wrapped, as by `DataParallel`."""
+    configs = (getattr(module, "config", None) for module in model.modules())
+    return max((c.size_multiple for c in configs if isinstance(c, DRSformerConfig)), default=SIZE_MULTIPLE)
+
+
 def _checked_scale(scale: Scale) -> Scale:
-    if scale == "auto":
-        return scale
+    return scale if scale == "auto" else _checked_factor(scale, "'auto'")
+
+
+def _checked_factor(scale: float, other: str) -> float:
     if isinstance(scale, bool) or not isinstance(scale, int | float | np.number) or not 1 <= scale <= LARGEST_SCALE:
-        raise ConfigError(f"scale must be 'auto' or a number from 1 to {LARGEST_SCALE:g}, not {scale!r}")
+        raise ConfigError(f"scale must be {other} or a number from 1 to {LARGEST_SCALE:g}, not {scale!r}")
     return float(scale)
 
 
@@ -446,7 +455,7 @@ def _checked_overlap(overlap: int | None, tile: TileSize) -> int | None:
 
 def _check_image(image: ImageArray) -> None:
     if not isinstance(image, np.ndarray):
-        raise ImageError(f"expected a numpy array of shape (H, W, 3), not a {type(image).__name__}")
+        raise ImageError(f"expected a numpy array of shape (H, W, 3), not {type(image).__name__}")
     if image.ndim not in (2, 3) or 0 in image.shape or (image.ndim == 3 and image.shape[2] > 4):
         raise ImageError(f"expected an array of shape (H, W), or (H, W, C) with 1 to 4 channels, not {image.shape}")
     if image.dtype not in PEAK_VALUE:

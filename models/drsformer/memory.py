@@ -36,7 +36,7 @@ def measure_bytes_per_pixel(forward: Callable[[Tensor], Tensor], device: torch.d
     """
     if device.type == "cuda":  # the allocator counts, including workspaces
         size = 256
-        x = torch.zeros(1, 3, size, size, device=device)
+        x = torch.zeros(1, 3, size, size, dtype=torch.float32, device=device)
         with torch.inference_mode():
             before = torch.cuda.memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
@@ -45,7 +45,7 @@ def measure_bytes_per_pixel(forward: Callable[[Tensor], Tensor], device: torch.d
         return max(1.0, peak / size**2)
     size = 64
     with torch.no_grad(), _PeakMemory() as memory:
-        forward(torch.zeros(1, 3, size, size, device=device))
+        forward(torch.zeros(1, 3, size, size, dtype=torch.float32, device=device))
     return max(1.0, memory.peak / size**2)
 
 

@@ -317,6 +317,8 @@ class DRSformer(nn.Module):
         __call__: Callable[[Tensor], Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4:
+            raise ConfigError(f"expected a tensor of shape (B, 3, H, W), not {tuple(x.shape)}")
         H, W = x.shape[-2:]
         multiple = self.config.size_multiple
         if H % multiple or W % multiple or not H or not W:

@@ -137,5 +137,5 @@ def _place(name: str, entry: object) -> tuple[torch.dtype, list[int], int, int]:
 
 def _tensor(data: bytearray, dtype: torch.dtype, shape: list[int], begin: int, end: int) -> Tensor:
     if begin == end:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     return torch.frombuffer(data, dtype=torch.uint8, count=end - begin, offset=begin).clone().view(dtype).view(shape)

@@ -1,6 +1,8 @@
-"""How to recognize raw files, HEIC and AVIF. Imports nothing, so that planning and `--help` stay fast."""
+"""How to recognize raw files, HEIC, AVIF, and kinds that are not read. Quick to import, for planning and `--help`."""
 
 from __future__ import annotations
+
+import re
 
 RAW_ENDINGS = {
     *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef", ".mos"),
@@ -30,6 +32,27 @@ _RAW_SIGNATURES = {
 }
 
 
+_KNOWN = {
+    b"GIF8": "a GIF",
+    b"%PDF": "a PDF",
+    b"\x00\x00\x00\x0cjP  ": "a JPEG 2000 image",
+    b"\xff\x4f\xff\x51": "a JPEG 2000 image",
+    b"\x00\x00\x00\x0cJXL ": "a JPEG XL image",
+    b"\xff\x0a": "a JPEG XL image",
+    b"II\xbc\x01": "a JPEG XR image",
+    b"8BPS": "a Photoshop file",
+    b"\x76\x2f\x31\x01": "an OpenEXR image",
+    b"qoif": "a QOI image",
+    b"#?RADIANCE": "a Radiance HDR image",
+    b"\x00\x00\x01\x00": "an icon",
+    b"\x00\x00\x02\x00": "an icon",
+    b"<svg": "an SVG drawing",
+    b"\x0a\x05\x01": "a PCX image",
+}
+_NETPBM = re.compile(rb"P[1-7Ff][\s#]")
+_XML = (b"<?xml", b"\xef\xbb\xbf<", b"<!--")
+
+
 def is_raw(start: bytes) -> bool:
     """Whether the first bytes of a file are those of a raw file; False for DNG, NEF, ARW and others that are TIFF."""
     return any(start.startswith(found, at) for at, signatures in _RAW_SIGNATURES.items() for found in signatures)
@@ -49,3 +72,14 @@ def is_heic(start: bytes) -> bool:
     known = HEIC_BRANDS | AVIF_BRANDS | GENERAL_BRANDS
     found = next((brand for brand in brands(start) if brand in known), b"")
     return bool(found) and found not in AVIF_BRANDS
+
+
+def other_kind(start: bytes) -> str | None:
+    """What a file is that is not an image of a known format, by its first bytes; None: something else."""
+    if _NETPBM.match(start):
+        return "a Netpbm image"
+    if start.startswith(_XML) and b"<svg" in start:
+        return "an SVG drawing"
+    if brands(start):
+        return "a video, or an image of another kind"
+    return next((kind for magic, kind in _KNOWN.items() if start.startswith(magic)), None)

@@ -79,7 +79,7 @@ def choose_scale(color: ImageArray, peak: float) -> float:
         parts = list(_parts(color, peak, 2**shrunk))
         if not parts:
             continue
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             odds = _estimator()(torch.from_numpy(np.stack(parts)[:, None])).softmax(dim=1).numpy()
         log_likelihood += np.log(_LEAST_LIKELIHOOD + _likelihood(odds, shrunk)).mean(axis=0)
         rain = max(rain, 1 - float(odds[:, -1].mean()))
@@ -114,8 +114,9 @@ def _starts(length: int, side: int) -> list[int]:
 
 @functools.cache
 def _estimator() -> StreakEstimator:
-    estimator = StreakEstimator()
-    estimator.load_state_dict(torch.load(WEIGHTS, weights_only=True))
+    with torch.device("cpu"):  # whatever torch's default is
+        estimator = StreakEstimator()
+    estimator.load_state_dict(torch.load(WEIGHTS, map_location="cpu", weights_only=True))
     return estimator.float().eval()
 
 

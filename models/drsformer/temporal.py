@@ -202,6 +202,7 @@ class _Video:
             self.reach = 0
         elif self.reach is None:
             self.reach = _affordable_reach(rainy)
+        rainy = np.array(rainy, order="C")  # frames are read ahead, perhaps into one array
         self.window.append(_Frame(rainy, _thumbnail(rainy)))
 
     def _restore(self, number: int) -> RestoredFrame:
@@ -393,9 +394,9 @@ def _checked_reach(temporal: Literal["auto", "off"] | int) -> int | None:
         return None
     if temporal == "off":
         return 0
-    if isinstance(temporal, bool) or not isinstance(temporal, int) or not 0 <= temporal <= MOST_NEIGHBORS:
+    if isinstance(temporal, bool) or not isinstance(temporal, int | np.integer) or not 0 <= temporal <= MOST_NEIGHBORS:
         raise ConfigError(f"temporal must be 'auto', 'off' or an integer from 0 to {MOST_NEIGHBORS}, not {temporal!r}")
-    return temporal
+    return int(temporal)
 
 
 def _affordable_reach(rainy: ImageArray) -> int:
@@ -408,5 +409,7 @@ def _affordable_reach(rainy: ImageArray) -> int:
 
 
 def _check_frame(rainy: ImageArray) -> None:
+    if not isinstance(rainy, np.ndarray):
+        raise ImageError(f"expected frames of shape (H, W, 3), uint8 or uint16, not {type(rainy).__name__}")
     if rainy.ndim != 3 or rainy.shape[2] != 3 or 0 in rainy.shape or rainy.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"expected frames of shape (H, W, 3), uint8 or uint16, not {rainy.shape} {rainy.dtype}")
