@@ -27,7 +27,7 @@ def test_the_papers_recipes(name):
 def test_the_bundled_models_recipe():
     config = configs.load("general", [])
     assert config.model.network() == PRESETS["half"]
-    assert sum(source.weight for source in config.data.sources.values()) == pytest.approx(174)
+    assert sum(source.weight for source in config.data.sources.values()) == pytest.approx(248)
     patches = [config.at(step).data.patch for step in config.stage_steps()]
     assert patches == sorted(patches)
     assert config.at(config.training.steps).training.loss == "rmse"
@@ -63,8 +63,8 @@ def test_stages_change_what_they_name_from_their_step_on(tmp_path):
         weights = [now.data.sources[name].weight for name in ("light", "heavy")]
         return now.data.patch, now.training.batch, now.training.loss, *weights
 
-    assert at(1) == at(10) == (64, 16, "l1", 20, 20)
-    assert at(11) == at(20) == (128, 16, "l1", 3, 20)
+    assert at(1) == at(10) == (64, 16, "l1", 32, 34)
+    assert at(11) == at(20) == (128, 16, "l1", 3, 34)
     assert at(21) == at(100) == (128, 2, "rmse", 3, 0)
     assert config.stage_steps() == [1, 11, 21]  # the last one is never reached
 

@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node 2 tests/benchmarks/compiled_training.py train --config FILE
 
 With arguments it is the command `drsformer`, training networks without bias with these convolutions. g++ compiles
-compiled_training.cpp. Where the processor multiplies bfloat16 matrices (AMX), MSFN and the 1x1 convolutions of TKSA use
-bfloat16 between their inputs and outputs; `FLOAT32=1` prevents that, and is then exact up to rounding.
+compiled_training.cpp. Where the processor multiplies bfloat16 (AMX or AVX-512), MSFN and the 1x1 convolutions of TKSA
+use it between their inputs and outputs; `FLOAT32=1` prevents that, and is then exact up to rounding.
 
 Shapes as in `drsformer.model`, but (B, H, W, C) inside.
 """
