@@ -243,11 +243,11 @@ def test_tta_never_turns_the_rain():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_an_autocast_around_it_changes_nothing(general, dtype):
+def test_an_autocast_around_it_changes_nothing(tiny, dtype):
     image = random_image(320, 330, np.uint8)  # large enough for a scale to be estimated
-    expected = Restorer(general, tile=96).restore(image)
+    expected = Restorer(tiny, tile=96).restore(image)
     with torch.autocast("cpu", dtype=dtype):
-        found = Restorer(general, tile=96).restore(image)
+        found = Restorer(tiny, tile=96).restore(image)
     assert found.scale == expected.scale
     assert np.array_equal(found.image, expected.image)
 
