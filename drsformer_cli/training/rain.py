@@ -176,7 +176,7 @@ def composite(clean: Pixels, layer: Layer, look: Look, rng: np.random.Generator)
     if saturation != 1 or contrast != 1:
         image = image.clip(0, 255)
     streaks = np.minimum(layer, 255)[..., None]
-    if look.soft_light and rng.random() < look.soft_light:
+    if look.soft_light and rng.random() < look.soft_light:  # no draw for others: seeds give them the rain of before
         opacity = np.float32(rng.uniform(*SOFT_LIGHT_OPACITY))
         return to_pixels(image + opacity * (2 / 255 * streaks - 1) * image * (1 - image / 255))
     rainy = image + streaks * (1 - image / np.float32(255)) if screen else image + layer[..., None]

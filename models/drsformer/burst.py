@@ -11,6 +11,7 @@ import numpy as np
 from drsformer.alignment import View, Warp, align, estimate_motion, shrunk
 from drsformer.errors import ImageError
 from drsformer.fusion import Neighbor, at_full_strength, dryness, fuse
+from drsformer.images import is_rgb, shape_and_type
 from drsformer.temporal import aligned
 
 if TYPE_CHECKING:
@@ -92,10 +93,8 @@ def _check(images: Sequence[ImageArray], names: Sequence[str]) -> None:
         raise ImageError(f"a burst has at least 2 images, not {len(images)}")
     first = images[0]
     for image, name in zip(images, names, strict=True):
-        if not isinstance(image, np.ndarray):
-            raise ImageError(f"{name}: expected (H, W, 3), uint8 or uint16, not {type(image).__name__}")
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
-            raise ImageError(f"{name}: expected (H, W, 3), uint8 or uint16, not {image.shape} {image.dtype}")
+        if not is_rgb(image):
+            raise ImageError(f"{name}: expected (H, W, 3), uint8 or uint16, not {shape_and_type(image)}")
         if min(image.shape[:2]) < SMALLEST:
             raise ImageError(f"{name} is {_described(image)}; expected at least {SMALLEST}x{SMALLEST}")
         if image.shape != first.shape or image.dtype != first.dtype:

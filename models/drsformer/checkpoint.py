@@ -131,7 +131,7 @@ def save_checkpoint(
         overwrite: Whether to replace an existing file.
 
     Raises:
-        CheckpointError: The model is no DRSformer, float16 cannot hold its weights, or `training` has other values.
+        CheckpointError: The model is not a DRSformer, float16 cannot hold its weights, or `training` has other values.
         FileExistsError: The file exists, and `overwrite` is False.
         OSError: The file cannot be written.
     """
@@ -164,10 +164,10 @@ def state_to_save(model: DRSformer, *, half: bool = False) -> StateDict:
         CheckpointError: A weight is too large for float16.
     """
     dtype = torch.float16 if half else torch.float32
-    state = {key: tensor.detach().to("cpu", dtype) for key, tensor in model.state_dict().items()}
-    for key, tensor in model.state_dict().items() if half else ():
-        largest = tensor.abs().max().item()
-        if torch.isinf(state[key]).any() and math.isfinite(largest):
+    state = {}
+    for key, tensor in model.state_dict().items():
+        state[key] = tensor.detach().to("cpu", dtype)
+        if half and state[key].isinf().any() and math.isfinite(largest := tensor.abs().max().item()):
             raise CheckpointError(f"{key} holds values up to {largest:g}, too large for float16; save it in float32")
     return state
 

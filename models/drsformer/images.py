@@ -115,6 +115,21 @@ def _read(path: Path) -> ImageArray:
         return _array(opened, path)
 
 
+def is_rgb(image: object) -> bool:
+    """Whether it is an array (H, W, 3), uint8 or uint16."""
+    return (
+        isinstance(image, np.ndarray)
+        and image.ndim == 3
+        and image.shape[2] == 3
+        and image.dtype in (np.uint8, np.uint16)
+    )
+
+
+def shape_and_type(image: object) -> str:
+    """The shape and type of an array, or the type of anything else, for messages."""
+    return f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+
+
 def _what_it_is(path: Path) -> str:
     """Why Pillow, which does not say it, cannot open a file, by its first bytes."""
     with path.open("rb") as file:

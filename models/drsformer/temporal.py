@@ -27,6 +27,7 @@ from drsformer.alignment import (
 from drsformer.config import MOST_NEIGHBORS
 from drsformer.errors import ConfigError, ImageError
 from drsformer.fusion import Fused, Neighbor, at_full_strength, dryness, fuse, steadied
+from drsformer.images import is_rgb, shape_and_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -409,7 +410,5 @@ def _affordable_reach(rainy: ImageArray) -> int:
 
 
 def _check_frame(rainy: ImageArray) -> None:
-    if not isinstance(rainy, np.ndarray):
-        raise ImageError(f"expected frames of shape (H, W, 3), uint8 or uint16, not {type(rainy).__name__}")
-    if rainy.ndim != 3 or rainy.shape[2] != 3 or 0 in rainy.shape or rainy.dtype not in (np.uint8, np.uint16):
-        raise ImageError(f"expected frames of shape (H, W, 3), uint8 or uint16, not {rainy.shape} {rainy.dtype}")
+    if not is_rgb(rainy) or 0 in rainy.shape:
+        raise ImageError(f"expected frames of shape (H, W, 3), uint8 or uint16, not {shape_and_type(rainy)}")
