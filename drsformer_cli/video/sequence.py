@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import av
@@ -111,14 +112,8 @@ class SequenceReader:
 
     def frames(self, pixel_format: PixelFormat | None, skip: int = 0) -> Iterator[Frame]:
         """Read the images, without the first `skip` ones; without a pixel format they are not converted to planes."""
-        count = 0
-        for number in self.numbers:
-            image = self._read(number)
-            if image is None:
-                continue
-            time, count = count, count + 1
-            if time < skip:
-                continue
+        readable = ((number, image) for number in self.numbers if (image := self._read(number)) is not None)
+        for time, (number, image) in islice(enumerate(readable), skip, None):
             path = numbered(self.path, number)
             H, W = image.pixels.shape[:2]
             if (self.stream.width, self.stream.height) != (W, H):
