@@ -73,6 +73,9 @@ def test_what_would_not_load_again_is_not_saved(name, tiny, tmp_path):
     large.output.weight.data[0, 0, 0, 0] = 1e6
     with pytest.raises(CheckpointError, match=r"^output\.weight holds values up to 1e\+06, too large for float16"):
         save_checkpoint(large, path, half=True)
+    large.output.weight.data[0, 0, 0, 0] = np.nan
+    with pytest.raises(CheckpointError, match=r"^output\.weight holds values that are not finite"):
+        save_checkpoint(large, path)
     assert not any(tmp_path.iterdir())
     save_checkpoint(tiny, path, training={"psnr": np.float64(30.5)})  # which is a float
     assert checkpoint.load_with_training(path)[1] == {"psnr": 30.5}

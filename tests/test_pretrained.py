@@ -42,6 +42,12 @@ def test_cached_by_name(home, tiny, tiny_file, monkeypatch, tmp_path):
             load_model(path)
 
 
+def test_in_the_users_folder(tiny, tiny_file, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny_file.parent))
+    monkeypatch.setenv("USERPROFILE", str(tiny_file.parent))
+    assert same(load_model(f"~/{tiny_file.name}"), tiny)
+
+
 def test_a_cache_that_was_never_made(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_checkpoint("rain200h") is None

@@ -229,9 +229,10 @@ def test_held_out_photos_and_layers_are_not_trained_on(folders):
 def test_what_one_source_holds_out_no_other_trains_on(folders):
     sections = {"a": LAYERS, "b": {"kind": "clean", "clean": ["photos"]}, "c": HALVES}
     loaded = load(sections, validation={"held_out": 0.34, "images": 8, "crop": 16})
-    assert "a: 33% of the samples, from 10 clean images and 4 layers" in loaded.notes  # 4 of 6, and 6 halves
+    assert "a: 33% of the samples, from 8 clean images and 4 layers" in loaded.notes  # 4 of 6, and 4 of 6 halves
     assert "b: 33% of the samples, from 4 clean images" in loaded.notes
-    assert "c: 33% of the samples, from 6 pairs" in loaded.notes
+    assert "c: 33% of the samples, from 4 pairs" in loaded.notes
+    assert [image.group for image in loaded.validation] == ["held out a"] * 8 + ["held out c"] * 8
 
 
 def test_validation_pairs_are_spread_and_cropped(folders):

@@ -9,7 +9,7 @@ import pytest
 from conftest import photo
 
 import drsformer
-from drsformer import ConfigError, ImageError, fusion, temporal
+from drsformer import ConfigError, ImageError, burst, fusion, temporal
 from drsformer.alignment import View
 from drsformer.config import MOST_NEIGHBORS
 from drsformer.inference import Restorer
@@ -294,6 +294,12 @@ def test_strength_0_keeps_the_frames(tiny):
 def test_wrong_reach(temporal):
     with pytest.raises(ConfigError, match="temporal must be"):
         images([scene()], Stand(), temporal=temporal)
+
+
+@pytest.mark.parametrize("restore", [temporal.restore_frames, burst.restore_burst])
+def test_a_network_is_not_a_restorer(tiny, restore):
+    with pytest.raises(ConfigError, match=r"^expected a Restorer such as Restorer\(model\), not DRSformer$"):
+        restore([scene(), scene()], tiny)
 
 
 def test_frames_may_be_read_into_one_array():

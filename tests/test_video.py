@@ -103,6 +103,15 @@ def test_without_a_change_every_value_stays(derain):
                 assert np.array_equal(a, b), name
 
 
+def test_rgb_stays_in_a_lossless_video(derain):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(f"{i}.png")
+    assert derain("%d.png", "-o", "a.mkv", "--strength", 0, "--codec", "ffv1").code == 0
+    after = [frame.to_ndarray(format="rgb24") for frame in found("a.mkv").frames]
+    assert np.array_equal(after, pixels)
+
+
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("name", ["gray", "ya8", "monow", "gray9le", "gray10le", "gray12le", "gray16le", "ya16le"])
 def test_gray_has_no_tint(name, full):

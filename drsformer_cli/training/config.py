@@ -218,7 +218,7 @@ class ValidationSection:
     Attributes:
         every: Steps between validations; 0: no validation.
         paired: Sets of pairs, by name.
-        held_out: Fraction of the clean images and layers that is not trained on; each source that makes rain has a
+        held_out: Fraction of the clean images, layers and pairs that is not trained on; each source with rain has a
             validation set made of them, always with the same rain.
         images: Largest number of images of a set, evenly spread; 0: all pairs of a folder, 16 held-out images.
         crop: Side of the square in the middle of larger images that is used; 0: the whole image, 256 for held-out

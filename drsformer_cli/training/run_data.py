@@ -17,7 +17,7 @@ from drsformer_cli.metrics import SMALLEST_SSIM_SIDE
 from drsformer_cli.pairs import Pair, size_problems
 from drsformer_cli.training.image_cache import ImageCache, said_of
 from drsformer_cli.training.samples import Samples
-from drsformer_cli.training.sources import Files, Findings, OnCleanImages, Sampler
+from drsformer_cli.training.sources import Files, Findings, OnCleanImages, Paired, Sampler
 from drsformer_cli.training.toml_config import MistakesError
 
 if TYPE_CHECKING:
@@ -195,14 +195,14 @@ def _failure(check: Callable[[], object]) -> Exception | None:
 
 
 def _held_out(files: dict[str, Files], config: Config) -> set[CleanImage]:
-    """Clean images and layers that no source trains on; pairs are never held out."""
+    """Clean images, layers and pairs that no source trains on."""
     fraction = config.validation.held_out if config.validation.every else 0.0
-    clean = itertools.chain(*(some.images for some in files.values()))
-    held_out: set[CleanImage] = {
-        *_evenly([image for image in dict.fromkeys(clean) if not isinstance(image, Pair)], fraction)
-    }
-    for some in files.values():
+    images = dict.fromkeys(itertools.chain(*(some.images for some in files.values())))
+    held_out: set[CleanImage] = {*_evenly([image for image in images if not isinstance(image, Pair)], fraction)}
+    for name, some in files.items():
         held_out.update(_evenly(some.layers, fraction))
+        if isinstance(config.data.sources[name], Paired):
+            held_out.update(_evenly(some.images, fraction))
     return held_out
 
 

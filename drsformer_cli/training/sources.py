@@ -79,7 +79,7 @@ class Source:
     crop: CropRanges = field(default_factory=CropRanges)
 
     makes_rain: ClassVar[bool] = True
-    """Whether its clean images and layers can be held out for validation."""
+    """Whether validation images can be made of the files that are held out."""
 
     def find(self, key: str, findings: Findings) -> Files:
         """Find its files; problems with its folders are added to the findings, with `key` as their path."""
@@ -114,8 +114,6 @@ class Paired(Source):
     side_by_side: SideBySide | None = None
     share_clean: bool = False
     required: bool = True
-
-    makes_rain: ClassVar[bool] = False
 
     def find(self, key: str, findings: Findings) -> Files:
         """Find its pairs."""

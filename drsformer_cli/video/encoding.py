@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import av
@@ -79,6 +79,8 @@ def choose_encoding(stream: Stream, container: Container | None, settings: Video
     if container is None:
         return Encoding(None, None, wanted)
     codec = CODECS[settings.codec or container.codecs[0]]
+    if codec.crf is None and _is_rgb(stream.pixel_format):  # two more bits hold every RGB color
+        wanted = replace(wanted, bits=next(bits for bits in _DEPTHS if bits > wanted.bits or bits == _DEPTHS[-1]))
     try:
         encoder = av.Codec(codec.encoder, "w")
     except av.codec.codec.UnknownCodecError:
@@ -105,7 +107,7 @@ def _native(name: str) -> PixelFormat:
     row = av.VideoFormat(name, 64, 64)
     deepest = max((component.bits for component in row.components), default=8)
     bits = next((bits for bits in _DEPTHS if bits >= deepest), _DEPTHS[-1])
-    if row.is_rgb or row.has_palette:
+    if _is_rgb(name):
         return PixelFormat("444", bits)
     if len(row.components) < 3:  # gray, which players may not know
         return PixelFormat("420", bits)
@@ -113,6 +115,11 @@ def _native(name: str) -> PixelFormat:
     if color.width <= 32:
         return PixelFormat("420" if color.height <= 32 else "422", bits)
     return PixelFormat("444", bits)
+
+
+def _is_rgb(name: str) -> bool:
+    row = av.VideoFormat(name, 64, 64)
+    return row.is_rgb or row.has_palette
 
 
 def _cost(row: PixelFormat, wanted: PixelFormat) -> tuple[int, ...]:

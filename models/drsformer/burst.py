@@ -12,7 +12,7 @@ from drsformer.alignment import View, Warp, align, estimate_motion, shrunk
 from drsformer.errors import ImageError
 from drsformer.fusion import Neighbor, at_full_strength, dryness, fuse
 from drsformer.images import is_rgb, shape_and_type
-from drsformer.temporal import aligned
+from drsformer.temporal import aligned, check_restorer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,10 +60,12 @@ def restore_burst(
         (H, W, 3) of the type of the images.
 
     Raises:
+        ConfigError: `restorer` is not a `Restorer`.
         ImageError: There are less than two images; one has another shape or type than the first, or cannot be aligned
             with it.
     """
     names = [f"image {i + 1}" for i in range(len(images))] if names is None else names
+    check_restorer(restorer)
     _check(images, names)
     first = images[0]
     scale = restorer.choose_scale(first) if scale is None else scale

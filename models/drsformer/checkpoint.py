@@ -131,7 +131,8 @@ def save_checkpoint(
         overwrite: Whether to replace an existing file.
 
     Raises:
-        CheckpointError: The model is not a DRSformer, float16 cannot hold its weights, or `training` has other values.
+        CheckpointError: The model is not a DRSformer, its weights are not finite, float16 cannot hold them, or
+            `training` has other values.
         FileExistsError: The file exists, and `overwrite` is False.
         OSError: The file cannot be written.
     """
@@ -161,13 +162,16 @@ def state_to_save(model: DRSformer, *, half: bool = False) -> StateDict:
     """The state dict on the CPU, in float32 or float16, with the published keys.
 
     Raises:
-        CheckpointError: A weight is too large for float16.
+        CheckpointError: A weight is not finite, or is too large for float16.
     """
     dtype = torch.float16 if half else torch.float32
     state = {}
     for key, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{key} holds values that are not finite")
         state[key] = tensor.detach().to("cpu", dtype)
-        if half and state[key].isinf().any() and math.isfinite(largest := tensor.abs().max().item()):
+        if half and state[key].isinf().any():
+            largest = tensor.abs().max().item()
             raise CheckpointError(f"{key} holds values up to {largest:g}, too large for float16; save it in float32")
     return state
 

@@ -49,7 +49,7 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path | None:
     try:
         if isinstance(model, str) and re.fullmatch(r"[\w-]+", model) and (cached := cached_checkpoint(model)).is_file():
             return cached
-        path = Path(model)
+        path = Path(model).expanduser()
         if not path.exists():
             return None
         if path.is_file():

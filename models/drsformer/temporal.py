@@ -98,9 +98,10 @@ def restore_frames(
         As many frames, in the same order.
 
     Raises:
-        ConfigError: `temporal` is out of its range.
+        ConfigError: `temporal` is out of its range, or `restorer` is not a `Restorer`.
         ImageError: A frame has another shape or type than is expected.
     """
+    check_restorer(restorer)
     reach = _checked_reach(temporal)
     return _Video(restorer, reach, scale).restored(frames)
 
@@ -388,6 +389,16 @@ def _thumbnail(rainy: ImageArray) -> ImageArray:
     """The luma of a frame, small and blurred so that rain hardly shows, uint8."""
     gray: Any = shrunk(cv2.cvtColor(rainy, cv2.COLOR_RGB2GRAY), _THUMBNAIL)
     return np.asarray(cv2.GaussianBlur(gray, (0, 0), 1.0))
+
+
+def check_restorer(restorer: object) -> None:
+    """Refuse a network, which lacks the settings.
+
+    Raises:
+        ConfigError: It is not a `Restorer`.
+    """
+    if not hasattr(restorer, "choose_scale"):
+        raise ConfigError(f"expected a Restorer such as Restorer(model), not {type(restorer).__name__}")
 
 
 def _checked_reach(temporal: Literal["auto", "off"] | int) -> int | None:
