@@ -40,9 +40,14 @@ def equal(model, state):
         lambda state: {"params": {f"module.{key}": tensor for key, tensor in state.items()}},
         lambda state: {f"module.module.{key}": tensor for key, tensor in state.items()},
         lambda state: {f"module._orig_mod.{key}": tensor for key, tensor in state.items()},
+        lambda state: {"n_averaged": torch.tensor(3), **{f"module.{key}": tensor for key, tensor in state.items()}},
+        lambda state: {"state_dict": {f"network.{key}": tensor for key, tensor in state.items()}, "global_step": 3},
         lambda state: {"params": {key: tensor * 0 for key, tensor in state.items()}, "params_ema": state},
     ],
-    ids=["bare", "params", "params_ema", "state_dict", "module", "module twice", "compiled", "both"],
+    ids=[
+        *("bare", "params", "params_ema", "state_dict", "module", "module twice", "compiled", "AveragedModel"),
+        *("Lightning", "both"),
+    ],
 )
 def test_known_formats(wrap, state, tmp_path):
     model = load_checkpoint(saved(wrap(state), tmp_path))

@@ -303,7 +303,7 @@ def _unwrap(content: object) -> tuple[StateDict, object]:
     if wrong:
         key, value = wrong[0]
         raise CheckpointError(f"not a state dict: {key!r} is a {type(value).__name__}, expected a tensor")
-    return {_published(key): value for key, value in state.items()}, stored_config
+    return _published(state), stored_config
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -311,9 +311,14 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor.float().clone(memory_format=torch.contiguous_format)
 
 
-def _published(key: str) -> str:
-    """A key without the prefixes of `DataParallel` and `torch.compile`."""
-    return re.sub(r"^(module\.|_orig_mod\.)+", "", key)
+def _published(state: StateDict) -> StateDict:
+    """The state dict without the prefix of a module that holds the network, such as `DataParallel` or Lightning's."""
+    first = "patch_embed.proj.weight"
+    prefix = next((key.removesuffix(first) for key in state if key.endswith(f".{first}")), "")
+    beside = {key for key in state if not key.startswith(prefix)}
+    if not beside <= {"n_averaged"}:  # which is `AveragedModel`'s
+        return state
+    return {key.removeprefix(prefix): value for key, value in state.items() if key not in beside}
 
 
 def infer_config(state: StateDict) -> DRSformerConfig:
