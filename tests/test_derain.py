@@ -413,7 +413,7 @@ def test_rain100l(run, shared, tmp_path, general):
 def test_a_comparison_that_cannot_be_written_leaves_the_result(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (9000, 8), "gray").save("wide.webp")
-    answer = run("derain", "wide.webp", "-o", "out.webp", "--compare", "--strength", 0, "--json")
+    answer = run("derain", "wide.webp", "-o", "out.webp", "--compare", "--scale", 8, "--json")
     assert answer.code == 3
     assert json.loads(answer.out)["incomplete"].startswith("no comparison: cannot be written as WebP")
     assert answer.err.startswith("drsformer: wide.webp: no comparison: cannot be written as WebP")

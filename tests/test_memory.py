@@ -127,16 +127,19 @@ def measured():
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+in_one_process = pytest.mark.xdist_group("measured")  # the fixture is made once
 needs_glibc = pytest.mark.skipif(memory._mallopt() is None, reason="only for glibc whose malloc is not tuned")
 
 
 @needs_glibc
+@in_one_process
 def test_memory_is_kept(measured):
     assert 3 * measured["in_blocks"] < measured["plain"]
     assert 3 * measured["in_all"] < measured["plain"]
 
 
 @needs_glibc
+@in_one_process
 def test_memory_outside_of_the_block_is_returned(measured):
     assert measured["used"] > 190e6
     assert measured["left"] < 20e6
@@ -151,6 +154,7 @@ def test_malloc_that_is_tuned_by_the_environment_is_left_alone(monkeypatch, name
     assert memory._mallopt.__wrapped__() is None
 
 
+@in_one_process
 def test_measuring_imports_nothing_slow(measured):
     """Torch would import Dynamo and sympy, a second of work, for the first tensor that is counted."""
     assert measured["imports"] is False
