@@ -80,11 +80,9 @@ def load_with_training(path: str | os.PathLike[str]) -> tuple[DRSformer, object]
             config = infer_config(state)
             if stored_config is not None:
                 config = _agreed_config(stored_config, config)
-        _check_against(config, ablation, state)
+        model = _without_values(config, ablation, state)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from None
-    with torch.device("meta"):
-        model = build(config, ablation)
     # Assigned, whatever torch's default device and type are.
     model.load_state_dict({key: _own(tensor) for key, tensor in state.items()}, strict=True, assign=True)
     return model.eval(), content.get("training") if isinstance(content, dict) else None
@@ -108,7 +106,7 @@ def check_checkpoint(path: str | os.PathLike[str], config: DRSformerConfig) -> N
         raise CheckpointError(str(error)) from None
     if name := _first_difference(found, config):
         raise CheckpointError(f"another network: {name} = {getattr(found, name)}, expected {getattr(config, name)}")
-    _check_against(config, Ablation(), state)
+    _without_values(config, Ablation(), state)
 
 
 def save_checkpoint(
@@ -261,7 +259,7 @@ def _check_archive(path: Path, *, checksums: bool) -> None:
             if damaged is not None:
                 raise CheckpointError(f"damaged: the checksum of {damaged} inside it is wrong")
             for entry in archive.infolist():
-                if entry.filename.endswith("/data.pkl"):
+                if entry.filename.endswith("/data.pkl") and entry.file_size > _MAX_OPERATIONS:  # one has a byte or more
                     with archive.open(entry) as file:
                         _check_pickles(file, 1)
     else:
@@ -402,10 +400,11 @@ def _stated(content: dict[str, Any]) -> tuple[DRSformerConfig, Ablation]:
     return DRSformerConfig.from_dict(config), Ablation.from_dict(ablation)
 
 
-def _check_against(config: DRSformerConfig, ablation: Ablation, state: StateDict) -> None:
-    """Refuse a state dict whose keys and shapes are not exactly those of the network."""
+def _without_values(config: DRSformerConfig, ablation: Ablation, state: StateDict) -> DRSformer:
+    """The network, on the meta device; a state dict whose keys and shapes are not exactly its own is refused."""
     with torch.device("meta"):
-        expected = build(config, ablation).state_dict()
+        model = build(config, ablation)
+    expected = model.state_dict()
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
     if missing or unexpected:
@@ -416,6 +415,7 @@ def _check_against(config: DRSformerConfig, ablation: Ablation, state: StateDict
     for key, tensor in state.items():
         if tensor.shape != expected[key].shape:
             raise CheckpointError(f"{key} has shape {_shape(tensor)}, expected {_shape(expected[key])}")
+    return model
 
 
 def _check_values(state: StateDict, file_size: int) -> None:

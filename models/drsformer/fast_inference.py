@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, TypeGuard, cast
 import torch
 from torch import Tensor, nn
 
-from drsformer.model import EXPERTS, MEFC, MSFN, STEPS, TKSA, DRSformer
+from drsformer.model import EXPERTS, MEFC, MSFN, STEPS, TKSA, Conv2d, DRSformer
 
 if TYPE_CHECKING:
     from drsformer.model import Experts, ExpertStep, LayerNorm, Operation, SparseTransformerBlock
@@ -304,7 +304,7 @@ def _depthwise(kernels: Tensor, bias: Tensor | None) -> nn.Conv2d:
 def _with_weight(weight: Tensor, bias: Tensor | None = None, groups: int = 1) -> nn.Conv2d:
     """Convolution of stride 1 with these weights that keeps H and W."""
     out_channels, in_channels, size, _ = weight.shape
-    conv = nn.Conv2d(
+    conv = Conv2d(
         in_channels * groups,
         out_channels,
         size,

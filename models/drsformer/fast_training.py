@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from drsformer.model import MSFN, DRSformer
+from drsformer.model import MSFN, Conv2d, DRSformer
 
 
 def optimize_for_training(model: DRSformer) -> None:
@@ -32,7 +32,7 @@ def optimize_for_training(model: DRSformer) -> None:
         # The new class has another forward method for the same parameters.
         if type(module) is MSFN:
             module.__class__ = RearrangedMSFN
-        elif type(module) is nn.Conv2d and _is_depthwise(module):
+        elif type(module) is Conv2d and _is_depthwise(module):
             module.__class__ = DepthwiseConv2d
 
 
@@ -48,7 +48,7 @@ def _is_depthwise(conv: nn.Conv2d) -> bool:
     )
 
 
-class DepthwiseConv2d(nn.Conv2d):
+class DepthwiseConv2d(Conv2d):
     """Depth-wise convolution with faster gradients, (B, C, H, W) -> (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -28,9 +28,18 @@ EXPERTS = 8
 STEPS = 4
 
 
-def conv(in_channels: int, out_channels: int, kernel_size: int, *, groups: int = 1, bias: bool = False) -> nn.Conv2d:
+class Conv2d(nn.Conv2d):
+    """Convolution that is not initialized on the meta device, where that takes most of the time of making a network."""
+
+    def reset_parameters(self) -> None:
+        """Initialize the weights at random, if they have values."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+def conv(in_channels: int, out_channels: int, kernel_size: int, *, groups: int = 1, bias: bool = False) -> Conv2d:
     """Convolution of stride 1 that keeps H and W."""
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=bias)
+    return Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=bias)
 
 
 class LayerNorm(nn.Module):
@@ -163,9 +172,7 @@ def separable_expert(channels: int, kernel_size: int) -> Operation:
 
 def dilated_expert(channels: int, kernel_size: int) -> Operation:
     """Depth-wise k x k with dilation 2, then 1x1."""
-    dilated = nn.Conv2d(
-        channels, channels, kernel_size, padding=kernel_size - 1, dilation=2, groups=channels, bias=False
-    )
+    dilated = Conv2d(channels, channels, kernel_size, padding=kernel_size - 1, dilation=2, groups=channels, bias=False)
     return Operation(dilated, conv(channels, channels, 1))
 
 
