@@ -124,6 +124,23 @@ def test_gray_has_no_tint(name, full):
     assert {value for plane in chroma for value in plane.ravel().tolist()} == {1 << (wanted.bits - 1)}
 
 
+@pytest.mark.parametrize("codec", ["h264", "vp9"])
+def test_gray_images_get_no_matrix_of_rgb(derain, codec):
+    Clip(frames=2, codec="png", pixel_format="gray", tags=(2, 0, 2, 2)).write(Path("a.mov"))
+    answer = derain("a.mov", "-o", "b.mp4", "--codec", codec)
+    assert (answer.code, answer.err) == (0, "")
+    assert found("b.mp4").first.colorspace == color.UNSPECIFIED
+
+
+@pytest.mark.parametrize("name", ["rgb555le", "rgb565be"])
+def test_white_of_few_bits_stays_white(name):
+    frame = av.VideoFrame(48, 32, name)
+    np.frombuffer(frame.planes[0], np.uint8)[:] = 255
+    tags = Tags(1, 1, 1, 1)
+    luma, *_ = reading.planes_of(frame, encoding.PixelFormat("444", 10), tags)
+    assert (luma.min(), luma.max()) == (940, 940)
+
+
 @pytest.mark.parametrize("coding", [Coding(1, False, 8), Coding(6, True, 8), Coding(9, False, 10)])
 @pytest.mark.parametrize("shape", [(16, 24), (32, 24), (32, 48)])
 def test_a_change_of_rgb_is_the_same_change_of_the_planes(coding, shape):

@@ -545,6 +545,8 @@ def _tags(frame: VideoFrame, context: Any) -> Tags:  # noqa: ANN401
     span = int(frame.color_range) or int(context.color_range)
     if frame.format.is_rgb or frame.format.has_palette:
         matrix, span = 1, 1  # what it is converted to
+    elif matrix == 0:  # that of RGB, as FFmpeg says of gray PNG too
+        matrix = color.UNSPECIFIED
     if frame.format.name.startswith("yuvj"):
         span = 2
     return Tags(matrix, span, primaries, transfer)
@@ -584,6 +586,8 @@ def turned_back(pixels: Rgb, orientation: int) -> Rgb:
 
 def planes_of(frame: VideoFrame, pixel_format: PixelFormat, tags: Tags) -> Planes:
     """The planes of a frame in another pixel format, with the same matrix and range."""
+    if frame.format.is_rgb and max(component.bits for component in frame.format.components) < 8:
+        frame = frame.reformat(format="rgb24", threads=1)  # FFmpeg makes YUV of it in which white is gray
     source = frame.format
     if source.name.replace("yuvj", "yuv") != pixel_format.name:
         matrix = {2: 5, 6: 5, 10: 9}.get(tags.matrix, tags.matrix)
