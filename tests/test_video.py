@@ -1054,6 +1054,8 @@ def test_an_interrupted_video_is_resumed(derain, short_segments, monkeypatch):
     answer = derain("a.mp4", "-o", "b.mp4", "--resume", "--crf", 30)
     assert answer.code == 1
     assert "cannot be resumed: --crf has changed (17 then, 30 now)" in answer.err
+    answer = derain("a.mp4", "-o", "b.mp4", "--resume", "--compare")
+    assert "cannot be resumed: --compare has changed (off then, on now)" in answer.err
     with monkeypatch.context() as patch:
         patch.setattr("drsformer_cli.video.pipeline.__version__", "99")  # its frames may differ
         answer = derain("a.mp4", "-o", "b.mp4", "--resume")

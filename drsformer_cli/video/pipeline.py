@@ -324,7 +324,8 @@ class _Run:
             "--end": str(settings.end) if settings.end is not None else None,
             "--fps": str(self._reader.stream.rate),
             "--temporal": settings.temporal,
-            "--compare": self._tracks(),
+            "--preview": settings.preview,
+            "--compare": self._job.comparison is not None,
             "the encoder": [encoding.pixel_format.name, encoding.options],
         }
 
