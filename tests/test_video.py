@@ -198,8 +198,9 @@ def test_covers(derain):
     assert derain("c.mp4", "-o", "d.mkv").err == ""
     assert derain("d.mkv", "-o", "e.mkv").err == ""
     assert [covers(name) for name in ("b.mp4", "c.mp4", "d.mkv", "e.mkv")] == [[cover]] * 4
-    assert derain("c.mp4", "-o", "f.mov").err == "c.mp4: cover 1 (png) dropped: MOV cannot hold it\n"
-    assert covers("f.mov") == []
+    for name, title in (("f.mov", "MOV"), ("f.avi", "AVI")):
+        assert derain("c.mp4", "-o", name).err == f"c.mp4: cover 1 (png) dropped: {title} cannot hold it\n"
+        assert covers(name) == []
 
 
 def test_time_code(derain):
@@ -623,6 +624,24 @@ def test_avi_of_a_video_that_begins_after_its_sound(derain, late, repeated):
     assert (answer.code, answer.err) == (0, note if repeated else "")
     with av.open("b.avi") as file:
         assert file.streams.video[0].frames == 6 + repeated
+
+
+@pytest.mark.parametrize(("late", "pause"), [(700, 0), (0, 700), (40, 40), (0, 0)])
+def test_sound_that_begins_late_or_pauses_is_early_in_avi(derain, late, pause):
+    Clip(frames=12, sound="aac").write(Path("sound.mkv"))
+    with av.open("sound.mkv") as source, av.open("a.mkv", "w") as output:
+        rows = [output.add_stream_from_template(row, opaque=True) for row in source.streams]
+        for packet in source.demux():
+            if packet.stream.type == "audio" and packet.size:
+                packet.pts += late + (pause if packet.pts > 300 else 0)  # not within the first packets
+                packet.dts = packet.pts
+            if packet.size:
+                packet.stream = rows[packet.stream.index]
+                output.mux(packet)
+    answer = derain("a.mkv", "-o", "b.avi", "--strength", 0)
+    note = "a.mkv: audio 1 is played up to 0.7 seconds early: AVI cannot hold that sound begins later or pauses\n"
+    assert (answer.code, answer.err) == (0, note if late + pause > 100 else "")
+    assert derain("a.mkv", "-o", "b.mkv", "--strength", 0).err == ""
 
 
 def test_sound_whose_packets_have_no_durations_is_not_cut_off(derain):

@@ -85,6 +85,7 @@ _LAYOUTS = {"1 channels": "mono", "2 channels": "stereo"}
 _SAMPLES = 8
 _MOST_SEARCHED = 1000  # packets, where a stream begins late
 _TOLERANCE = Fraction(1, 100)  # seconds that the times of a few packets may differ by
+_AUDIBLE = Fraction(1, 10)  # seconds by which sound may be early
 
 
 class Window:
@@ -165,10 +166,11 @@ def _written(
             video: Any = output.add_stream_from_template(first.streams.video[0], opaque=True)
         _describe(video, encoding, stream, notes)
         packets = [_video_packets(work, track, stream, video)]
+        pauses = _Pauses()
         if others is not None and source is not None:
             samples = _first_packets(source)
             copied = _copied(others, output, video, container, samples, notes, with_data=with_data)
-            packets.append(_other_packets(source, copied, window))
+            packets.append(_other_packets(source, copied, window, pauses))
             _copy_metadata(others, output, window, notes, container)
         output.start_encoding()  # from now on, the units of time are known
         for _, packet in heapq.merge(*packets, key=lambda item: item[0]):
@@ -176,7 +178,36 @@ def _written(
         if others is not None:
             output.close()
             notes.extend(_forgotten(file, container, others, list(copied)))
+        if not container.variable:
+            notes.extend(
+                f"audio {index} is played up to {float(seconds):.1f} seconds early: {container.title} cannot hold that "
+                "sound begins later or pauses"
+                for index, seconds in pauses.longest.items()
+                if seconds > _AUDIBLE
+            )
     return notes
+
+
+class _Pauses:
+    """How early sound is where its packets are played one after the other, whatever their times.
+
+    Attributes:
+        longest: At most, in seconds, by index of the stream.
+    """
+
+    def __init__(self) -> None:
+        self.longest: dict[int, Fraction] = {}
+        self._early: dict[int, Fraction] = {}
+        self._ends: dict[int, Fraction] = {}
+
+    def add(self, packet: Any) -> None:  # noqa: ANN401
+        """See the next packet, with its time in the output."""
+        index, time = packet.stream.index, packet.dts if packet.dts is not None else packet.pts
+        pause = time * packet.time_base - self._ends.get(index, Fraction(0))
+        if abs(pause) > _TOLERANCE:
+            self._early[index] = self._early.get(index, Fraction(0)) + pause
+            self.longest[index] = max(self.longest.get(index, Fraction(0)), self._early[index])
+        self._ends[index] = (time + packet.duration) * packet.time_base
 
 
 def _forgotten(file: IO[bytes], container: Container, others: InputContainer, copied: list[int]) -> list[str]:
@@ -436,7 +467,10 @@ def _fits(row: Any, container: Container, packets: list[Any]) -> bool:  # noqa: 
             return True
         file.seek(0)
         with av.open(file, "r", container.format) as written:
-            if not any(found.type == row.type for found in written.streams):  # MP2 may be found as MP3
+            found = [one for one in written.streams if one.type == row.type]
+            if not found:  # MP2 may be found as MP3
+                return False
+            if row.type == "video" and not found[0].disposition & Disposition.attached_pic:  # a second video
                 return False
             return container.variable or _lasts(times, written)
     except (ValueError, FFmpegError):
@@ -460,7 +494,9 @@ def _why_dropped(row: Any, container: Container, packets: list[Any]) -> str:  # 
     return f"{container.title} cannot hold it"
 
 
-def _other_packets(source: Path, copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:
+def _other_packets(
+    source: Path, copied: dict[int, Any], window: Window, pauses: _Pauses
+) -> Iterator[tuple[float, Any]]:
     """The packets of the copied streams, cut to the window and moved to its beginning."""
     with contextlib.ExitStack() as stack:
         others = stack.enter_context(open_input(source))
@@ -471,10 +507,12 @@ def _other_packets(source: Path, copied: dict[int, Any], window: Window) -> Iter
                 others = stack.enter_context(open_input(source))
         rows = [row for row in others.streams if row.index in copied and not isinstance(row, AttachmentStream)]
         if rows:
-            yield from _moved_packets(Timeline(others).packets(*rows), copied, window)
+            yield from _moved_packets(Timeline(others).packets(*rows), copied, window, pauses)
 
 
-def _moved_packets(packets: Iterator[Any], copied: dict[int, Any], window: Window) -> Iterator[tuple[float, Any]]:
+def _moved_packets(
+    packets: Iterator[Any], copied: dict[int, Any], window: Window, pauses: _Pauses
+) -> Iterator[tuple[float, Any]]:
     """Packets that are in the window, moved to its beginning."""
     latest: dict[int, int] = {}
     while True:
@@ -494,6 +532,8 @@ def _moved_packets(packets: Iterator[Any], copied: dict[int, Any], window: Windo
             packet.duration = round(sound_length(packet) / packet.time_base)
         if not is_cover and not _moved(packet, time, window):
             continue
+        if packet.stream.type == "audio" and packet.duration:
+            pauses.add(packet)
         _rescale(packet, copied[packet.stream.index].time_base)
         _keep_in_order(packet, latest)
         moment = (
