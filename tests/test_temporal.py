@@ -319,6 +319,8 @@ def test_frames_may_be_read_into_one_array():
 def test_wrong_frames():
     with pytest.raises(ImageError, match="expected frames of shape"):
         images([scene()[..., 0]], Stand())
+    with pytest.raises(ImageError, match=r"expected frames of shape .* not NoneType"):
+        images([scene(), None, scene()], Stand())  # as OpenCV says that it cannot read an image
     with pytest.raises(ImageError, match="frame 1 is 95x72 uint8, but the one before it 96x72 uint8"):
         images([scene(), scene()[:, 1:]], Stand())
     assert drsformer.ImageError is ImageError

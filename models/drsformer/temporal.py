@@ -8,6 +8,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
@@ -167,15 +168,10 @@ class _Video:
             yield from self._one_by_one(source)
 
     def _one_by_one(self, source: Iterator[ImageArray]) -> Iterator[RestoredFrame]:
-        ended = False
         number = 0
         while True:
-            while not ended and self._end() <= number + CONTEXT:
-                rainy = next(source, None)
-                if rainy is None:
-                    ended = True
-                else:
-                    self._append(rainy)
+            for rainy in islice(source, number + CONTEXT + 1 - self._end()):
+                self._append(rainy)
             if number == self._end():
                 return
             yield self._restore(number)
