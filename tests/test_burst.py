@@ -149,7 +149,7 @@ def test_command_names_the_image_that_does_not_fit(run, shots, tiny_file):
     Image.fromarray(scene()[:-2]).save("small.png")
     Path("text.jpg").write_text("I am no image.\n")
     for bad, message in {
-        "small.png": "small.png is 96x70 with 8 bits, but 0.jpg is 96x72",
+        "small.png": "small.png is 96x70 with 8 bits, but the first image is 96x72",
         "text.jpg": "text.jpg: not",
     }.items():
         answer = run("derain", "0.jpg", bad, "--burst", "-o", "b.jpg", "--model", tiny_file)

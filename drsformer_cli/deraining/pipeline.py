@@ -192,7 +192,7 @@ def _restore_burst(job: Job, rainy: DecodedImage, restorer: Restorer) -> Restore
             rainy = replace(rainy, notes=(*rainy.notes, note))
     start = time.perf_counter()
     scale = restorer.choose_scale(rainy.pixels)
-    names = [job.name, *map(str, job.others)]
+    names = ["the first image", *map(str, job.others)]  # errors are printed with its name
     image = replace(rainy, pixels=restore_burst(burst, restorer, scale=scale, names=names))
     seconds = time.perf_counter() - start
     return RestoredImage(rainy, image, seconds, scale, None, mean_change(rainy.pixels, image.pixels))
