@@ -146,7 +146,7 @@ def test_facts_of_a_published_model(general):
     facts = metadata(facts_of("general", loaded), loaded, half=False)
     assert facts["name"] == "general"
     assert facts["license"] == "MIT"
-    assert facts["parameters"] == "4728186"
+    assert facts["parameters"] == "4798220"
     assert facts["trained_on"] == "mixed rain"
     assert all(isinstance(value, str) for value in facts.values())
 
