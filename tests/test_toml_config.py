@@ -183,8 +183,8 @@ def test_what_spans_fields_is_found_beside_other_mistakes(tmp_path):
 
 
 def test_none_unsets_what_may_be_left_out():
-    config = configs.load("general", ["validation.paired.rain800.side_by_side=none"])
-    assert config.validation.paired["rain800"].side_by_side is None
+    config = configs.load("general", ["data.sources.rain800.side_by_side=none"])
+    assert config.data.sources["rain800"].side_by_side is None
 
 
 def test_what_toml_itself_does_not_limit(tmp_path):
