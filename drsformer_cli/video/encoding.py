@@ -79,7 +79,7 @@ def choose_encoding(stream: Stream, container: Container | None, settings: Video
     if container is None:
         return Encoding(None, None, wanted)
     codec = CODECS[settings.codec or container.codecs[0]]
-    if codec.crf is None and _is_rgb(stream.pixel_format):  # two more bits hold every RGB color
+    if codec.crf is None and _is_rgb(av.VideoFormat(stream.pixel_format, 64, 64)):  # two more bits hold every RGB color
         wanted = replace(wanted, bits=next(bits for bits in _DEPTHS if bits > wanted.bits or bits == _DEPTHS[-1]))
     try:
         encoder = av.Codec(codec.encoder, "w")
@@ -107,7 +107,7 @@ def _native(name: str) -> PixelFormat:
     row = av.VideoFormat(name, 64, 64)
     deepest = max((component.bits for component in row.components), default=8)
     bits = next((bits for bits in _DEPTHS if bits >= deepest), _DEPTHS[-1])
-    if _is_rgb(name):
+    if _is_rgb(row):
         return PixelFormat("444", bits)
     if len(row.components) < 3:  # gray, which players may not know
         return PixelFormat("420", bits)
@@ -117,8 +117,7 @@ def _native(name: str) -> PixelFormat:
     return PixelFormat("444", bits)
 
 
-def _is_rgb(name: str) -> bool:
-    row = av.VideoFormat(name, 64, 64)
+def _is_rgb(row: av.VideoFormat) -> bool:
     return row.is_rgb or row.has_palette
 
 

@@ -51,8 +51,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> DRSformer:
     """Load the network of a checkpoint, on the CPU, in float32, in evaluation mode.
 
     The state dict may be the content of the file, or its value of `params` (as in the published files), `params_ema`
-    (preferred) or `state_dict`, with or without the prefixes of `DataParallel` and `torch.compile` before every key; or
-    the tensors of a safetensors file. Our own files also have a configuration; otherwise variant, widths, blocks and
+    (preferred) or `state_dict`, with or without the prefix of a module that holds the network, such as `DataParallel`;
+    or the tensors of a safetensors file. Our own files also have a configuration; otherwise variant, widths, blocks and
     heads are inferred from keys and shapes. Nothing in the file is executed.
 
     Raises:
